@@ -1,0 +1,1 @@
+"""The verbs: one job a file, each declared once."""

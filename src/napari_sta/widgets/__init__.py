@@ -1,0 +1,1 @@
+"""Qt and napari: docks and forms; no maths."""
