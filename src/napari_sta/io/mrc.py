@@ -1,0 +1,301 @@
+"""MRC files: maps, masks and image stacks.
+
+As RELION: x runs fastest, the pixel size is cell / mx (1 if either is 0), origin words are ignored on
+reading and written as 0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import napari_sta
+from napari_sta.data.errors import InputError, JobError
+from napari_sta.data.volume import Volume
+from napari_sta.io.files import replacing
+
+MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
+"""MRC modes that we read, as RELION does."""
+
+_STACK_SUFFIXES = {".mrcs", ".st"}
+
+
+@dataclass(frozen=True)
+class MrcHeader:
+    """What an MRC header says.
+
+    Attributes
+    ----------
+    shape_zyx
+        Slices, rows, columns.
+    mode
+        0, 1, 2, 6 or 12; see :data:`MODES`.
+    pixel_size_zyx_angst
+        Å per voxel along each axis; 1 where the header has none.
+    data_offset
+        Bytes before the first voxel.
+    missing_bytes
+        By how much the file is shorter than the header says; 0 if complete.
+    minimum, maximum, mean, rms
+        As written in the header, not computed.
+    labels
+        Text lines.
+    """
+
+    path: str
+    shape_zyx: tuple[int, int, int]
+    mode: int
+    dtype: np.dtype[np.generic]
+    pixel_size_zyx_angst: tuple[float, float, float]
+    data_offset: int
+    missing_bytes: int
+    minimum: float
+    maximum: float
+    mean: float
+    rms: float
+    labels: tuple[str, ...]
+
+    @property
+    def pixel_size_angst(self) -> float:
+        """Å per pixel along x, which RELION takes for all axes."""
+        return self.pixel_size_zyx_angst[2]
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether RELION reads the file as a stack of 2D images, by its ending."""
+        return Path(self.path).suffix in _STACK_SUFFIXES
+
+
+def read_header(path: str | Path) -> MrcHeader:
+    """Read the header of an MRC file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is no MRC file, or has a mode that we do not read.
+    """
+    import mrcfile
+
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the MRC file in it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd map words and the like, which do no harm
+            with mrcfile.mrcfile.MrcFile(str(path), mode="r", permissive=True, header_only=True) as file:
+                header = file.header.copy()
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f"{path} is no MRC file: its first 1024 bytes are not an MRC header") from None
+    shape = (int(header.nz), int(header.ny), int(header.nx))
+    mode = int(header.mode)
+    if min(shape) < 1 or max(shape) > 10**7:
+        raise InputError(
+            f"{path} is no MRC file: its header says {shape[2]} x {shape[1]} x {shape[0]} voxels"
+        )
+    if mode not in MODES:
+        raise InputError(
+            f"{path} has MRC mode {mode}, which is not read; convert it to mode 2 (float32) or 12 (float16)"
+        )
+    dtype = np.dtype(MODES[mode]).newbyteorder(header.nx.dtype.byteorder)
+    cell = (float(header.cella.z), float(header.cella.y), float(header.cella.x))
+    steps = (int(header.mz), int(header.my), int(header.mx))
+    pixel = tuple(length / n if length > 0 and n > 0 else 1.0 for length, n in zip(cell, steps, strict=True))
+    offset = 1024 + max(int(header.nsymbt), 0)
+    labels = tuple(
+        bytes(label).decode("latin-1").strip(" \0")
+        for label in header.label[: max(0, min(10, int(header.nlabl)))]
+    )
+    return MrcHeader(
+        path=str(path),
+        shape_zyx=shape,
+        mode=mode,
+        dtype=dtype,
+        pixel_size_zyx_angst=(pixel[0], pixel[1], pixel[2]),
+        data_offset=offset,
+        missing_bytes=max(0, offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - size),
+        minimum=float(header.dmin),
+        maximum=float(header.dmax),
+        mean=float(header.dmean),
+        rms=float(header.rms),
+        labels=labels,
+    )
+
+
+def _mapped(header: MrcHeader) -> NDArray[np.generic]:
+    if header.missing_bytes:
+        raise InputError(
+            f"{header.path} is truncated: {header.missing_bytes} bytes are missing; copy it again or re-run "
+            "the "
+            "job that wrote it"
+        )
+    return np.memmap(
+        header.path, dtype=header.dtype, mode="r", offset=header.data_offset, shape=header.shape_zyx
+    )
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a map or a mask.
+
+    Returns
+    -------
+    volume
+        float32, C-contiguous, zyx.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, no MRC file, a 2D image or a stack, or holds values that are
+        not finite.
+    """
+    header = read_header(path)
+    if header.is_stack:
+        raise InputError(f"{path} is a stack of 2D images; a 3D map (.mrc) is needed")
+    if header.shape_zyx[0] == 1:
+        raise InputError(f"{path} is a single 2D image; a 3D map is needed")
+    data = np.array(_mapped(header), dtype=np.float32, order="C")
+    bad = data.size - int(np.isfinite(data).sum())
+    if bad:
+        raise InputError(
+            f"{path} holds {bad} voxels that are not finite numbers (NaN or infinity); re-run the job that "
+            "wrote it"
+        )
+    return Volume(data=data, pixel_size_angst=header.pixel_size_angst, path=str(path))
+
+
+def image_size_yx_px(path: str | Path) -> tuple[int, int]:
+    """Return rows and columns of the images in a file, from its header."""
+    return read_header(path).shape_zyx[1:]
+
+
+def read_images(files: Sequence[tuple[str | Path, int]]) -> NDArray[np.float32]:
+    """Read 2D images out of stacks, touching no more of each file than asked for.
+
+    Parameters
+    ----------
+    files
+        Per image the file and its slice, counted from 0.
+
+    Returns
+    -------
+    images
+        (t, h, w) float32.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or truncated, a slice is not in it, images differ in size, or a value is not
+        finite.
+    """
+    headers = {path: read_header(path) for path in dict.fromkeys(path for path, _ in files)}
+    sizes = {header.shape_zyx[1:] for header in headers.values()}
+    if len(sizes) > 1:
+        said = "; ".join(
+            f"{path} {header.shape_zyx[2]} x {header.shape_zyx[1]}" for path, header in headers.items()
+        )
+        raise InputError(f"tilt images of one tilt series differ in size ({said[:300]}); they must be equal")
+    if not sizes:
+        return np.empty((0, 0, 0), dtype=np.float32)
+    stacks = {path: _mapped(header) for path, header in headers.items()}
+    images = np.empty((len(files), *sizes.pop()), dtype=np.float32)
+    for index, (path, slice_number) in enumerate(files):
+        stack = stacks[path]
+        if not 0 <= slice_number < len(stack):
+            raise InputError(
+                f"{path} has {len(stack)} images, so there is no image number {slice_number + 1}"
+            )
+        images[index] = stack[slice_number]
+        if not np.isfinite(images[index]).all():
+            raise InputError(
+                f"{path}, image {slice_number + 1} holds values that are not finite numbers (NaN or "
+                "infinity); "
+                "exclude this tilt image or repair it"
+            )
+    return images
+
+
+def write_volume(path: str | Path, volume: Volume, float16: bool = False) -> None:
+    """Write a map in one step, with the header that RELION would give it.
+
+    Parameters
+    ----------
+    float16
+        Write MRC mode 12 instead of mode 2.
+
+    Raises
+    ------
+    ValueError
+        If the data are not 3D.
+    JobError
+        If values are not finite or too large for float16, or the disk is full.
+    """
+    if volume.data.ndim != 3:
+        raise ValueError(f"a volume has three axes, not {volume.data.ndim}")
+    _write(path, volume.data, volume.pixel_size_angst, float16, is_stack=False)
+
+
+def write_stack(
+    path: str | Path, array: NDArray[np.floating], pixel_size_angst: float, float16: bool = False
+) -> None:
+    """Write a stack of 2D images (``.mrcs``) in one step; arguments and errors as :func:`write_volume`."""
+    if array.ndim != 3:
+        raise ValueError(f"a stack has three axes, not {array.ndim}")
+    _write(path, array, pixel_size_angst, float16, is_stack=True)
+
+
+def _write(
+    path: str | Path, array: NDArray[np.floating], pixel_size_angst: float, float16: bool, *, is_stack: bool
+) -> None:
+    import mrcfile.dtypes
+
+    data = np.ascontiguousarray(array, dtype="<f4")
+    low, high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise JobError(
+            f"{path} was not written: the result holds values that are not finite (NaN or infinity)"
+        )
+    stored: NDArray[np.floating] = data
+    if float16:
+        if max(-low, high) > np.finfo(np.float16).max:
+            raise JobError(
+                f"{path} was not written: values up to {max(-low, high):.3g} do not fit float16; write float32"
+            )
+        stored = data.astype("<f2")
+        data = stored.astype("<f4")
+        low, high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
+    header = np.zeros((), dtype=mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
+    d, h, w = data.shape
+    header["nx"], header["ny"], header["nz"] = w, h, d
+    header["mx"], header["my"], header["mz"] = w, h, d
+    header["mode"] = 12 if float16 else 2
+    # RELION gives stacks no pixel size along z: there it reads as 1.
+    header["cella"] = (
+        w * pixel_size_angst,
+        h * pixel_size_angst,
+        d * (1.0 if is_stack else pixel_size_angst),
+    )
+    header["cellb"] = (90.0, 90.0, 90.0)
+    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+    header["dmin"], header["dmax"] = low, high
+    header["dmean"] = data.mean(dtype=np.float64) if data.size else 0.0
+    header["rms"] = data.std(dtype=np.float64) if data.size else -1.0
+    header["ispg"] = 0 if is_stack else 1
+    header["map"] = b"MAP "
+    header["machst"] = (0x44, 0x44, 0, 0)
+    header["nversion"] = 20140
+    header["nlabl"] = 1
+    header["label"][0] = f"napari-sta {napari_sta.__version__}".ljust(80).encode()
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(header.tobytes())
+        stored.tofile(file)
