@@ -269,7 +269,8 @@ def _write(
     if float16:
         if max(-low, high) > np.finfo(np.float16).max:
             raise JobError(
-                f"{path} was not written: values up to {max(-low, high):.3g} do not fit float16; write float32"
+                f"{path} was not written: values up to {max(-low, high):.3g} do not fit float16; write "
+                "float32"
             )
         stored = data.astype("<f2")
         data = stored.astype("<f4")
