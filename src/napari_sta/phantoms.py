@@ -762,7 +762,8 @@ def _pick(
 
 def _as_written(values: NDArray[np.floating]) -> Array:
     """Round to what a STAR file keeps, so that a phantom in memory equals one read back."""
-    return np.round(values.astype(np.float64), 6) + 0.0  # no minus zero
+    rounded = np.round(values, 6) + 0.0  # no minus zero
+    return np.asarray(rounded, dtype=np.float64)
 
 
 def _numbers(label: str, parts: Sequence[str], values: Array) -> dict[str, Sequence[object]]:
@@ -1078,8 +1079,8 @@ def make_practice_project(out: Path, seed: int = 0) -> PracticeProject:
     halves = _ready_made_halves(spec, rng)
     write_volume(folder / "half1.mrc", halves.half1)
     write_volume(folder / "half2.mrc", halves.half2)
-    mean = np.mean([halves.half1.data, halves.half2.data], axis=0, dtype=np.float32)
-    merged = Volume(mean, spec.pixel_size_angst)
+    mean = (halves.half1.data + halves.half2.data) / 2
+    merged = Volume(mean.astype(np.float32), spec.pixel_size_angst)
     write_volume(folder / "merged.mrc", merged)
     write_text(folder / "RELION_JOB_EXIT_SUCCESS", "")
     write_star(paths.root / "default_pipeline.star", _pipeline_tables(3))

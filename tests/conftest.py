@@ -1,0 +1,48 @@
+"""What must be set before anything is imported, and shape checks for every kernel."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# libgomp's threads must sleep, not spin, at barriers: on a shared machine spinning costs a factor of 40.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("QT_API", "pyside6")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("NAPARI_ASYNC", "0")
+sys.path.insert(0, str(Path(__file__).parent))  # tests say `from laws import ...`
+
+from jaxtyping import install_import_hook
+
+# The shapes in the signatures of the kernels are checked in every call that a test makes.
+_hook = install_import_hook("napari_sta.kernels", "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20_241_105)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of the small files kept with the tests."""
+    return Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def small_project(tmp_path_factory: pytest.TempPathFactory):
+    """A practice project (see ``phantoms.make_practice_project``), shared: read it, don't change it."""
+    from napari_sta.phantoms import make_practice_project
+
+    return make_practice_project(tmp_path_factory.mktemp("practice") / "project", seed=3)
