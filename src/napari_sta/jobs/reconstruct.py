@@ -1,0 +1,314 @@
+"""Reconstruct particle: average a particle set into half maps and a merged map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import field_validator, model_validator
+
+from napari_sta.data.errors import InputError
+from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.jobs._params import StaInputsJob
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_sta.data.particles import Particles
+    from napari_sta.data.tilt_series import TiltSeries, Trajectories
+
+_FFT_BATCH = 48  # transforms of this many windows stay in cache; whole batches are up to 4 times slower
+_TAPER_PX = 10.0
+
+
+class Reconstruct(StaInputsJob):
+    """Average particles straight from their tilt images into half maps and a merged map.
+
+    Each particle is cut out of every tilt image that shows it, weighted by its CTF and dose, and inserted
+    in Fourier space at its pose. Extracted subtomograms are not needed and not read.
+    """
+
+    label: ClassVar[str] = "Reconstruct particle"
+    folder: ClassVar[str] = "Reconstruct"
+    relion_type: ClassVar[str] = "relion.reconstructparticletomo"
+    order: ClassVar[int] = 20
+    outputs: ClassVar[dict[str, Node]] = {
+        "merged.mrc": Node("DensityMap.mrc.relion.tomo.map.reconstruct", 1, "average of all particles"),
+        "half1.mrc": Node("DensityMap.mrc.relion.tomo.halfmap.reconstruct", 99, "half map 1"),
+        "half2.mrc": Node("DensityMap.mrc.relion.tomo.halfmap.reconstruct", 99, "half map 2"),
+        "optimisation_set.star": Node("TomoOptimisationSet.star.relion.tomo.reconstruct", 1, "inputs"),
+    }
+
+    binning: float = param(
+        1.0, title="Binning factor", tab="Average", relion="binning", flag="--bin", ge=1,
+        help="The map's pixel is this many tilt-image pixels.",
+    )  # fmt: skip
+    box_size_px: int = param(
+        128, title="Box size", unit="binned px", tab="Average", relion="box_size", flag="--b", gt=0,
+        help="Edge of the window cut around each particle; even. Take it about twice the particle, so that "
+        "signal spread by the CTF comes back, and cut the map with the cropped box size.",
+    )  # fmt: skip
+    crop_size_px: int | None = param(
+        None, title="Cropped box size", unit="binned px", tab="Average", relion="crop_size", flag="--crop",
+        help="Edge of the maps that are written; even, at most the box size. Empty: the box size.",
+    )  # fmt: skip
+    wiener_snr: float = param(
+        0.0, title="Wiener SNR constant", tab="Average", relion="snr", flag="--SNR", ge=0,
+        help="If positive, divide by weight + 1/SNR. 0: divide by the weight, kept above a thousandth of its "
+        "radial mean.",
+    )  # fmt: skip
+    symmetry: str = param(
+        "C1", title="Symmetry", tab="Average", relion="sym_name", flag="--sym",
+        help="Point group, its axes as in RELION: C1, C6, D2, T, O, I1 to I4.",
+    )  # fmt: skip
+    apply_ctf: bool = param(
+        True, title="Apply CTF and dose weights", tab="Average", flag="--no_ctf", advanced=True,
+        help="No: images are only turned in contrast, and every frequency counts the same.",
+    )  # fmt: skip
+    merged_only: bool = param(
+        False, title="Merged map only", tab="Average", advanced=True,
+        help="Yes: ignore half sets and write one map. Needed where particles have no rlnRandomSubset.",
+    )  # fmt: skip
+
+    @field_validator("crop_size_px", mode="before")
+    @classmethod
+    def _minus_one_is_empty(cls, value: Any) -> Any:
+        # RELION writes "not cropped" as -1.
+        return None if str(value).strip() in {"-1", "-1.0"} else value
+
+    @field_validator("symmetry")
+    @classmethod
+    def _known_symmetry(cls, value: str) -> str:
+        from napari_sta.kernels.rotations import parse_symmetry
+
+        parse_symmetry(value)
+        return value.upper()
+
+    @model_validator(mode="after")
+    def _even_boxes(self) -> Self:
+        if self.box_size_px % 2:
+            raise ValueError(
+                f"box_size_px {self.box_size_px} is odd, and the centre of an odd box is no voxel; take "
+                f"{self.box_size_px + 1}"
+            )
+        if self.crop_size_px is not None:
+            if self.crop_size_px % 2 or self.crop_size_px < 2:
+                raise ValueError(f"crop_size_px {self.crop_size_px} must be even and at least 2")
+            if self.crop_size_px > self.box_size_px:
+                raise ValueError(
+                    f"crop_size_px {self.crop_size_px} is larger than box_size_px {self.box_size_px}; "
+                    "take a larger box or a smaller crop"
+                )
+        return self
+
+    def check(self) -> None:
+        """Read the particle set and the tilt series tables."""
+        self._checked_inputs()
+
+    def warnings(self) -> list[str]:
+        """Say what of the inputs looks odd."""
+        return list(self.load().warnings)
+
+    def run(self, context: Context) -> RunSteps:
+        """Insert every particle, then make the maps."""
+        import numpy as np
+
+        from napari_sta.data.volume import Volume
+        from napari_sta.io.mrc import write_volume
+        from napari_sta.kernels import fourier, fsc, reconstruction
+        from napari_sta.kernels.rotations import symmetry_operators_zyx
+
+        inputs = self._checked_inputs()
+        particles, n_images = inputs.particles, 0
+        devices = context.devices()
+        halves = [0] if self.merged_only else [1, 2]
+        sums = {
+            (half, device): reconstruction.new_accumulator(self.box_size_px, device)
+            for half in halves
+            for device in devices
+        }
+        first = inputs.tilt_series[next(n for n in inputs.tilt_series if n in set(particles.tomogram))]
+        window_px = self._window_px()
+        pixel_size = first.pixel_size_angst * window_px / self.box_size_px
+        if abs(pixel_size - first.pixel_size_angst * self.binning) > 1e-6:
+            context.log.warning(
+                "binning %g of a box of %d px needs %g tilt-image pixels; %d are taken, so the pixel size of "
+                "the maps is %.4f Å", self.binning, self.box_size_px, self.binning * self.box_size_px,
+                window_px, pixel_size,
+            )  # fmt: skip
+        total = sum(inputs.tilt_series[name].n_tilts for name in particles.tomograms)
+        done = 0
+        for group in particles.by_tomogram():
+            series = inputs.tilt_series[group.tomogram[0]]
+            for n_inserted in self._insert_tomogram(
+                group, series, inputs.trajectories, pixel_size, sums, devices, context.threads
+            ):
+                done += 1
+                n_images += n_inserted
+                yield Progress(done, total + len(halves) + 1, f"inserting {series.name}")
+        if n_images == 0:
+            raise InputError(
+                f"no particle of {inputs.particles_path} lies at least box_size_px/2 = {self.box_size_px // 2} "
+                "pixels inside any tilt image; take a smaller box, or check coordinates and alignment"
+            )
+
+        operators = symmetry_operators_zyx(self.symmetry)
+        record: dict[str, Any] = {"n_particles": len(particles), "n_images": n_images}
+        crop = self.crop_size_px or self.box_size_px
+        merged, written = None, {}
+        for step, half in enumerate(halves):
+            total_sum = _on_first_device([sums.pop((half, device)) for device in devices])
+            total_sum = reconstruction.symmetrise(total_sum, operators, context.threads)
+            merged = total_sum if merged is None else merged + total_sum
+            if half:
+                written[f"half{half}"] = total_sum
+            yield Progress(total + step, total + len(halves) + 1, "applying symmetry")
+        assert merged is not None
+        maps: dict[str, Tensor] = {}
+        for tag, total_sum in [*written.items(), ("merged", merged)]:
+            result = reconstruction.reconstruct_map(total_sum, self.wiener_snr)
+
+            def save(name: str, data: Tensor) -> None:
+                volume = Volume(data.cpu().numpy().astype(np.float32, copy=False), pixel_size)
+                write_volume(context.out / name, volume)
+
+            save(f"data_{tag}.mrc", result.data)
+            save(f"weight_{tag}.mrc", result.weight)
+            if crop < self.box_size_px:
+                save(f"{tag}_full.mrc", result.map)
+            maps[tag] = reconstruction.taper(fourier.crop_centre(result.map, crop), _TAPER_PX)
+            save(f"{tag}.mrc", maps[tag])
+            yield Progress(total + len(maps), total + len(halves) + 1, f"{tag} written")
+        inputs.write_set(context.out / "optimisation_set.star", inputs.particles_path)
+        if not self.merged_only:
+            curve = fsc.fourier_shell_correlation(maps["half1"], maps["half2"])
+            curve[0] = 1.0  # the taper leaves no mean
+            record["resolution_angst"] = round(fsc.resolution_angst(curve, crop, pixel_size), 3)
+        record |= {"pixel_size_angst": pixel_size, "box_size_px": crop, "symmetry": self.symmetry}
+        return record
+
+    def relion_command(self, out: str) -> str | None:
+        """Return the ``relion_tomo_reconstruct_particle`` line."""
+        words = ["relion_tomo_reconstruct_particle", *self.sta_flags(), "--theme classic", f"--o {out}"]
+        words += [f"--b {self.box_size_px}", f"--bin {self.binning:g}", f"--sym {self.symmetry}"]
+        if self.crop_size_px:
+            words.append(f"--crop {self.crop_size_px}")
+        if self.wiener_snr > 0:
+            words.append(f"--SNR {self.wiener_snr:g}")
+        if not self.apply_ctf:
+            words.append("--no_ctf")
+        return " ".join(words)
+
+    def _window_px(self) -> int:
+        # An odd window has no centre pixel (RELION writes displaced images then): take the next even one.
+        window = int(self.binning * self.box_size_px + 0.5)
+        return window + window % 2
+
+    def _checked_inputs(self) -> Any:
+        from napari_sta.io.mrc import image_size_yx_px
+
+        inputs = self.load()
+        if inputs.particles.half_set is None and not self.merged_only:
+            raise InputError(
+                f"{inputs.particles_path} has no rlnRandomSubset, so there are no half sets; add the column, or "
+                "use --merged_only Yes for one map without half maps"
+            )
+        if not self.merged_only and set(inputs.particles.half_set.tolist()) != {1, 2}:
+            raise InputError(
+                f"{inputs.particles_path}: all particles are in one half set (rlnRandomSubset); both 1 and 2 "
+                "are needed, or --merged_only Yes"
+            )
+        for name in inputs.particles.tomograms:
+            path = inputs.tilt_series[name].images[0][0]
+            size = image_size_yx_px(path)
+            if self._window_px() > min(size):
+                raise InputError(
+                    f"box_size_px {self.box_size_px} at binning {self.binning:g} is {self._window_px()} px, "
+                    f"larger than the tilt images of {Path(path).name} ({size[1]} x {size[0]} px); take a "
+                    "smaller box"
+                )
+        return inputs
+
+    def _insert_tomogram(
+        self,
+        particles: Particles,
+        series: TiltSeries,
+        trajectories: Trajectories | None,
+        pixel_size_angst: float,
+        sums: dict[Any, Tensor],
+        devices: list[Any],
+        threads: int,
+    ) -> Iterator[int]:
+        """Insert one tomogram's particles; yields the number of images inserted, tilt by tilt."""
+        import numpy as np
+        import torch
+
+        from napari_sta.io.mrc import image_size_yx_px, read_images
+        from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
+        from napari_sta.kernels import ctf, reconstruction, slices
+        from napari_sta.kernels.crop import cut_windows, window_corners
+        from napari_sta.kernels.projection import is_visible
+
+        size, half_box = self.box_size_px, self.box_size_px // 2 + 1
+        image_size = image_size_yx_px(series.images[0][0])
+        geometry = tilt_geometry(particles, series, trajectories, image_size)
+        # RELION compares the binned half box with unbinned pixels here; kept, it decides who takes part.
+        visible = is_visible(geometry.position_yx_px, image_size, size / 2)
+        window_px = self._window_px()
+        binning = window_px / size
+        own_pixel = series.pixel_size_angst * binning
+        matrices = geometry.slice_matrices_zyx * (own_pixel / pixel_size_angst)
+        scale = 1 / (window_px * binning)  # unitary transform, mean-preserving binning
+        halves = np.zeros(len(particles), int) if self.merged_only else particles.half_set
+        assert halves is not None
+        ky = (np.arange(size) - size // 2) / (size * own_pixel)
+        kx = np.arange(half_box) / (size * own_pixel)
+        aberrations: dict[int, tuple[Any, Any]] = {}
+        for group in particles.optics:
+            aberrations[group.number] = tuple(
+                ctf.zernike_phase(coefficients, ky, kx, odd=odd) if any(coefficients) else None
+                for coefficients, odd in ((group.even_zernike, False), (group.odd_zernike, True))
+            )  # type: ignore[assignment]
+        for tilt in range(series.n_tilts):
+            device = devices[tilt % len(devices)]
+            if self.apply_ctf:
+                envelope, x_end = reconstruction.tilt_envelope(
+                    size, own_pixel, series.dose_e_per_angst2[tilt], series.ctf_scale[tilt],
+                    series.bfactor_angst2[tilt], series.bfactor_per_dose,
+                )  # fmt: skip
+            else:
+                envelope, x_end = np.ones((size, half_box), np.float32), np.full(size, half_box)
+            radius = float(x_end[size // 2])
+            seen = np.flatnonzero(visible[:, tilt])
+            if not len(seen) or radius == 0:
+                yield 0
+                continue
+            image = torch.from_numpy(read_images([series.images[tilt]])[0]).to(device)
+            for half in np.unique(halves[seen]):
+                for number in np.unique(particles.optics_group[seen]):
+                    mine = seen[(halves[seen] == half) & (particles.optics_group[seen] == number)]
+                    for first in range(0, len(mine), _FFT_BATCH):
+                        batch = mine[first : first + _FFT_BATCH]
+                        corner, offset = window_corners(geometry.position_yx_px[batch, tilt], window_px)
+                        windows = cut_windows(image, corner, window_px, threads=threads)
+                        coefficients = (
+                            ctf_coefficients(series, tilt, geometry.depth_angst[batch, tilt])
+                            if self.apply_ctf
+                            else None
+                        )
+                        weighed = slices.weigh_transforms(
+                            torch.fft.rfft2(windows), offset / binning, size, scale, coefficients, own_pixel,
+                            envelope, x_end, *aberrations[int(number)], threads=threads,
+                        )  # fmt: skip
+                        slices.gather_slices(
+                            weighed, matrices[batch, tilt], radius, sums[(int(half), device)], threads
+                        )
+            yield len(seen)
+
+
+def _on_first_device(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total += part.to(total.device)
+    return total

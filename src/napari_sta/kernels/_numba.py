@@ -1,0 +1,328 @@
+"""Fast CPU paths, compiled by numba; each has a plain torch twin in the module that calls it.
+
+All kernels are serial and release the GIL: the caller gives each thread its own share
+(:func:`napari_sta.kernels.devices.run_in_threads`), so results do not depend on the thread count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
+    np.float32(-5.16771278), np.float32(2.55016404), np.float32(-0.59926453), np.float32(0.08214588),
+)  # fmt: skip
+_PI = np.float32(np.pi)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def cut_windows(first, last, image, corners, radius, falloff, out):  # type: ignore[no-untyped-def]
+    """Copy windows out of one image, repeating edge pixels; soft circle crop about the corner mean.
+
+    ``image`` (h, w), ``corners`` (n, 2) top-left y and x, ``out`` (n, s, s); ``radius`` <= 0: no crop.
+    """
+    height, width = image.shape
+    size = out.shape[1]
+    half = size // 2
+    for i in range(first, last):
+        y0, x0 = corners[i, 0], corners[i, 1]
+        for y in range(size):
+            yy = min(max(y0 + y, 0), height - 1)
+            if x0 >= 0 and x0 + size <= width:
+                for x in range(size):
+                    out[i, y, x] = image[yy, x0 + x]
+            else:
+                for x in range(size):
+                    out[i, y, x] = image[yy, min(max(x0 + x, 0), width - 1)]
+        if radius <= 0:
+            continue
+        total, count = 0.0, 0
+        for y in range(size):
+            dy = y - half
+            for x in range(size):
+                dx = x - half
+                if dy * dy + dx * dx > radius * radius:
+                    total += out[i, y, x]
+                    count += 1
+        mean = np.float32(total / count) if count else np.float32(0)
+        inner = radius - falloff
+        for y in range(size):
+            dy = y - half
+            for x in range(size):
+                dx = x - half
+                square = dy * dy + dx * dx
+                if square < inner * inner:
+                    out[i, y, x] -= mean
+                elif square < radius * radius:
+                    edge = 0.5 - 0.5 * np.cos(np.pi * (radius - np.sqrt(square)) / falloff)
+                    out[i, y, x] = (out[i, y, x] - mean) * np.float32(edge)
+                else:
+                    out[i, y, x] = 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def weigh_transforms(  # type: ignore[no-untyped-def]
+    first, last, spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, extra_phase, x_end, out
+):
+    """Shift, multiply by -CTF·envelope and store data and weight side by side.
+
+    Parameters
+    ----------
+    spectra
+        (n, s0, s0 / 2 + 1, 2) float32, FFTW order.
+    row_of
+        (s,) row of ``spectra`` for each output row; output rows run from -s/2 upwards.
+    ramp_y, ramp_x
+        (n, s, 2) and (n, h, 2) factors of the shift; binning's scale is in ``ramp_y``.
+    coefficients
+        (n, 5) of the CTF phase, in half turns; row 0 all NaN: no CTF.
+    ky, kx
+        Frequencies in 1/Å of the output rows and columns.
+    envelope
+        (s, h) float32, dose and amplitude scale of the tilt.
+    extra_phase
+        (s, h) float32 even-aberration phase in half turns, or (0, 0).
+    x_end
+        (s,) columns from here on are set to zero.
+    out
+        (n, s + 1, h + 1, 4) float32: re, im, weight, 0; last row repeats the first, last column repeats
+        column h - 2, so that interpolation needs no bounds.
+    """
+    size = len(row_of)
+    half = len(kx)
+    use_ctf = not np.isnan(coefficients[0, 0])
+    use_extra = extra_phase.shape[0] > 0
+    g = np.empty(half, np.float32)
+    for i in range(first, last):
+        yy, yx, xx = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2]
+        quartic, constant = coefficients[i, 3], coefficients[i, 4]
+        for y in range(size):
+            source = row_of[y]
+            ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
+            end = x_end[y]
+            if use_ctf:
+                # The phase in half turns t: subtracting the nearest whole number keeps float32 exact, and
+                # sin(pi·t) = ±sin(pi·remainder) is an odd polynomial. The square below hides no sign.
+                base = yy * ky[y] * ky[y] + constant
+                square_y = ky[y] * ky[y]
+                for x in range(end):
+                    square = square_y + kx[x] * kx[x]
+                    t = base + (yx * ky[y] + xx * kx[x]) * kx[x] + quartic * square * square
+                    if use_extra:
+                        t += extra_phase[y, x]
+                    turns = np.floor(t * 0.5 + 0.5)
+                    r = np.float32(t - 2.0 * turns)  # [-1, 1)
+                    # sin(pi r) on [-1, 1): fold to [-1/2, 1/2]
+                    folded = min(max(r, -np.float32(1) - r), np.float32(1) - r)
+                    f2 = folded * folded
+                    poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
+                    sine = folded * (_PI + f2 * poly)
+                    g[x] = sine * envelope[y, x]  # -CTF = +sin(gamma)
+            else:
+                for x in range(end):
+                    g[x] = np.float32(-1)
+            for x in range(end):
+                rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
+                ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
+                a, b = spectra[i, source, x, 0], spectra[i, source, x, 1]
+                out[i, y, x, 0] = (a * rr - b * ri) * g[x]
+                out[i, y, x, 1] = (a * ri + b * rr) * g[x]
+                out[i, y, x, 2] = g[x] * g[x]
+                out[i, y, x, 3] = 0
+            for x in range(end, half):
+                for c in range(4):
+                    out[i, y, x, c] = 0
+            for c in range(4):
+                out[i, y, half, c] = out[i, y, half - 2, c]
+        for x in range(half + 1):
+            for c in range(4):
+                out[i, size, x, c] = out[i, 0, x, c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def symmetrise_planes(first, step, volume, operators, out):  # type: ignore[no-untyped-def]
+    """Average a half-transform volume over rotations, for every ``step``-th plane.
+
+    ``volume`` and ``out`` (s, s, h, 4) as in :func:`gather_into_planes`; ``operators`` (n, 3, 3) zyx, the
+    identity first. Trilinear; indices are clamped at Nyquist.
+    """
+    size = volume.shape[0]
+    half_size = size // 2
+    last = size - 1
+    n = len(operators)
+    for plane in range(first, size, step):
+        z = plane - half_size
+        for row in range(size):
+            y = row - half_size
+            for x in range(half_size + 1):
+                re, im, w = volume[plane, row, x, 0], volume[plane, row, x, 1], volume[plane, row, x, 2]
+                for o in range(1, n):
+                    zz = operators[o, 0, 0] * z + operators[o, 0, 1] * y + operators[o, 0, 2] * x
+                    yy = operators[o, 1, 0] * z + operators[o, 1, 1] * y + operators[o, 1, 2] * x
+                    xx = operators[o, 2, 0] * z + operators[o, 2, 1] * y + operators[o, 2, 2] * x
+                    sign = np.float32(1)
+                    if xx <= 0:
+                        zz, yy, xx, sign = -zz, -yy, -xx, np.float32(-1)
+                    zz = min(max(zz + half_size, 0.0), float(last))
+                    yy = min(max(yy + half_size, 0.0), float(last))
+                    xx = min(xx, float(half_size))
+                    iz, iy, ix = int(zz), int(yy), int(xx)
+                    fz, fy, fx = np.float32(zz - iz), np.float32(yy - iy), np.float32(xx - ix)
+                    jz, jy, jx = min(iz + 1, last), min(iy + 1, last), min(ix + 1, half_size)
+                    for a in range(2):
+                        wz, kz = (fz, jz) if a else (np.float32(1) - fz, iz)
+                        for b in range(2):
+                            wzy, ky = (wz * fy, jy) if b else (wz * (np.float32(1) - fy), iy)
+                            w0, w1 = wzy * (np.float32(1) - fx), wzy * fx
+                            re += w0 * volume[kz, ky, ix, 0] + w1 * volume[kz, ky, jx, 0]
+                            im += sign * (w0 * volume[kz, ky, ix, 1] + w1 * volume[kz, ky, jx, 1])
+                            w += w0 * volume[kz, ky, ix, 2] + w1 * volume[kz, ky, jx, 2]
+                out[plane, row, x, 0] = re / n
+                out[plane, row, x, 1] = im / n
+                out[plane, row, x, 2] = w / n
+
+
+@njit(inline="always")
+def _deposit(volume, plane, row, x, slices, i, near, u, v):  # type: ignore[no-untyped-def]
+    """Add the bilinear value of slice ``i`` at (v, u), times ``near``, to one voxel."""
+    size = volume.shape[0]
+    half_size = size // 2
+    sign = np.float32(1)
+    if u < 0:
+        u, v, sign = -u, -v, np.float32(-1)
+    v += half_size
+    if v < 0:
+        v += size
+    elif v >= size:
+        v -= size
+    iu, iv = np.uint32(u), np.uint32(v)
+    fu, fv = np.float32(u - iu), np.float32(v - iv)
+    iu = min(iu, np.uint32(half_size))
+    ju, jv = iu + np.uint32(1), iv + np.uint32(1)
+    w11 = near * fv * fu
+    w10 = near * fv - w11
+    w01 = near * fu - w11
+    w00 = near - near * fv - w01
+    volume[plane, row, x, 0] += (
+        w00 * slices[i, iv, iu, 0] + w01 * slices[i, iv, ju, 0]
+        + w10 * slices[i, jv, iu, 0] + w11 * slices[i, jv, ju, 0]
+    )  # fmt: skip
+    volume[plane, row, x, 1] += sign * (
+        w00 * slices[i, iv, iu, 1] + w01 * slices[i, iv, ju, 1]
+        + w10 * slices[i, jv, iu, 1] + w11 * slices[i, jv, ju, 1]
+    )  # fmt: skip
+    volume[plane, row, x, 2] += (
+        w00 * slices[i, iv, iu, 2] + w01 * slices[i, iv, ju, 2]
+        + w10 * slices[i, jv, iu, 2] + w11 * slices[i, jv, ju, 2]
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def gather_into_planes(first, step, slices, matrices, radius, volume):  # type: ignore[no-untyped-def]
+    """Add central slices to every ``step``-th plane of a half-transform volume, voxel by voxel.
+
+    Parameters
+    ----------
+    slices
+        (n, s + 1, h + 1, 4) float32 from :func:`weigh_transforms`.
+    matrices
+        (n, 3, 3) float64, zyx: voxel frequency to image frequency (depth, v, u).
+    radius
+        Largest radius in voxels that receives data (may exceed s / 2 by one).
+    volume
+        (s, s, h, 4) float32: re, im, weight, 0; rows and planes from -s/2 upwards.
+
+    Notes
+    -----
+    The voxels of one plane that lie within one voxel of a slice form a strip. It is walked along the
+    axis on which its runs are longest, because starting a run costs as much as three voxels.
+    """
+    size = volume.shape[0]
+    half_size = size // 2
+    square_radius = radius * radius
+    for plane in range(first, size, step):
+        z = plane - half_size
+        room_z = square_radius - z * z
+        if room_z < 0:
+            continue
+        most = int(np.sqrt(room_z))
+        x_most = min(most, half_size)
+        y_top = min(most, half_size - 1)
+        y_bottom = max(-most, -half_size)
+        for i in range(len(slices)):
+            dz, dy, dx = matrices[i, 0, 0], matrices[i, 0, 1], matrices[i, 0, 2]
+            vz, vy, vx = matrices[i, 1, 0], matrices[i, 1, 1], matrices[i, 1, 2]
+            uz, uy, ux = matrices[i, 2, 0], matrices[i, 2, 1], matrices[i, 2, 2]
+            depth_z = dz * z
+            if abs(dx) <= abs(dy):
+                # Runs along x. |depth_z + dy y + dx x| < 1 with 0 <= x <= most bounds y, then x.
+                low = -1.0 - depth_z - max(0.0, dx * x_most)
+                high = 1.0 - depth_z - min(0.0, dx * x_most)
+                y_first, y_last = y_bottom, y_top
+                if dy > 1e-9:
+                    y_first = max(y_first, int(np.ceil(low / dy)))
+                    y_last = min(y_last, int(np.floor(high / dy)))
+                elif dy < -1e-9:
+                    y_first = max(y_first, int(np.ceil(high / dy)))
+                    y_last = min(y_last, int(np.floor(low / dy)))
+                elif low > 0 or high < 0:
+                    continue
+                inverse = 1.0 / dx if abs(dx) > 1e-9 else 0.0
+                for y in range(y_first, y_last + 1):
+                    depth_0 = depth_z + dy * y
+                    x_first, x_last = 0, min(int(np.sqrt(room_z - y * y)), half_size)
+                    if inverse != 0.0:
+                        a, b = (-1.0 - depth_0) * inverse, (1.0 - depth_0) * inverse
+                        if a > b:
+                            a, b = b, a
+                        if b < 0 or a > x_last:
+                            continue
+                        x_first = max(x_first, int(np.ceil(a)))
+                        x_last = min(x_last, int(np.floor(b)))
+                    v_0 = vz * z + vy * y
+                    u_0 = uz * z + uy * y
+                    for x in range(x_first, x_last + 1):
+                        near = np.float32(1.0 - abs(depth_0 + dx * x))
+                        if near > 0:
+                            _deposit(
+                                volume, plane, y + half_size, x, slices, i, near, u_0 + ux * x, v_0 + vx * x
+                            )
+            else:
+                # Runs along y.
+                reach = abs(dy) * most
+                a, b = (-1.0 - depth_z - reach) / dx, (1.0 - depth_z + reach) / dx
+                if a > b:
+                    a, b = b, a
+                if b < 0 or a > x_most:
+                    continue
+                inverse = 1.0 / dy if abs(dy) > 1e-9 else 0.0
+                for x in range(max(0, int(np.ceil(a))), min(x_most, int(np.floor(b))) + 1):
+                    depth_0 = depth_z + dx * x
+                    room = int(np.sqrt(room_z - x * x))
+                    y_first, y_last = max(-room, y_bottom), min(room, y_top)
+                    if inverse != 0.0:
+                        a, b = (-1.0 - depth_0) * inverse, (1.0 - depth_0) * inverse
+                        if a > b:
+                            a, b = b, a
+                        if b < y_first or a > y_last:
+                            continue
+                        y_first = max(y_first, int(np.ceil(a)))
+                        y_last = min(y_last, int(np.floor(b)))
+                    v_0 = vz * z + vx * x
+                    u_0 = uz * z + ux * x
+                    for y in range(y_first, y_last + 1):
+                        near = np.float32(1.0 - abs(depth_0 + dy * y))
+                        if near > 0:
+                            _deposit(
+                                volume, plane, y + half_size, x, slices, i, near, u_0 + uy * y, v_0 + vy * y
+                            )
+
+
+@njit(nogil=True, cache=True)
+def additive_generator(state, count):  # type: ignore[no-untyped-def]
+    """Continue x[i] = x[i - 31] + x[i - 3] mod 2^32 from its last 31 values (uint32)."""
+    values = np.empty(31 + count, np.uint32)
+    values[:31] = state
+    for i in range(31, 31 + count):
+        values[i] = values[i - 31] + values[i - 3]
+    return values[31:]

@@ -1,0 +1,300 @@
+"""Central slices: read them from a half-transform volume, put them back, weigh them.
+
+Volumes and slices are half transforms in *centred order* (see :mod:`napari_sta.kernels.fourier`). A slice's
+matrix turns zyx frequencies of the volume into (depth, v, u) of the image; its rows 1 and 2 span the slice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from napari_sta.kernels.ctf import ctf_2d
+from napari_sta.kernels.devices import run_in_threads, run_interleaved
+
+
+def extract_slices(
+    volume: Complex[Tensor, "d d w"], matrices_zyx: Float[Tensor, "n 3 3"], radius_px: float | None = None
+) -> Complex[Tensor, "n d w"]:
+    """Sample central slices of a half-transform volume by trilinear interpolation.
+
+    Parameters
+    ----------
+    matrices_zyx
+        Rotations, volume frequency to image frequency: slice pixel (v, u) reads the volume at
+        ``M^T (0, v, u)``.
+    radius_px
+        Pixels beyond it are zero; default box / 2 - 1, so that no neighbour is missing.
+
+    Notes
+    -----
+    Exact adjoint of :func:`insert_slices` under the real inner product of the stored values.
+    """
+    out = torch.zeros((len(matrices_zyx), volume.shape[0], volume.shape[2]), dtype=volume.dtype)
+    out = out.to(volume.device)
+    flat = volume.reshape(-1)
+    for index, weight, conjugate, pixels in _taps(volume.shape[0], matrices_zyx, radius_px):
+        value = flat[index]
+        out.view(len(matrices_zyx), -1)[:, pixels] += weight * torch.where(conjugate, value.conj(), value)
+    return out
+
+
+def insert_slices(
+    slices: Complex[Tensor, "n d w"], matrices_zyx: Float[Tensor, "n 3 3"], radius_px: float | None = None
+) -> Complex[Tensor, "d d w"]:
+    """Spread central slices into a half-transform volume: the adjoint of :func:`extract_slices`.
+
+    Friedel mates are not completed; the x = 0 plane receives each slice once.
+    """
+    size = slices.shape[1]
+    volume = torch.zeros(size * size * slices.shape[2], dtype=slices.dtype, device=slices.device)
+    for index, weight, conjugate, pixels in _taps(size, matrices_zyx, radius_px):
+        value = slices.reshape(len(slices), -1)[:, pixels] * weight
+        volume.index_add_(0, index.flatten(), torch.where(conjugate, value.conj(), value).flatten())
+    return volume.reshape(size, size, slices.shape[2])
+
+
+def _taps(size: int, matrices_zyx: Tensor, radius_px: float | None):  # type: ignore[no-untyped-def]
+    """Yield (flat volume index, weight, conjugated?, flat slice pixels) of the eight neighbours."""
+    half, device = size // 2, matrices_zyx.device
+    radius = half - 1 if radius_px is None else min(radius_px, half - 1)
+    v = torch.arange(size, device=device) - half
+    u = torch.arange(half + 1, device=device)
+    inside = (v[:, None] ** 2 + u[None, :] ** 2) <= radius * radius
+    pixels = inside.flatten().nonzero()[:, 0]
+    vu = torch.stack([v[:, None].expand_as(inside)[inside], u[None, :].expand_as(inside)[inside]])
+    where = torch.einsum("nai,ak->nik", matrices_zyx[:, 1:].to(torch.float64), vu.to(torch.float64))
+    conjugate = where[:, 2] < 0
+    where = torch.where(conjugate[:, None], -where, where)
+    low = where.floor()
+    part = (where - low).to(matrices_zyx.dtype)
+    low = low.to(torch.int64)
+    for dz in (0, 1):
+        for dy in (0, 1):
+            for dx in (0, 1):
+                weight = torch.ones_like(part[:, 0])
+                for axis, d in enumerate((dz, dy, dx)):
+                    weight = weight * (part[:, axis] if d else 1 - part[:, axis])
+                z, y, x = low[:, 0] + dz + half, low[:, 1] + dy + half, low[:, 2] + dx
+                yield (z * size + y) * (half + 1) + x, weight, conjugate, pixels
+
+
+def weigh_transforms(
+    spectra: Complex[Tensor, "n s0 h0"],
+    shift_yx_px: Float[ndarray, "n 2"],
+    size: int,
+    scale: float,
+    coefficients: Float[ndarray, "n 5"] | None,
+    pixel_size_angst: float,
+    envelope: Float[ndarray, "s h"],
+    x_end: Int[ndarray, "s"],
+    even_phase: Float[ndarray, "s h"] | None = None,
+    odd_phase: Float[ndarray, "s h"] | None = None,
+    threads: int = 1,
+) -> Float[Tensor, "n s1 h1 4"]:
+    """Crop, shift and CTF-weigh image transforms: data -CTF·envelope·F and weight (CTF·envelope)².
+
+    Parameters
+    ----------
+    spectra
+        Half transforms of windows whose phase origin is pixel 0, FFTW order.
+    shift_yx_px
+        Where the particle lies relative to the centre pixel, in pixels of the *output* (binned) image.
+    size
+        Output box, at most the input's: the transform is cropped (binning).
+    scale
+        Factor of the data (normalisation of the transform and binning).
+    coefficients
+        CTF phase from :func:`napari_sta.kernels.ctf.phase_coefficients`; None leaves the CTF out (data × -1,
+        weight 1).
+    pixel_size_angst
+        Of the output.
+    envelope, x_end
+        In centred order: dose and amplitude factor; first column of each row that is left out.
+    even_phase, odd_phase
+        Aberration phases in radians (centred order) or None.
+
+    Returns
+    -------
+    slices
+        (n, size + 1, size / 2 + 2, 4): re, im, weight, 0 in centred order with phase origin at the box
+        centre. The last row repeats the first and the last column the third-last, for interpolation.
+
+    Notes
+    -----
+    Contrast is inverted, as RELION does: dark protein becomes bright.
+    """
+    n, half = len(spectra), size // 2 + 1
+    rows = torch.arange(size) - size // 2
+    row_of = torch.where(rows < 0, rows + spectra.shape[1], rows)
+    # Phase origin from pixel 0 to the centre pixel: (-1)^(x + y), folded into the ramps.
+    shift = np.asarray(shift_yx_px, dtype=np.float64)
+    angle_y = 2 * np.pi * shift[:, :1] * rows.numpy() / size
+    angle_x = 2 * np.pi * shift[:, 1:] * np.arange(half) / size
+    sign_y, sign_x = 1 - 2.0 * (rows.numpy() % 2), 1 - 2.0 * (np.arange(half) % 2)
+    ramp_y = scale * sign_y * np.exp(1j * angle_y)
+    ramp_x = sign_x * np.exp(1j * angle_x)
+    ky = rows.numpy() / (size * pixel_size_angst)
+    kx = np.arange(half) / (size * pixel_size_angst)
+    if spectra.device.type == "cpu" and odd_phase is None:
+        return _weigh_fast(
+            spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, threads
+        )
+    return _weigh_reference(
+        spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, odd_phase
+    )
+
+
+def _as_pairs(z: ndarray) -> ndarray:
+    return np.ascontiguousarray(z.astype(np.complex64)).view(np.float32).reshape(*z.shape, 2)
+
+
+def _weigh_fast(  # type: ignore[no-untyped-def]
+    spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, threads
+) -> Tensor:
+    from napari_sta.kernels._numba import weigh_transforms as fast
+
+    n, size, half = len(spectra), len(row_of), len(kx)
+    out = torch.empty((n, size + 1, half + 1, 4), dtype=torch.float32)
+    half_turns = np.full((n, 5), np.nan) if coefficients is None else np.ascontiguousarray(coefficients / np.pi)
+    extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
+    arguments = (
+        torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(), _as_pairs(ramp_y), _as_pairs(ramp_x),
+        half_turns, ky, kx, np.ascontiguousarray(envelope, dtype=np.float32), extra,
+        np.ascontiguousarray(x_end, dtype=np.int64), out.numpy(),
+    )  # fmt: skip
+    run_in_threads(lambda first, last: fast(first, last, *arguments), n, threads)
+    return out
+
+
+def _weigh_reference(  # type: ignore[no-untyped-def]
+    spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, odd_phase
+) -> Tensor:
+    device = spectra.device
+    n, size, half = len(spectra), len(row_of), len(kx)
+
+    def put(array: ndarray, dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(array).to(device=device, dtype=dtype)
+
+    data = spectra[:, row_of.to(device), :half]
+    data = data * put(ramp_y, torch.complex64)[:, :, None] * put(ramp_x, torch.complex64)[:, None, :]
+    keep = torch.arange(half, device=device)[None, :] < put(x_end, torch.int64)[:, None]
+    if coefficients is None:
+        g = -torch.ones((n, size, half), device=device)
+    else:
+        phase = None if even_phase is None else put(even_phase, torch.float64)
+        ctf = ctf_2d(put(coefficients, torch.float64), put(ky, torch.float64), put(kx, torch.float64), phase)
+        g = -ctf.to(torch.float32) * put(envelope, torch.float32)
+    g = g * keep
+    data = data * g
+    if odd_phase is not None:
+        data = data * torch.exp(-1j * put(odd_phase, torch.float32))
+    out = torch.zeros((n, size + 1, half + 1, 4), dtype=torch.float32, device=device)
+    out[:, :size, :half, 0] = data.real
+    out[:, :size, :half, 1] = data.imag
+    out[:, :size, :half, 2] = g * g
+    out[:, :size, half] = out[:, :size, half - 2]
+    out[:, size] = out[:, 0]
+    return out
+
+
+def gather_slices(
+    slices: Float[Tensor, "n s1 h1 4"],
+    matrices_zyx: Float[ndarray, "n 3 3"],
+    radius_px: float,
+    volume: Float[Tensor, "s s h 4"],
+    threads: int = 1,
+) -> None:
+    """Add weighted central slices to a volume, each voxel interpolating in the slice (RELION's rule).
+
+    Parameters
+    ----------
+    slices
+        From :func:`weigh_transforms`.
+    matrices_zyx
+        Voxel frequency to image frequency (depth, v, u).
+    radius_px
+        Voxels at larger radii receive nothing.
+    volume
+        Changed in place: re, im, weight, 0.
+
+    Notes
+    -----
+    A voxel takes (1 - |depth|) times the bilinear value of the slice if |depth| < 1. float32 sums: the
+    rounding error grows as the square root of the number of slices, 1e-6 for ten thousand.
+    """
+    if volume.device.type == "cpu":
+        from napari_sta.kernels._numba import gather_into_planes
+
+        arrays = slices.numpy(), np.ascontiguousarray(matrices_zyx, dtype=np.float64)
+        target = volume.numpy()
+        run_interleaved(
+            lambda first, step: gather_into_planes(first, step, *arrays, float(radius_px), target), threads
+        )
+    else:
+        gather_slices_reference(slices, matrices_zyx, radius_px, volume)
+
+
+def gather_slices_reference(
+    slices: Float[Tensor, "n s1 h1 4"],
+    matrices_zyx: Float[ndarray, "n 3 3"],
+    radius_px: float,
+    volume: Float[Tensor, "s s h 4"],
+) -> None:
+    """Plain torch twin of :func:`gather_slices`, for any device.
+
+    Each slice is visited along the volume axis nearest to its normal: at every node of the other two axes
+    at most four voxels can lie within one voxel of it.
+    """
+    size, half = volume.shape[0], volume.shape[0] // 2
+    device = volume.device
+    matrices = torch.as_tensor(matrices_zyx).to(device=device, dtype=torch.float32)
+    normals = np.asarray(matrices_zyx)[:, 0]
+    main_axis = np.abs(normals).argmax(axis=1)
+    ranges = [
+        torch.arange(size, device=device) - half, torch.arange(size, device=device) - half,
+        torch.arange(half + 1, device=device),
+    ]  # fmt: skip
+    flat = volume.view(-1, 4)
+    for axis in range(3):
+        chosen = np.flatnonzero(main_axis == axis)
+        if not len(chosen):
+            continue
+        others = [a for a in range(3) if a != axis]
+        reach = int(np.ceil(1 / np.abs(normals[chosen, axis]).min()))
+        p, q = torch.meshgrid(ranges[others[0]], ranges[others[1]], indexing="ij")
+        m = matrices[torch.as_tensor(chosen, device=device)]
+        image = slices[torch.as_tensor(chosen, device=device)]
+        d = m[:, 0, :, None, None]  # (n, 3, 1, 1)
+        middle = -(d[:, others[0]] * p + d[:, others[1]] * q) / d[:, axis]
+        for step in range(1 - reach, reach + 1):
+            along = middle.floor() + step
+            at = [torch.zeros_like(along)] * 3
+            at[axis], at[others[0]], at[others[1]] = along, p.expand_as(along).float(), q.expand_as(along).float()
+            z, y, x = at
+            depth, v, u = (
+                m[:, r, 0, None, None] * z + m[:, r, 1, None, None] * y + m[:, r, 2, None, None] * x
+                for r in range(3)
+            )
+            near = 1 - depth.abs()
+            square = z * z + y * y + x * x
+            legal = (near > 0) & (square <= radius_px * radius_px) & (x >= 0) & (x <= half)
+            legal &= (z >= -half) & (z < half) & (y >= -half) & (y < half)
+            n_index, a, b = legal.nonzero(as_tuple=True)
+            near, u, v = near[legal], u[legal], v[legal]
+            flip = u < 0
+            u, v = torch.where(flip, -u, u), torch.where(flip, -v, v) + half
+            v = torch.where(v < 0, v + size, torch.where(v >= size, v - size, v))
+            iu, iv = u.floor().long(), v.floor().long()
+            fu, fv = (u - iu)[:, None], (v - iv)[:, None]
+            iu = iu.clamp(max=half)
+            value = (
+                image[n_index, iv, iu] * (1 - fv) * (1 - fu) + image[n_index, iv, iu + 1] * (1 - fv) * fu
+                + image[n_index, iv + 1, iu] * fv * (1 - fu) + image[n_index, iv + 1, iu + 1] * fv * fu
+            ) * near[:, None]  # fmt: skip
+            value[:, 1] = torch.where(flip, -value[:, 1], value[:, 1])
+            zi, yi, xi = (z[legal].long() + half, y[legal].long() + half, x[legal].long())
+            flat.index_add_(0, (zi * size + yi) * (half + 1) + xi, value)
