@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Set up napari-sta on a fresh machine, then run its demo or its tests.
+
+    python3 bootstrap.py demo     the demo; opens napari on the result if there is a screen
+    python3 bootstrap.py test     linters, type checks and all tests, as CI runs them
+
+Needs nothing but Python 3.11 or newer: everything goes into the folder ``.venv`` beside this file.
+The CPU build of torch is taken unless an NVIDIA GPU is there. System libraries that Qt needs on Debian
+and Ubuntu are installed when this runs as root or in CI, else asked for. A second run reuses it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+TORCH = "torch==2.13.0"  # the release that the tests run with; any from 2.6 on will do
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TEST_LIMIT_S = 1500  # for pytest; a hang must not eat CI's half hour
+
+# Debian's names; where a release renamed one, any of the names will do.
+SCREEN_LIBRARIES = (
+    ("libegl1",), ("libgl1",), ("libgl1-mesa-dri",), ("libxkbcommon-x11-0",), ("libdbus-1-3",),
+    ("libxcb-cursor0",), ("libxcb-icccm4",), ("libxcb-image0",), ("libxcb-keysyms1",), ("libxcb-randr0",),
+    ("libxcb-render-util0",), ("libxcb-shape0",), ("libxcb-xinerama0",), ("libxcb-xkb1",),
+    ("libfontconfig1",), ("libglib2.0-0", "libglib2.0-0t64"),
+)  # fmt: skip
+VIRTUAL_SCREEN = (("xvfb",), ("xauth",))
+
+
+class BootstrapError(Exception):
+    """Something is missing; the message says what and how to get it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the two commands and return the exit status."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (whoever has an old one should read why)
+        print(f"napari-sta needs Python 3.11 or newer; this is {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["demo", "test"])
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="virtual environment to use")
+    parser.add_argument("--no-input", action="store_true", help="never ask; print what is missing and stop")
+    parser.add_argument("--headless", action="store_true", help="demo: do not open napari")
+    parser.add_argument("--o", type=Path, help="demo: folder of the project it makes")
+    options = parser.parse_args(arguments)
+    ask = not options.no_input and sys.stdin is not None and sys.stdin.isatty()
+    start = time.monotonic()
+    try:
+        if options.command == "demo":
+            screen = has_screen() and not options.headless
+            ensure_system_libraries(SCREEN_LIBRARIES if screen else (), ask)
+            python = ensure_environment(options.venv.absolute(), "all", ask)
+            return demo(python, screen, options.o)
+        needed = SCREEN_LIBRARIES if has_screen() else SCREEN_LIBRARIES + VIRTUAL_SCREEN
+        ensure_system_libraries(needed, ask)
+        python = ensure_environment(options.venv.absolute(), "all,dev", ask)
+        say(f"set up in {time.monotonic() - start:.0f} s")
+        return test(python)
+    except BootstrapError as error:
+        print(f"bootstrap: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def say(text: str) -> None:
+    """Print a heading at once, also into a pipe."""
+    print(f"==> {text}", flush=True)
+
+
+def run(command: Sequence[str | Path], **options: object) -> None:
+    """Run a command, showing it.
+
+    Raises
+    ------
+    BootstrapError
+        If it fails.
+    """
+    words = [str(word) for word in command]
+    print("  $ " + " ".join(words), flush=True)
+    status = subprocess.run(words, stdin=subprocess.DEVNULL, **options).returncode  # type: ignore[call-overload]
+    if status:
+        raise BootstrapError(f"'{' '.join(words[:6])} …' ended with status {status}; its output is above")
+
+
+# --- the system --------------------------------------------------------------------------------------
+
+
+def has_screen() -> bool:
+    """Return whether a window can be opened."""
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
+
+
+def is_debian() -> bool:
+    """Return whether packages are Debian's."""
+    return bool(shutil.which("dpkg-query") and shutil.which("apt-get"))
+
+
+def is_root() -> bool:
+    """Return whether apt-get may be called directly."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def installed_packages() -> set[str]:
+    """Return the names of Debian's installed packages."""
+    listing = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package}\n"], capture_output=True, text=True
+    ).stdout
+    return {line.split()[-1] for line in listing.splitlines() if line.startswith("ii")}
+
+
+def ensure_system_libraries(needed: Sequence[tuple[str, ...]], ask: bool) -> None:
+    """Install missing system libraries on Debian and Ubuntu, or say which they are."""
+    if not needed or not sys.platform.startswith("linux"):
+        return
+    if not is_debian():
+        say("not Debian or Ubuntu: make sure that the libraries of Qt 6 for X11 and OpenGL are installed")
+        return
+    there = installed_packages()
+    missing = [names for names in needed if not there.intersection(names)]
+    if missing:
+        install_packages(missing, "system libraries that Qt and OpenGL need", ask)
+
+
+def install_packages(missing: Sequence[tuple[str, ...]], what: str, ask: bool) -> None:
+    """Install Debian packages if allowed to, else print the line that does.
+
+    Raises
+    ------
+    BootstrapError
+        If they may not be installed here, or apt-get fails.
+    """
+    first_names = " ".join(names[0] for names in missing)
+    by_hand = f"apt-get install -y --no-install-recommends {first_names}"
+    if not is_root():
+        by_hand = "sudo " + by_hand
+    say(f"missing {what}: {first_names}")
+    in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+    allowed = is_root() or in_ci
+    if not allowed and ask:
+        allowed = input(f"Install them now with sudo? ({by_hand}) [y/N] ").strip().lower() in ("y", "yes")
+    if not allowed:
+        raise BootstrapError(f"{what} are missing; install them with\n    {by_hand}\nand run this again")
+    apt = ["apt-get"] if is_root() else ["sudo", *([] if ask else ["-n"]), "apt-get"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run([*apt, "update", "-qq"], env=environment)
+    known = [next((n for n in names if is_known_package(n)), names[0]) for names in missing]
+    run([*apt, "install", "-y", "-qq", "--no-install-recommends", *known], env=environment)
+
+
+def is_known_package(name: str) -> bool:
+    """Return whether apt can install a package of this name."""
+    result = subprocess.run(["apt-cache", "policy", name], capture_output=True, text=True)
+    return "Candidate:" in result.stdout and "Candidate: (none)" not in result.stdout
+
+
+def has_nvidia_gpu() -> bool:
+    """Return whether the NVIDIA driver lists a GPU."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return False
+    try:
+        result = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return result.returncode == 0 and "GPU" in result.stdout
+
+
+# --- the virtual environment -------------------------------------------------------------------------
+
+
+def ensure_environment(venv: Path, extras: str, ask: bool) -> Path:
+    """Make the virtual environment with everything in it, and return its Python."""
+    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = fingerprint(extras)
+    stamp = venv / f"napari-sta-{extras.replace(',', '-')}.txt"
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        say(f"using the environment in {venv}")
+        return python
+    if not python.exists():
+        make_environment(venv, ask)
+    install_torch(python)
+    say(f"installing napari-sta[{extras}]")
+    run([*pip(python), "install", "-q", "-e", f"{ROOT}[{extras}]"])
+    stamp.write_text(wanted)
+    return python
+
+
+def fingerprint(extras: str) -> str:
+    """Return a text that changes when the environment must be installed anew."""
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    return f"{ROOT} [{extras}] {digest}\n"
+
+
+def make_environment(venv: Path, ask: bool) -> None:
+    """Create the virtual environment; Debian keeps what that takes in a package of its own."""
+    if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
+        if not is_debian():
+            raise BootstrapError(
+                f"{sys.executable} has no venv or ensurepip module; install Python from python.org, or "
+                "the package of your system that holds them, and run this again"
+            )
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        install_packages([(version, "python3-venv")], "what Python needs for virtual environments", ask)
+    say(f"making a virtual environment in {venv}")
+    run([sys.executable, "-m", "venv", venv])
+
+
+def pip(python: Path) -> list[str | Path]:
+    """Return the command that calls pip of an environment."""
+    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+
+def install_torch(python: Path) -> None:
+    """Install torch: plainly for a GPU, else the build that brings no CUDA packages."""
+    has_it = [python, "-c", "import importlib.metadata as m; m.version('torch')"]
+    if subprocess.run([str(word) for word in has_it], capture_output=True).returncode == 0:
+        return
+    if has_nvidia_gpu():
+        say("an NVIDIA GPU is there: installing torch with CUDA")
+        run([*pip(python), "install", "-q", "torch"])
+        return
+    drags_cuda = torch_drags_cuda(python)
+    if drags_cuda:
+        say("no NVIDIA GPU: installing the CPU build of torch from PyTorch's own index")
+        run([*pip(python), "install", "-q", TORCH, "--index-url", TORCH_CPU_INDEX])
+    else:
+        say("no NVIDIA GPU: installing torch")
+        run([*pip(python), "install", "-q", TORCH])
+
+
+def torch_drags_cuda(python: Path) -> bool:
+    """Ask pip whether a plain install of torch would bring gigabytes of CUDA packages with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [*pip(python), "install", "-q", "--dry-run", "--report", report, TORCH]
+        result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if result.returncode or not report.exists():
+            return sys.platform.startswith("linux")  # the index for CPUs may still have it
+        names = [item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]]
+    return any(name.startswith(("nvidia-", "cuda-", "triton")) for name in names)
+
+
+# --- the two commands --------------------------------------------------------------------------------
+
+
+def environment_for_runs() -> dict[str, str]:
+    """Return the process environment for demo and tests."""
+    # libgomp's threads must sleep at barriers: where a core is shared, spinning costs a factor of 40.
+    chosen = {"OMP_WAIT_POLICY": "passive", "QT_API": "pyside6", "PYTHONUNBUFFERED": "1"}
+    if not has_screen():
+        chosen["LIBGL_ALWAYS_SOFTWARE"] = "1"
+    return {**os.environ, **chosen}
+
+
+def demo(python: Path, screen: bool, out: Path | None) -> int:
+    """Run ``napari-sta demo``."""
+    command = [str(python), "-m", "napari_sta.cli", "demo"]
+    if not screen:
+        command.append("--headless")
+    if out:
+        command += ["--o", str(out)]
+    say("running the demo" + ("" if screen else " (no screen: headless)"))
+    return subprocess.run(command, env=environment_for_runs()).returncode
+
+
+def test(python: Path) -> int:
+    """Run linters, type checks and tests; all of them, whatever fails."""
+    scripts = python.parent
+    under_xvfb = []
+    if sys.platform.startswith("linux") and not has_screen():
+        if not shutil.which("xvfb-run"):
+            raise BootstrapError("xvfb-run is missing; install your system's Xvfb and run this again")
+        under_xvfb = ["xvfb-run", "-a", "-s", "-screen 0 1366x768x24"]
+    steps: dict[str, list[str]] = {
+        "ruff check": [str(python), "-m", "ruff", "check", "."],
+        "ruff format": [str(python), "-m", "ruff", "format", "--check", "."],
+        "mypy": [str(python), "-m", "mypy"],
+        "lint-imports": [str(scripts / "lint-imports")],
+        "pytest": [*under_xvfb, str(python), "-m", "pytest", "-q", "--timeout", "300", "--durations", "15"],
+    }
+    results = {}
+    for name, command in steps.items():
+        say(name)
+        start = time.monotonic()
+        try:
+            status = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment_for_runs(),
+                stdin=subprocess.DEVNULL,
+                timeout=TEST_LIMIT_S,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            print(f"{name} was stopped after {TEST_LIMIT_S} s", file=sys.stderr)
+            status = 124
+        results[name] = (status, time.monotonic() - start)
+    say("summary")
+    for name, (status, seconds) in results.items():
+        print(f"  {'ok    ' if status == 0 else 'FAILED'} {name:<14} {seconds:6.1f} s")
+    return int(any(status for status, _ in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
