@@ -45,6 +45,8 @@ class MrcHeader:
         As written in the header, not computed.
     labels
         Text lines.
+    says_stack
+        Whether the header, other than the file's ending, declares a stack of 2D images.
     """
 
     path: str
@@ -59,6 +61,7 @@ class MrcHeader:
     mean: float
     rms: float
     labels: tuple[str, ...]
+    says_stack: bool = False
 
     @property
     def pixel_size_angst(self) -> float:
@@ -130,6 +133,7 @@ def read_header(path: str | Path) -> MrcHeader:
         mean=float(header.dmean),
         rms=float(header.rms),
         labels=labels,
+        says_stack=int(header.ispg) == 0 and int(header.mz) == 1 and shape[0] > 1,
     )
 
 

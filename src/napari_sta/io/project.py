@@ -341,6 +341,17 @@ class Project:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if (self.root / name).exists():
+                    if job.in_pipeline:
+                        # What the pipeline knows of the job, so that it can be brought back.
+                        known = {node.path: node for node in self.nodes()}
+                        write_job_pipeline(
+                            self.root / name,
+                            name,
+                            job.type_label,
+                            job.status,
+                            [known.get(path, PipelineNode(path, "")) for path in job.inputs],
+                            [node._replace(path=node.path.removeprefix(name)) for node in gone],
+                        )
                     shutil.move(self.root / name, target)
                 for node in gone:
                     for entry in self._node_entries(node):
@@ -352,6 +363,53 @@ class Project:
             if job.in_pipeline:
                 self._write(tables)
         return target
+
+    def restore_job(self, folder: str | Path) -> str:
+        """Bring a job back from ``Trash/``, into the pipeline too if it was there.
+
+        Parameters
+        ----------
+        folder
+            Where :meth:`trash_job` put it.
+
+        Returns
+        -------
+        name
+            The job's name.
+
+        Raises
+        ------
+        InputError
+            If the folder is not there, or its old place is taken.
+        """
+        folder = Path(folder)
+        name = f"{folder.parent.name}/{folder.name.partition('.')[0]}/"
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not there any more; was the Trash emptied?")
+        if (self.root / name).exists():
+            raise InputError(f"{name} cannot be brought back: the project has a job of that name again")
+        with self.lock():
+            try:
+                shutil.move(folder, self.root / name)
+            except OSError as error:
+                raise JobError(sentence_for(error, self.root / name)) from error
+            own = self.root / name / "job_pipeline.star"
+            kept = read_star(own) if own.is_file() else {}
+            if "pipeline_processes" in kept:
+                tables = self._tables()
+                here = set(tables["pipeline_nodes"]["rlnPipeLineNodeName"])
+                for table_name, labels in _TABLES.items():
+                    for values in _rows(kept[table_name], table_name) if table_name in kept else []:
+                        if table_name == "pipeline_nodes" and values[0] in here:
+                            continue
+                        if table_name == "pipeline_processes" and values[0] != name:
+                            continue
+                        _append(tables, table_name, values[: len(labels)])
+                self._write(tables)
+                for node in self.nodes():
+                    if node.path.startswith(name):
+                        self._touch_node(node)
+        return name
 
     @contextmanager
     def lock(self, patience_s: float = 60.0) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
 from pydantic import model_validator
@@ -87,8 +88,8 @@ class StaInputsJob(Job):
             need_tomograms=self.needs_tomograms(),
         )
 
-    def sta_flags(self) -> list[str]:
-        """Return the inputs as flags of RELION's tomo programs."""
+    def relion_inputs(self) -> list[str]:
+        """Return the inputs as words of a command line of RELION's tomo programs."""
         flags = []
         for field_name in ("in_optimisation_set", "in_parts", "in_tomograms", "in_trajectories"):
             value = getattr(self, field_name)
@@ -99,14 +100,15 @@ class StaInputsJob(Job):
         return flags
 
 
-def symmetry_param(default: str = "C1") -> str:
-    """Declare a point group, in RELION's words; the job's ``check`` validates it."""
-    group: str = param(
-        default,
-        title="Symmetry",
-        help="Point group: C1, C6, D2, T, O, I1 to I4…, about RELION's axes (Cn: Z).",
-        tab="Average",
-        relion="sym_name",
-        flag="--sym",
-    )
-    return group
+def check_symmetry(value: str) -> str:
+    """Return the name of a point group as RELION writes it.
+
+    Raises
+    ------
+    ValueError
+        If it is none that has rotations only (RELION also knows groups with mirrors, which no molecule has).
+    """
+    name = value.strip().upper()
+    if not re.fullmatch(r"C[1-9]\d*|D[1-9]\d*|T|O|I[1-4]?", name):
+        raise ValueError(f"{value!r} is no point group; use C1, C6, D2, T, O, I, I1 to I4…")
+    return name

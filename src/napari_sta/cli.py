@@ -1,0 +1,408 @@
+"""The command line: ``napari-sta JOB --field value … --o DIR``.
+
+Every job's options come from its declaration. Imports stay light, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything can import torch: a spinning barrier beside another busy process makes it 45 times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import argparse
+import contextlib
+import difflib
+import importlib
+import json
+import logging
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import napari_sta
+from napari_sta.data.errors import InputError, StaError, Stopped
+
+if TYPE_CHECKING:
+    from napari_sta.jobs._job import Job
+    from napari_sta.jobs._run import JobRun, RunOptions
+
+EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
+
+_COMMANDS = {
+    "open": "open a project, job folder, STAR or MRC file in napari",
+    "demo": "simulate a small project with a hidden offset and run the workflow on it",
+    "info": "say in words what a STAR or MRC file, job folder or project holds",
+    "resume": "continue an interrupted job in its folder",
+}
+
+_NUMBER = re.compile(r"-(\d|\.\d)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0 success, 1 the job failed, 2 the input is wrong, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _terminate_as_interrupt():
+            return _main(words)
+    except Stopped as error:
+        print(f"napari-sta: {error or 'stopped'}", file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print("napari-sta: stopped", file=sys.stderr)
+        return EXIT_STOPPED
+    except InputError as error:
+        print(f"napari-sta: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except StaError as error:
+        print(f"napari-sta: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"napari-sta {napari_sta.__version__}")
+        return 0
+    first, rest = words[0], words[1:]
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "open": _open,
+        "demo": _demo,
+        "info": _info,
+        "resume": _resume,
+    }
+    if first in commands:
+        return commands[first](rest)
+    from napari_sta.jobs._job import all_jobs
+
+    jobs = all_jobs()
+    name = first.replace("-", "_")
+    if name not in jobs:
+        near = difflib.get_close_matches(name, [*jobs, *commands], n=1)
+        hint = f"did you mean {near[0]}?" if near else "see napari-sta --help"
+        raise InputError(f"{first} is no job or command; {hint}")
+    return _job(jobs[name], rest)
+
+
+def _overview() -> str:
+    from napari_sta.jobs._job import all_jobs
+
+    lines = [
+        "usage: napari-sta JOB --field value … [--o DIR]   run a job",
+        "       napari-sta JOB --help                      its options",
+        "",
+        "jobs, in workflow order:",
+    ]
+    jobs = all_jobs()
+    width = max([len(name) for name in [*jobs, *_COMMANDS]], default=10) + 2
+    for name, job_class in jobs.items():
+        lines.append(f"  {name:<{width}}{_first_sentence(job_class)}")
+    lines += ["", "other commands:"]
+    lines += [f"  {name:<{width}}{what}" for name, what in _COMMANDS.items()]
+    lines += [
+        "",
+        "Started inside a RELION project folder without --o, a job gets the next job number there.",
+        "",
+        "exit status: 0 success, 1 the job failed, 2 wrong input, 130 interrupted",
+    ]
+    return "\n".join(lines)
+
+
+def _first_sentence(job_class: type[Job]) -> str:
+    return (job_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").strip()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Jobs
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports errors as ours and knows one spelling of each option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse; unknown options are an error with a hint."""
+        known = [option for action in self._actions for option in action.option_strings]
+        found, unknown = self.parse_known_args(self._normalised(words, known))
+        if unknown:
+            word = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            what = "option" if word.startswith("-") else "value expected here"
+            raise InputError(f"{word} is no {what} of {self.prog}; {hint}")
+        return found
+
+    def _normalised(self, words: Sequence[str], known: Sequence[str]) -> list[str]:
+        # One spelling inside: underscores. And a number below zero must not be taken for an option.
+        flags = {option for action in self._actions if action.nargs == 0 for option in action.option_strings}
+        done: list[str] = []
+        for word in words:
+            if done and done[-1] in known and done[-1] not in flags and _NUMBER.match(word):
+                done[-1] += f"={word}"
+                continue
+            if word.startswith("--") and len(word) > 2:
+                name, equals, value = word.partition("=")
+                name = "--" + name[2:].replace("-", "_")
+                word = name + equals + value
+            done.append(word)
+        return done
+
+
+def _job(job_class: type[Job], words: list[str]) -> int:
+    from napari_sta.jobs._run import JobRun
+
+    parser = job_parser(job_class)
+    found = vars(parser.read(words))
+    values = {name: value for name in job_class.model_fields if (value := found.get(name)) is not None}
+    out = found["o"] or found["pipeline_control"]
+    job = job_class.from_text(values)
+    run = JobRun(job, _run_options(found, Path(out) if out else None))
+    return _drive(run, as_json=found["json"], quiet=found["quiet"])
+
+
+def job_parser(job_class: type[Job]) -> _Parser:
+    """Build the parser of a job from its declaration; every value stays text for the model to check."""
+    from napari_sta.jobs._job import extra_of
+
+    doc = textwrap.dedent("    " + (job_class.__doc__ or "").strip())
+    parser = _Parser(
+        prog=f"napari-sta {job_class.name()}",
+        usage=f"napari-sta {job_class.name()} --field value … [--o DIR]",
+        description=f"{job_class.label or job_class.name()}: {doc}",
+    )
+    groups: dict[str, Any] = {}
+    for name, info in job_class.model_fields.items():
+        tab = extra_of(info).get("tab", "") or "I/O"
+        if tab not in groups:
+            groups[tab] = parser.add_argument_group(tab)
+        groups[tab].add_argument(f"--{name}", metavar="…", help=_option_help(info))
+    _add_run_options(parser)
+    # RELION's GUI appends this when it runs us as an External job.
+    parser.add_argument("--pipeline_control", help=argparse.SUPPRESS)
+    return parser
+
+
+def _option_help(info: Any) -> str:
+    from napari_sta.jobs._job import extra_of, value_as_text
+
+    extra = extra_of(info)
+    text = f"{info.title} ({extra['unit']}). " if extra.get("unit") else f"{info.title}. "
+    text += info.description or ""
+    if extra.get("choices"):
+        choices = "; ".join(f"{value}: {words}" for value, words in extra["choices"].items())
+        text = f"{text.rstrip()} Choices: {choices}."
+    notes = []
+    if info.is_required():
+        notes.append("required")
+    else:
+        default = value_as_text(info.get_default())
+        notes.append(f"default {default}" if default else "default: none")
+    if extra.get("flag"):
+        notes.append(f"RELION {extra['flag']}")
+    return f"{text.strip()} [{', '.join(notes)}]".replace("%", "%%")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("Running")
+    group.add_argument(
+        "--o", metavar="DIR", help="output folder [default: the next job folder of the project here]"
+    )
+    group.add_argument("--j", metavar="N", default="0", help="CPU threads [default 0: all]")
+    group.add_argument(
+        "--device", metavar="…", default="auto", help="auto, cpu, cuda or cuda:0,1 [default auto]"
+    )
+    group.add_argument("--json", action="store_true", help="print the result record as JSON on stdout")
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no messages")
+
+
+def _run_options(found: dict[str, Any], out: Path | None) -> RunOptions:
+    from napari_sta.jobs._run import RunOptions
+
+    if not re.fullmatch(r"\d+", str(found["j"])):
+        raise InputError(f"--j {found['j']}: give the number of threads, 0 for all")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", str(found["device"])):
+        raise InputError(f"--device {found['device']}: choose auto, cpu, cuda or cuda:0,1")
+    return RunOptions(out=out, threads=int(found["j"]), device=str(found["device"]))
+
+
+def _drive(run: JobRun, *, as_json: bool, quiet: bool) -> int:
+    """Run to the end with a progress bar; print the result."""
+    with _messages(quiet):
+        steps = run.steps()
+        record = _with_bar(steps, run.name, quiet)
+    if as_json:
+        print(json.dumps(record, default=_plain))
+    elif not quiet:
+        if record.get("summary"):
+            print(record["summary"])
+        print(f"{run.name}: done in {record['seconds']:.1f} s")
+        for path in record["outputs"].values():
+            print(f"  {path}")
+    elif record.get("summary"):
+        print(record["summary"])
+    return 0
+
+
+def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: bool) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    with tqdm(disable=quiet, file=sys.stderr, desc=name, leave=False, dynamic_ncols=True) as bar:
+        try:
+            while True:
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    record: dict[str, Any] = end.value
+                    return record
+                if progress.total:
+                    bar.total = progress.total
+                bar.n = progress.done
+                bar.set_postfix_str(progress.message, refresh=False)
+                bar.update(0)
+                bar.refresh()
+        finally:
+            steps.close()
+
+
+class _BarHandler(logging.Handler):
+    """Warnings above the progress bar; what ends the job is told by :func:`main`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        if record.levelno == logging.WARNING:
+            tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _messages(quiet: bool) -> Iterator[None]:
+    log = logging.getLogger("napari_sta")
+    handler = logging.NullHandler() if quiet else _BarHandler()
+    was = log.propagate
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = was
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let a queue system's SIGTERM leave the marker that Ctrl-C leaves."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Other commands
+
+
+def _resume(words: list[str]) -> int:
+    from napari_sta.jobs._run import RunOptions, read_record, resume
+
+    parser = _Parser(prog="napari-sta resume", description=_COMMANDS["resume"].capitalize() + ".")
+    parser.add_argument("folder", metavar="DIR", help="the job's folder")
+    _add_run_options(parser)
+    parser.set_defaults(j=None, device=None)
+    found = vars(parser.read(words))
+    if found["o"]:
+        raise InputError("resume works in the job's own folder; leave --o out")
+    record = read_record(found["folder"])
+    threads = record.get("threads", 0) if found["j"] is None else found["j"]
+    checked = _run_options({"j": threads, "device": found["device"] or record.get("device") or "auto"}, None)
+    run = resume(found["folder"], RunOptions(threads=checked.threads, device=checked.device))
+    return _drive(run, as_json=found["json"], quiet=found["quiet"])
+
+
+def _info(words: list[str]) -> int:
+    from napari_sta.io.describe import describe
+
+    parser = _Parser(prog="napari-sta info", description=_COMMANDS["info"].capitalize() + ".")
+    parser.add_argument("path", metavar="PATH", help="STAR or MRC file, job folder or project folder")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    found = parser.read(words)
+    description = describe(found.path)
+    if found.json:
+        print(json.dumps({"path": found.path, "lines": description.lines, "problems": description.problems}))
+    else:
+        print(description)
+    return 0
+
+
+def _open(words: list[str]) -> int:
+    parser = _Parser(prog="napari-sta open", description=_COMMANDS["open"].capitalize() + ".")
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="project folder, job folder, .star or .mrc")
+    found = parser.read(words)
+    for path in found.paths:
+        if not Path(path).exists():
+            raise InputError(f"{path} does not exist; check the path")
+    _gui("open_viewer", found.paths)
+    return 0
+
+
+def _gui(function: str, paths: list[str]) -> None:
+    # By name: the command line lies below the widgets and must work without Qt.
+    try:
+        widgets = importlib.import_module("napari_sta.widgets")
+        action = getattr(widgets, function)
+    except ImportError as error:
+        raise InputError(
+            f"the viewer is not installed ({error.name or error} is missing); install it with "
+            "pip install 'napari-sta[all]'"
+        ) from error
+    action(paths)
+
+
+def _demo(words: list[str]) -> int:
+    parser = _Parser(prog="napari-sta demo", description=_COMMANDS["demo"].capitalize() + ".")
+    parser.add_argument("--headless", action="store_true", help="do not open napari at the end")
+    _add_run_options(parser)
+    found = vars(parser.read(words))
+    options = _run_options(found, Path(found["o"]) if found["o"] else None)
+    demo = importlib.import_module("napari_sta.demo")
+    with _messages(found["quiet"]):
+        record = demo.run_demo(
+            options.out or Path("napari-sta-demo"),
+            headless=found["headless"],
+            threads=options.n_threads,
+            device=options.device,
+            quiet=found["quiet"] or found["json"],
+        )
+    if found["json"]:
+        print(json.dumps(record, default=_plain))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
