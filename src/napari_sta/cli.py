@@ -270,10 +270,8 @@ def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: boo
                     return record
                 if progress.total:
                     bar.total = progress.total
-                bar.n = progress.done
                 bar.set_postfix_str(progress.message, refresh=False)
-                bar.update(0)
-                bar.refresh()
+                bar.update(progress.done - bar.n)
         finally:
             steps.close()
 

@@ -120,7 +120,7 @@ def _volume_word(path: Path, header: mrc.MrcHeader) -> str:
         return "3D pseudo-subtomogram"
     if "mask" in name:
         return "mask"
-    return "volume" if len({d, h, w}) > 1 else "map"
+    return f"volume, or stack of {d} images" if len({d, h, w}) > 1 else "map"
 
 
 def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> None:
@@ -634,11 +634,10 @@ def _describe_job(found: Description, path: Path) -> None:
             "made by napari-sta (job.json); napari-sta resume continues it if it was interrupted"
         )
     if (path / "note.txt").exists():
-        text = (path / "note.txt").read_text(errors="replace").splitlines()
-        commands = [
-            line.strip() for line in text if line.strip() and not line.startswith((" ++++", "Command"))
-        ]
-        found.lines += [f"  command: {commands[-1][:300]}"] if commands else []
+        # Of the last run, the first command: ours, or RELION's own.
+        last = (path / "note.txt").read_text(errors="replace").rpartition("++++ with the following")[2]
+        commands = [line for line in last.splitlines()[1:] if line.strip() and not line.startswith(" ++++")]
+        found.lines += [f"  command: {commands[0].strip()[:400]}"] if commands else []
     files = sorted(one for one in path.iterdir() if one.suffix in (".mrc", ".star", ".pdf", ".png"))
     shown = [
         one.name

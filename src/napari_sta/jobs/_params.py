@@ -88,7 +88,7 @@ class StaInputsJob(Job):
             need_tomograms=self.needs_tomograms(),
         )
 
-    def relion_inputs(self) -> list[str]:
+    def sta_flags(self) -> list[str]:
         """Return the inputs as words of a command line of RELION's tomo programs."""
         flags = []
         for field_name in ("in_optimisation_set", "in_parts", "in_tomograms", "in_trajectories"):

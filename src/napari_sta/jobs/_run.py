@@ -112,6 +112,7 @@ class JobRun:
         self._project: Project | None = None
         self._in_pipeline = False
         self._resumed = False
+        self._record: dict[str, Any] = {}
 
     # ---- before
 
@@ -177,6 +178,7 @@ class JobRun:
                     log.warning("%s", sentence)
                 result = yield from self._run_job(log)
                 record = self._finished_record(result, began)
+                self._record["result"] = result
                 status = "Succeeded"
                 log.info("finished in %.1f s", record["seconds"])
                 return record
@@ -195,7 +197,7 @@ class JobRun:
                 log.error("%s", converted)
                 raise converted from error
             finally:
-                self._write_end(status, began, record, failure, log)
+                self._write_end(status, began, failure, log)
 
     def _run_job(self, log: logging.Logger) -> Generator[Progress, None, dict[str, Any]]:
         assert self.out is not None
@@ -268,22 +270,21 @@ class JobRun:
             "warnings": list(self.warnings),
         }
 
-    def _write_end(
-        self, status: str, began: float, record: dict[str, Any], failure: str, log: logging.Logger
-    ) -> None:
+    def _write_end(self, status: str, began: float, failure: str, log: logging.Logger) -> None:
         """Leave records and markers; a full disk here must not hide how the job itself ended."""
         assert self.out is not None
         outputs = self._output_nodes() if status == "Succeeded" else []
         name = self._folder_name()
         try:
-            if hasattr(self, "_record"):
+            if self._record:
                 self._record |= {
                     "status": status,
                     "finished": datetime.now().isoformat(timespec="seconds"),
                     "seconds": round(time.time() - began, 3),
                     "warnings": list(self.warnings),
                 }
-                self._record |= {"result": record} if record else {"failure": failure}
+                if status != "Succeeded":
+                    self._record["failure"] = failure
                 self._write_record()
             if status == "Succeeded":
                 write_output_nodes(self.out, name, outputs)
