@@ -9,16 +9,16 @@ signs are RELION's; protein is dark in the tilt images.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.fft import irfft2, irfftn, next_fast_len, rfftfreq
+from scipy.fft import irfftn, next_fast_len, rfftfreq
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
@@ -31,8 +31,14 @@ from napari_sta.io.files import write_text
 from napari_sta.io.mrc import write_stack, write_volume
 from napari_sta.io.relion import write_optimisation_set, write_particles
 from napari_sta.io.star import Table, table, write_star
-from napari_sta.kernels.ctf import Defocus, Microscope, dose_weight, phase_coefficients, wavelength_angst
-from napari_sta.kernels.devices import available_threads
+from napari_sta.kernels.ctf import (
+    Defocus,
+    Microscope,
+    ctf_2d,
+    dose_weight,
+    phase_coefficients,
+    wavelength_angst,
+)
 from napari_sta.kernels.projection import depth_angst, project, projection_matrices_zyx
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, matrix_zyx_to_euler
 
@@ -388,16 +394,10 @@ def project_particles(
     n = _image_box_px(series, blobs, with_ctf)
     half = n // 2
     ky, kx = np.fft.fftfreq(n), rfftfreq(n)
-    envelope = np.exp(
-        -2 * (np.pi * blobs.sigma_angst / pixel) ** 2 * (ky[:, None] ** 2 + kx**2)
-    )  # (n, half + 1)
-    filters = -envelope * _static_filters(series, n, with_ctf, with_dose)  # (t, n, half + 1)
-    mass = blobs.mass.astype(np.float32)
-    optics = _microscope(series)
-    quadratic = (
-        np.stack([ky[:, None] ** 2 + 0 * kx, ky[:, None] * kx, kx**2 + 0 * ky[:, None]]) / pixel**2
-    )  # (3, n, half + 1)
-    quartic = (quadratic[0] + quadratic[2]) ** 2
+    envelope = np.exp(-2 * (np.pi * blobs.sigma_angst / pixel) ** 2 * (ky[:, None] ** 2 + kx**2))
+    filters = torch.from_numpy(-envelope * _static_filters(series, n, with_ctf, with_dose)).float()
+    mass = torch.from_numpy(blobs.mass).float()
+    ky_inv_angst, kx_inv_angst = torch.from_numpy(ky / pixel), torch.from_numpy(kx / pixel)
 
     position_px = position_zyx_angst / pixel + series.centre_zyx_px
     projected = project(position_px[:, None, :], matrices)  # (n_particles, t, 3)
@@ -408,39 +408,26 @@ def project_particles(
     margin = n  # boxes may hang over the edge
     canvas = np.zeros((series.n_tilts, height + 2 * margin, width + 2 * margin), dtype=np.float32)
 
-    def one_tilt(t: int) -> None:
-        for index in range(len(position_px)):
-            v, u = projected[index, t, 1:]
-            top, left = round(v) - half, round(u) - half
-            if not (-n < top < height and -n < left < width):
-                continue
-            to_image = (matrices[t, 1:3, :3] @ rotation[index]) / pixel
-            y, x = to_image @ blobs.centre_zyx_angst.T
-            y += v - top
-            x += u - left
-            table_y = _phases(y, half, n)  # (2, half + 1, b): cos, -sin
-            table_x = _phases(x, half, n)
-            product = (table_y * mass).reshape(2 * half + 2, -1) @ table_x.reshape(2 * half + 2, -1).T
-            cc, cs = product[: half + 1, : half + 1], product[: half + 1, half + 1 :]
-            sc, ss = product[half + 1 :, : half + 1], product[half + 1 :, half + 1 :]
-            # Rows of negative frequency are those of positive frequency with the sine turned round.
-            upper = (cc - ss) + 1j * (cs + sc)
-            lower = (cc + ss) + 1j * (cs - sc)
-            ft = np.concatenate([upper[:half], lower[half:0:-1]])
-            if with_ctf:
-                u_v = np.array([series.defocus_u_angst[t], series.defocus_v_angst[t]])
-                u_v = u_v + defocus_change[index, t]
-                c = phase_coefficients(
-                    optics,
-                    Defocus(u_v[0], u_v[1], series.defocus_angle_deg[t], series.phase_shift_deg[t]),
-                )
-                gamma = c[0] * quadratic[0] + c[1] * quadratic[1] + c[2] * quadratic[2]
-                gamma += c[3] * quartic + c[4]
-                ft = ft * (-np.sin(gamma).astype(np.float32))
-            image = irfft2(ft * filters[t], s=(n, n))
-            canvas[t, margin + top : margin + top + n, margin + left : margin + left + n] += image
-
-    _in_threads(one_tilt, series.n_tilts)
+    for index in range(len(position_px)):
+        at = projected[index, :, 1:]  # (t, 2)
+        corner = np.rint(at).astype(int) - half
+        to_image = (matrices[:, 1:3, :3] @ rotation[index]) / pixel
+        blobs_px = to_image @ blobs.centre_zyx_angst.T + (at - corner)[:, :, None]  # (t, 2, b)
+        tables = _phases(blobs_px, half, n)  # (t, 2, 2 half + 2, b)
+        product = (tables[:, 0] * mass) @ tables[:, 1].transpose(1, 2)
+        cc, cs = product[:, : half + 1, : half + 1], product[:, : half + 1, half + 1 :]
+        sc, ss = product[:, half + 1 :, : half + 1], product[:, half + 1 :, half + 1 :]
+        # Rows of negative frequency are those of positive frequency with the sine turned round.
+        upper = torch.complex(cc - ss, cs + sc)
+        lower = torch.complex(cc + ss, cs - sc)
+        ft = torch.cat([upper[:, :half], lower[:, 1:].flip(1)], dim=1) * filters
+        if with_ctf:
+            ft *= ctf_2d(_ctf_coefficients(series, defocus_change[index]), ky_inv_angst, kx_inv_angst).float()
+        images = torch.fft.irfft2(ft, s=(n, n)).numpy()
+        for t, (top, left) in enumerate(corner):
+            if -n < top < height and -n < left < width:
+                window = canvas[t, margin + top : margin + top + n, margin + left : margin + left + n]
+                window += images[t]
     inner = canvas[:, margin : margin + height, margin : margin + width]
     return np.ascontiguousarray(inner)
 
@@ -488,29 +475,35 @@ def project_shells(
     k = np.hypot(ky, kx)
     ft = sum(4 * np.pi * r**2 * np.sinc(2 * k * r) for r in radius_angst) * surface_mass
     ft = ft * np.exp(-2 * (np.pi * sigma_angst * k) ** 2)
-    images = np.empty((series.n_tilts, *image_size_yx_px), dtype=np.float32)
-    for t in range(series.n_tilts):
-        v, u = projected[t, 1:]
-        factor = np.exp(-2j * np.pi * pixel * (ky * v + kx * u)) * ft
-        if with_ctf:
-            c = phase_coefficients(
-                _microscope(series),
-                Defocus(
-                    series.defocus_u_angst[t] + change[t], series.defocus_v_angst[t] + change[t],
-                    series.defocus_angle_deg[t], series.phase_shift_deg[t],
-                ),
-            )  # fmt: skip
-            gamma = c[0] * ky**2 + c[1] * ky * kx + c[2] * kx**2 + c[3] * k**4 + c[4]
-            factor = factor * -np.sin(gamma) * series.ctf_scale[t]
-            factor = factor * np.exp(-series.bfactor_angst2[t] / 4 * k**2)
-        if with_dose:
-            factor = factor * dose_weight(k, series.dose_e_per_angst2[t], series.bfactor_per_dose)
-        images[t] = -irfft2(factor, s=(height, width))[: image_size_yx_px[0], : image_size_yx_px[1]]
-    return images
+    factor = torch.from_numpy(ft * np.ones((series.n_tilts, 1, 1)))
+    v, u = projected[:, 1, None, None], projected[:, 2, None, None]
+    factor = factor * torch.from_numpy(np.exp(-2j * np.pi * pixel * (ky * v + kx * u)))
+    if with_ctf:
+        factor *= ctf_2d(_ctf_coefficients(series, change), torch.from_numpy(ky[:, 0]), torch.from_numpy(kx))
+        factor *= torch.from_numpy(
+            series.ctf_scale[:, None, None] * np.exp(-series.bfactor_angst2[:, None, None] / 4 * k**2)
+        )
+    if with_dose:
+        weights = [dose_weight(k, float(d), series.bfactor_per_dose) for d in series.dose_e_per_angst2]
+        factor *= torch.from_numpy(np.array(weights))
+    images = -torch.fft.irfft2(factor, s=(height, width))
+    inner = images[:, : image_size_yx_px[0], : image_size_yx_px[1]].float()
+    return np.ascontiguousarray(inner.numpy())
 
 
-def _microscope(series: TiltSeries) -> Microscope:
-    return Microscope(series.voltage_kv, series.spherical_aberration_mm, series.amplitude_contrast)
+def _ctf_coefficients(series: TiltSeries, defocus_change_angst: Array) -> torch.Tensor:
+    """Coefficients of the CTF phase of every tilt, (t, 5), for a change of defocus per tilt."""
+    return torch.from_numpy(
+        phase_coefficients(
+            Microscope(series.voltage_kv, series.spherical_aberration_mm, series.amplitude_contrast),
+            Defocus(
+                series.defocus_u_angst + defocus_change_angst,
+                series.defocus_v_angst + defocus_change_angst,
+                series.defocus_angle_deg,
+                series.phase_shift_deg,
+            ),
+        )
+    )
 
 
 def _ctf_spread_px(series: TiltSeries) -> int:
@@ -540,18 +533,13 @@ def _static_filters(series: TiltSeries, n: int, with_ctf: bool, with_dose: bool)
     return filters.astype(np.float32)
 
 
-def _phases(position_px: Array, half: int, n: int) -> Images:
-    """Cosine and minus sine of 2 pi k x / n for k = 0 … half, shape (2, half + 1, b)."""
+def _phases(position_px: Array, half: int, n: int) -> torch.Tensor:
+    """Cosines, then minus sines, of 2 pi k x / n for k = 0 … half: (…, b) to (…, 2 half + 2, b)."""
+    k = torch.arange(half + 1, dtype=torch.float64)[:, None]
     # Whole turns are removed in float64, then float32 is exact enough and much faster.
-    turns = np.arange(half + 1)[:, None] * (position_px / n)
-    turns -= np.rint(turns)
-    angle = (2 * np.pi * turns).astype(np.float32)
-    return np.stack([np.cos(angle), -np.sin(angle)])
-
-
-def _in_threads(work: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor(available_threads()) as pool:
-        list(pool.map(work, range(count)))
+    turns = k * torch.from_numpy(position_px / n)[..., None, :]
+    angle = (2 * np.pi * (turns - turns.round())).float()
+    return torch.cat([angle.cos(), -angle.sin()], dim=-2)
 
 
 # --- simulate ----------------------------------------------------------------------------------------
