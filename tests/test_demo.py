@@ -1,0 +1,61 @@
+"""The demo runs, finds what was hidden, and says so if it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from napari_sta import demo
+from napari_sta.data.errors import InputError, JobError
+from napari_sta.io.star import read_star
+
+GOOD = {
+    "root": "x",
+    "offset_px": 2.7,
+    "hidden_offset_px": 2.75,
+}
+WORSE = {"half_maps_mean_fsc": 0.5, "truth_mean_fsc": 0.1}
+BETTER = {"half_maps_mean_fsc": 0.6, "truth_mean_fsc": 0.7}
+
+
+def small_spec():
+    return replace(
+        demo.demo_spec(seed=4),
+        image_size_yx_px=(184, 190),
+        tomogram_size_zyx_px=(180, 186, 184),
+        sphere_radius_angst=220.0,
+        tilts_deg=tuple(float(t) for t in range(-56, 57, 14)),
+        snr=0.2,
+        hidden_offset_px=-2.3,
+    )
+
+
+def test_the_demo_finds_the_hidden_offset_and_improves_the_map(tmp_path, capsys):
+    out = tmp_path / "demo"
+    record = demo.run_demo(out, headless=True, threads=2, spec=small_spec())
+    assert record["offset_px"] == pytest.approx(-2.3, abs=0.25)
+    assert record["truth_resolution_angst"] < 13
+    assert record["truth_resolution_before_angst"] > 1.5 * record["truth_resolution_angst"]
+    assert record["resolution_angst"] < 15
+    said = capsys.readouterr().out
+    assert "hidden was -2.30 px" in said
+    for step in "123456":
+        assert f"\n{step}. " in "\n" + said
+    pipeline = read_star(out / "default_pipeline.star")
+    assert set(pipeline["pipeline_processes"]["rlnPipeLineProcessStatusLabel"]) == {"Succeeded"}
+    assert len(pipeline["pipeline_processes"]) == 2 + len(record["jobs"]) == 7
+    with pytest.raises(InputError, match="is not empty"):
+        demo.run_demo(out, headless=True, spec=small_spec())
+
+
+def test_a_wrong_offset_fails_the_demo():
+    demo._judge(GOOD, WORSE, BETTER)
+    with pytest.raises(JobError, match=r"0\.30 px from the hidden one"):
+        demo._judge({**GOOD, "offset_px": 2.45}, WORSE, BETTER)
+
+
+@pytest.mark.parametrize("name", ["half_maps_mean_fsc", "truth_mean_fsc"])
+def test_a_map_that_did_not_improve_fails_the_demo(name):
+    with pytest.raises(JobError, match="did not improve"):
+        demo._judge(GOOD, WORSE, {**BETTER, name: WORSE[name]})
