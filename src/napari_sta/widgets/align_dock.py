@@ -1,0 +1,1015 @@
+"""Overlay a mask on a map, read the offset between them, recentre the particles by it.
+
+Convention: the offset d is how far the map's density lies from the mask along +Z, in map pixels. The mask
+drawn at +d covers the density, and the density at Z = d becomes the centre: ``center_z_px = d``.
+"""
+
+from __future__ import annotations
+
+import html
+import weakref
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
+from qtpy.QtGui import QKeyEvent, QKeySequence, QShortcut
+from qtpy.QtWidgets import (
+    QApplication,
+    QButtonGroup,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QRadioButton,
+    QScrollArea,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sta.data.errors import InputError, StaError
+from napari_sta.data.volume import Volume
+from napari_sta.jobs._job import Job, job_named
+from napari_sta.layers import read_layers, volume_from_layer
+from napari_sta.widgets._background import Latest, in_background
+from napari_sta.widgets.cards import Card
+from napari_sta.widgets.job_dock import CommandLine
+from napari_sta.widgets.plots import LINE_COLOURS, Plot
+from napari_sta.widgets.project_files import ProjectView, settings_of
+from napari_sta.widgets.workbench import Dock, Ticket, Workbench, small_button
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+RANGE_PX = 20.0
+STEP_PX, FINE_PX, COARSE_PX = 0.25, 0.05, 1.0
+SETTLE_MS = 150
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A map and a mask, read and scored.
+
+    Attributes
+    ----------
+    map, mask
+        As read, each on its own grid.
+    curve
+        Score against offset along Z, with candidates, from :func:`napari_sta.kernels.alignment.score_curve`.
+    notes
+        What was done to bring the mask to the map's grid.
+    """
+
+    map: Volume
+    mask: Volume
+    curve: Any
+    notes: str
+
+
+def step_for_modifiers() -> float:
+    """Return the step that the keys held down ask for: Shift 1 px, Alt 0.05 px, else 0.25 px."""
+    held = QApplication.keyboardModifiers()
+    if held & Qt.KeyboardModifier.ShiftModifier:
+        return COARSE_PX
+    if held & Qt.KeyboardModifier.AltModifier:
+        return FINE_PX
+    return STEP_PX
+
+
+class OffsetBox(QDoubleSpinBox):
+    """The offset as a signed number; Up and Down step by 0.25, with Shift by 1, with Alt by 0.05."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setDecimals(2)
+        self.setRange(-500.0, 500.0)
+        self.setSingleStep(STEP_PX)
+        self.setKeyboardTracking(False)
+        self.setAlignment(Qt.AlignmentFlag.AlignRight)
+
+    def textFromValue(self, value: float) -> str:
+        """Show the sign always."""
+        return f"{value:+.2f}" if round(value, 2) else "0.00"
+
+    def stepBy(self, steps: int) -> None:
+        """Step by what the held keys ask for."""
+        direction = 1 if steps > 0 else -1
+        self.setValue(self.value() + direction * step_for_modifiers())
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Let Alt+Up and Shift+Up step too, which a spin box ignores."""
+        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
+            self.stepBy(1 if event.key() == Qt.Key.Key_Up else -1)
+            event.accept()
+            return
+        super().keyPressEvent(event)
+
+
+class SourceBox(QWidget):
+    """A map or a mask: from the viewer's layers, the project, or any file."""
+
+    changed = Signal()
+
+    def __init__(self, bench: Workbench, what: str) -> None:
+        super().__init__()
+        self.bench = bench
+        self.what = what
+        self.kinds = ("mask",) if what == "mask" else ("map", "half")
+        self.combo = QComboBox()
+        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.combo.setMinimumContentsLength(10)
+        browse = small_button("…", "Choose a file")
+        browse.clicked.connect(self._browse)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(2)
+        row.addWidget(self.combo, 1)
+        row.addWidget(browse)
+        self._extra: list[str] = []
+        self.refresh()
+        self.combo.currentIndexChanged.connect(self.changed)
+        self.setAcceptDrops(True)
+
+    def refresh(self, *_: object) -> None:
+        """List what there is now; the choice stays."""
+        chosen = self.path()
+        with QSignalBlocker(self.combo):
+            self.combo.clear()
+            self.combo.addItem(f"choose a {self.what} …", "")
+            seen = set()
+            shown = reversed(self.bench.ours(*self.kinds))
+            layers = [layer.metadata["napari_sta"]["path"] for layer in shown]
+            for path in [*self._extra, *layers, *self.bench.files[self.what]]:
+                if path and path not in seen:
+                    seen.add(path)
+                    self.combo.addItem(self._shown(path), path)
+                    self.combo.setItemData(self.combo.count() - 1, path, Qt.ItemDataRole.ToolTipRole)
+            self._select(chosen)
+
+    def _shown(self, path: str) -> str:
+        root = self.bench.root
+        if root is not None and Path(path).is_relative_to(root):
+            return str(Path(path).relative_to(root))
+        return str(Path(*Path(path).parts[-3:]))
+
+    def _select(self, path: str) -> None:
+        self.combo.setCurrentIndex(max(0, self.combo.findData(path)))
+
+    def path(self) -> str:
+        """Return the chosen file, or empty."""
+        return str(self.combo.currentData() or "")
+
+    def set_path(self, path: str, *, quiet: bool = False) -> None:
+        """Choose a file, listed or not."""
+        if self.combo.findData(path) < 0 and path:
+            self._extra.insert(0, path)
+            self.refresh()
+        before = self.path()
+        with QSignalBlocker(self.combo):
+            self._select(path)
+        if self.path() != before and not quiet:
+            self.changed.emit()
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(
+            self, f"Choose a {self.what}", str(self.bench.root or ""), "Maps (*.mrc *.map);;All files (*)"
+        )
+        if path:
+            self.set_path(path)
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Take one local file."""
+        urls = event.mimeData().urls()
+        if len(urls) == 1 and urls[0].isLocalFile():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Choose the dropped file."""
+        self.set_path(event.mimeData().urls()[0].toLocalFile())
+        event.acceptProposedAction()
+
+
+class AlignDock(Dock):
+    """The *Align & recentre* dock.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer that shows map and mask.
+    """
+
+    moved = Signal(float)
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.bench = Workbench.of(viewer)
+        self.pair: Pair | None = None
+        self._offset = np.zeros(3)  # z, y, x
+        self._history: list[float] = []
+        self._layers: dict[str, list[weakref.ref[Any]]] = {"map": [], "mask": []}
+        self._base: dict[int, NDArray[np.float64]] = {}
+        self._reading = Latest(self, 30)
+        self._planning = Latest(self, 200)
+        self._applied: Ticket | None = None
+        self._plan: Job | None = None
+        self._map_settings: dict[str, str] = {}
+        self._pan_before = True
+
+        self.map_box = SourceBox(self.bench, "map")
+        self.mask_box = SourceBox(self.bench, "mask")
+        self.symmetry = QLineEdit("C1")
+        self.symmetry.setFixedWidth(52)
+        self.symmetry.setToolTip("Point group of the map. Cn leaves only Z free: X or Y would break it.")
+        self.free = QLabel()
+        self.x_box, self.y_box = OffsetBox(), OffsetBox()
+        self.lock = QLabel("🔒")
+        self.offset_box = OffsetBox()
+        self.offset_box.setToolTip("Up/Down 0.25 px · Shift 1 px · Alt 0.05 px; also on the canvas")
+        font = self.offset_box.font()
+        font.setPointSizeF(font.pointSizeF() * 1.35)
+        font.setBold(True)
+        self.offset_box.setFont(font)
+        self.offset_box.setMinimumWidth(112)
+        self.angstrom = QLabel()
+        self.angstrom.setMinimumWidth(72)
+        self.drag_button = QPushButton("✥ Drag")
+        self.drag_button.setCheckable(True)
+        self.drag_button.setToolTip("Drag the mask along Z in the XZ view")
+        self.xz_button = QPushButton("XZ view")
+        self.xz_button.setToolTip("Slice through the centre with Z on the vertical axis (2D)")
+
+        self.plot = Plot(self.bench.viewer, rows=2, height=230)
+        self._make_plot()
+
+        self.suggest_button = QPushButton("Suggest")
+        self.suggest_button.setToolTip("Jump to the best offset; nothing is written")
+        self.candidates = QHBoxLayout()
+        self.candidates.setSpacing(3)
+        self.reset_button = QPushButton("Reset")
+        self.reset_button.setToolTip("Back to 0")
+        self.confidence = QLabel()
+        self.confidence.setWordWrap(True)
+
+        self.mask_moves = QRadioButton("mask moves")
+        self.map_moves = QRadioButton("map moves")
+        self.map_moves.setToolTip("What the next reconstruction will look like")
+        self.mask_moves.setChecked(True)
+        group = QButtonGroup(self)
+        group.addButton(self.mask_moves)
+        group.addButton(self.map_moves)
+        self.sentence = QLabel()
+        self.sentence.setWordWrap(True)
+        self.sentence.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+
+        self.particles = QComboBox()
+        self.particles.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.particles.setMinimumContentsLength(10)
+        self.again = QCheckBox("Reconstruct from the recentred particles")
+        self.again.setChecked(True)
+        self.again_how = QLabel()
+        self.again_how.setWordWrap(True)
+        self.again_how.setStyleSheet("color: #9aa3ad;")
+        self.apply_button = QPushButton("Apply recentring")
+        self.apply_button.setObjectName("sta_apply")
+        self.apply_button.setStyleSheet("#sta_apply:enabled { font-weight: bold; background: #2f6f4f; }")
+        self.apply_button.setEnabled(False)
+        self.undo_button = QPushButton("Undo")
+        self.undo_button.setToolTip("Move the recentring job to the Trash")
+        self.undo_button.setEnabled(False)
+        self.command = CommandLine()
+        self.card = Card()
+        self._lay_out()
+
+        self.map_box.changed.connect(self._sources_changed)
+        self.mask_box.changed.connect(self._sources_changed)
+        self.symmetry.textChanged.connect(self._symmetry_changed)
+        self.offset_box.valueChanged.connect(lambda value: self.set_offset(value))
+        self.x_box.valueChanged.connect(lambda value: self._set_axis(2, value))
+        self.y_box.valueChanged.connect(lambda value: self._set_axis(1, value))
+        self.drag_button.toggled.connect(self._drag_toggled)
+        self.xz_button.clicked.connect(self.show_xz)
+        self.suggest_button.clicked.connect(self.suggest)
+        self.reset_button.clicked.connect(lambda: self.set_offset(0.0))
+        self.mask_moves.toggled.connect(lambda _: self._place_layers(settle=True))
+        self.particles.currentIndexChanged.connect(lambda _: self._replan())
+        self.again.toggled.connect(lambda _: self._replan())
+        self.apply_button.clicked.connect(self.apply)
+        self.undo_button.clicked.connect(self.undo)
+        self.bench.align.connect(self.load)
+        self.bench.project_changed.connect(self._project_changed)
+        viewer_layers = self.bench.viewer.layers
+        viewer_layers.events.inserted.connect(self._layers_changed)
+        viewer_layers.events.removed.connect(self._layers_changed)
+        back = QShortcut(QKeySequence.StandardKey.Undo, self)
+        back.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        back.activated.connect(self.step_back)
+
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.timeout.connect(lambda: self._place_layers(settle=True))
+        self._symmetry_changed()
+        self._project_changed(self.bench.view)
+        self._show_numbers()
+
+    def _lay_out(self) -> None:
+        grid = QGridLayout()
+        grid.setVerticalSpacing(4)
+        grid.setHorizontalSpacing(6)
+        grid.addWidget(QLabel("Map"), 0, 0)
+        grid.addWidget(self.map_box, 0, 1)
+        grid.addWidget(QLabel("Mask"), 1, 0)
+        grid.addWidget(self.mask_box, 1, 1)
+        row = QHBoxLayout()
+        row.addWidget(self.symmetry)
+        row.addWidget(self.lock)
+        row.addWidget(QLabel("X"))
+        row.addWidget(self.x_box)
+        row.addWidget(QLabel("Y"))
+        row.addWidget(self.y_box)
+        row.addWidget(QLabel("px"))
+        row.addStretch(1)
+        grid.addWidget(QLabel("Symmetry"), 2, 0)
+        grid.addLayout(row, 2, 1)
+        row = QHBoxLayout()
+        row.addWidget(self.offset_box)
+        row.addWidget(QLabel("px"))
+        row.addWidget(self.angstrom)
+        row.addStretch(1)
+        row.addWidget(self.drag_button)
+        row.addWidget(self.xz_button)
+        grid.addWidget(QLabel("Z offset"), 3, 0)
+        grid.addLayout(row, 3, 1)
+        suggest = QHBoxLayout()
+        suggest.addWidget(self.suggest_button)
+        suggest.addLayout(self.candidates, 1)
+        suggest.addWidget(self.reset_button)
+        preview = QHBoxLayout()
+        preview.addWidget(QLabel("Preview"))
+        preview.addWidget(self.mask_moves)
+        preview.addWidget(self.map_moves)
+        preview.addStretch(1)
+        below = QGridLayout()
+        below.addWidget(QLabel("Particles"), 0, 0)
+        below.addWidget(self.particles, 0, 1)
+        below.setColumnStretch(1, 1)
+        act = QHBoxLayout()
+        act.addWidget(self.apply_button, 3)
+        act.addWidget(self.undo_button, 1)
+
+        inside = QWidget()
+        box = QVBoxLayout(inside)
+        box.setContentsMargins(8, 6, 8, 6)
+        box.setSpacing(5)
+        box.addLayout(grid)
+        box.addWidget(self.plot, 1)
+        box.addLayout(suggest)
+        box.addWidget(self.confidence)
+        box.addLayout(preview)
+        box.addWidget(self.sentence)
+        box.addLayout(below)
+        box.addWidget(self.again)
+        box.addWidget(self.again_how)
+        box.addLayout(act)
+        box.addWidget(self.command)
+        box.addWidget(self.card)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inside)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scroll)
+        self.setMinimumWidth(380)
+
+    # -- the plot ----------------------------------------------------------------------------------
+
+    def _make_plot(self) -> None:
+        profile, score = self.plot.panes
+        (self._map_line,) = profile.plot([], [], color=LINE_COLOURS[0], lw=1.4, label="map")
+        (self._mask_line,) = profile.plot([], [], color=LINE_COLOURS[1], lw=1.4, label="mask")
+        (self._score_line,) = score.plot([], [], color=LINE_COLOURS[2], lw=1.4)
+        (self._peaks,) = score.plot([], [], "o", color=LINE_COLOURS[3], ms=4)
+        self._cursor = score.axvline(0.0, color=LINE_COLOURS[1], lw=1.2)
+        (self._here,) = score.plot([0], [np.nan], "o", color=LINE_COLOURS[1], ms=5)
+        profile.set_yticks([])
+        profile.set_ylabel("density by plane")
+        score.set_ylabel("score")
+        score.set_xlabel("Z offset, px")
+        profile.set_xlabel("Z from the centre, px")
+        score.set_xlim(-RANGE_PX, RANGE_PX)
+        profile.set_ylim(-0.05, 1.12)
+        self.plot.legend(profile, loc="upper right", ncols=2)
+        self.plot.moving(self._mask_line, self._cursor, self._here)
+        self._grabbed: tuple[float, float] | None = None
+        self.plot.mpl_connect("button_press_event", self._plot_press)
+        self.plot.mpl_connect("motion_notify_event", self._plot_drag)
+        self.plot.mpl_connect("button_release_event", lambda _: setattr(self, "_grabbed", None))
+        self.plot.setCursor(Qt.CursorShape.SizeHorCursor)
+        self.plot.restyle()
+
+    def _plot_press(self, event: Any) -> None:
+        if event.inaxes is None or event.xdata is None or self.pair is None:
+            return
+        if event.inaxes is self.plot.panes[1]:
+            self._grabbed = (0.0, 0.0)
+            self.set_offset(float(event.xdata))
+        else:
+            self._grabbed = (float(event.xdata), self.offset_px)
+
+    def _plot_drag(self, event: Any) -> None:
+        if self._grabbed is None or event.inaxes is None or event.xdata is None:
+            return
+        start, offset = self._grabbed
+        self.set_offset(offset + float(event.xdata) - start)
+
+    def _draw_curves(self) -> None:
+        profile, score = self.plot.panes
+        pair = self.pair
+        if pair is None:
+            for line in (self._map_line, self._mask_line, self._score_line, self._peaks):
+                line.set_data([], [])
+            self.plot.draw_idle()
+            return
+        curve = pair.curve
+        n = len(curve.profile_map)
+        self._z = np.arange(n) - n // 2
+        self._map_line.set_data(self._z, _unit(np.asarray(curve.profile_map)))
+        self._mask_profile = _unit(np.asarray(curve.profile_mask))
+        # Half a box on either side at most, and room for the mask to move.
+        reach = min(n / 2, max(1.2 * RANGE_PX, 1.15 * _extent(self._mask_profile)))
+        profile.set_xlim(-reach, reach)
+        self._score_line.set_data(curve.offset_px, curve.score)
+        peaks = np.array([c[:2] for c in curve.candidates], dtype=float).reshape(-1, 2)
+        self._peaks.set_data(peaks[:, 0], peaks[:, 1])
+        low, high = float(np.min(curve.score)), float(np.max(curve.score))
+        room = 0.12 * max(high - low, 1e-6)
+        score.set_ylim(low - room, high + room)
+        score.set_xlim(float(curve.offset_px[0]), float(curve.offset_px[-1]))
+        self._move_curves()
+        self.plot.draw_idle()
+
+    def _move_curves(self) -> None:
+        if self.pair is None:
+            return
+        d = self.offset_px
+        self._mask_line.set_data(self._z + d, self._mask_profile)
+        self._cursor.set_xdata([d, d])
+        self._here.set_data([d], [self.score])
+
+    @property
+    def score(self) -> float:
+        """Score at the current offset, NaN outside the curve or without one."""
+        if self.pair is None:
+            return float("nan")
+        curve = self.pair.curve
+        return float(np.interp(self.offset_px, curve.offset_px, curve.score, left=np.nan, right=np.nan))
+
+    # -- sources -----------------------------------------------------------------------------------
+
+    def load(self, map_path: str, mask_path: str = "") -> None:
+        """Choose a map and a mask; without a mask the project's alignment mask is taken."""
+        self.map_box.set_path(map_path, quiet=True)
+        if not mask_path and not self.mask_box.path():
+            masks = self.bench.files["mask"]
+            mask_path = next((m for m in masks if "align" in Path(m).stem), masks[0] if masks else "")
+        if mask_path:
+            self.mask_box.set_path(mask_path, quiet=True)
+        self._sources_changed()
+
+    def _layers_changed(self, event: Any = None) -> None:
+        self.map_box.refresh()
+        self.mask_box.refresh()
+        # What was dropped into the viewer is what the user wants to compare.
+        if not self._reading.idle or self.pair is not None:
+            return
+        for box in (self.map_box, self.mask_box):
+            layers = self.bench.ours(*box.kinds)
+            if not box.path() and layers:
+                box.set_path(layers[-1].metadata["napari_sta"]["path"])
+
+    def _sources_changed(self) -> None:
+        map_path, mask_path = self.map_box.path(), self.mask_box.path()
+        self.card.hide()
+        if not map_path:
+            return
+        view = self.bench.view
+
+        def read() -> tuple[dict[str, list[Any]], Pair | None, dict[str, str]]:
+            layers = {"map": self._tuples(map_path), "mask": self._tuples(mask_path) if mask_path else []}
+            settings = _made_with(view, map_path)
+            return layers, _score(layers) if mask_path else None, settings
+
+        self.confidence.setText("reading and scoring …")
+        self._reading.request(read, done=self._arrived, failed=self._not_read)
+
+    def _tuples(self, path: str) -> list[Any]:
+        return read_layers(path)
+
+    def _not_read(self, error: StaError) -> None:
+        self.confidence.setText("")
+        self.pair = None
+        self._draw_curves()
+        self.card.tell("error", "Map and mask cannot be compared", str(error))
+
+    def _arrived(self, answer: tuple[dict[str, list[Any]], Pair | None, dict[str, str]]) -> None:
+        tuples, self.pair, self._map_settings = answer
+        first = not self.bench.viewer.layers
+        self._forget_layers()
+        for what in ("map", "mask"):
+            added = self.bench.add(tuples[what])
+            self._layers[what] = [weakref.ref(layer) for layer in added]
+            for layer in added:
+                self._base[id(layer)] = np.array(layer.translate, dtype=np.float64)
+                self._bind_keys(layer)
+        maps = [r() for r in self._layers["map"] if r() is not None]
+        if maps:
+            self.bench.viewer.layers.selection.active = maps[0]
+        symmetry = self._map_settings.get("symmetry")
+        if symmetry:
+            self.symmetry.setText(symmetry)
+        self._draw_curves()
+        self._list_candidates()
+        self._offset[:] = 0.0
+        self._history.clear()
+        self.offset_box.setSingleStep(STEP_PX)
+        if first or self.bench.viewer.dims.ndisplay == 2:
+            self.show_xz()
+        self._fill_particles()
+        self.set_offset(0.0, note=False)
+        if self.pair is not None and self.pair.notes:
+            self.card.tell("info", self.pair.notes)
+
+    def _forget_layers(self) -> None:
+        """Put layers that are no longer compared back where they belong."""
+        for references in self._layers.values():
+            for reference in references:
+                layer = reference()
+                if layer is not None and id(layer) in self._base:
+                    layer.translate = self._base[id(layer)]
+        self._base.clear()
+        self._layers = {"map": [], "mask": []}
+
+    def show_xz(self) -> None:
+        """Show the slice through the centre with Z vertical: the plane where a Z offset is seen."""
+        viewer = self.bench.viewer
+        viewer.dims.ndisplay = 2
+        if viewer.dims.ndim >= 3:
+            first = viewer.dims.ndim - 3
+            viewer.dims.order = (*range(first), first + 1, first, first + 2)
+            viewer.dims.set_point(first + 1, 0.0)
+        viewer.fit_to_view()
+
+    # -- the offset --------------------------------------------------------------------------------
+
+    @property
+    def offset_px(self) -> float:
+        """How far the map's density lies from the mask along +Z, in map pixels."""
+        return float(self._offset[0])
+
+    @property
+    def pixel_size_angst(self) -> float:
+        """Of the map."""
+        return self.pair.map.pixel_size_angst if self.pair is not None else 1.0
+
+    def set_offset(self, offset_px: float, *, note: bool = True) -> None:
+        """Move to an offset: layers, number, sentence and cursors; a few milliseconds.
+
+        Parameters
+        ----------
+        offset_px
+            Map pixels along +Z; rounded to 0.01 px, which is what is applied.
+        note
+            Whether Ctrl+Z steps back to where it was before.
+        """
+        offset_px = round(float(np.clip(offset_px, -500.0, 500.0)), 2) + 0.0
+        if note and offset_px != self.offset_px and not self._settle.isActive():
+            self._history.append(self.offset_px)
+        self._offset[0] = offset_px
+        self._place_layers()
+        self._show_numbers()
+        if self.pair is not None:
+            self._move_curves()
+            self.plot.redraw_moving()
+        self._settle.start()
+        self.moved.emit(offset_px)
+
+    def step(self, steps: float, size_px: float = STEP_PX) -> None:
+        """Move by some steps; positive is +Z."""
+        self.set_offset(self.offset_px + steps * size_px)
+
+    def step_back(self) -> None:
+        """Go back to the offset before the last change (Ctrl+Z)."""
+        if self._history:
+            self.set_offset(self._history.pop(), note=False)
+
+    def _set_axis(self, axis: int, value: float) -> None:
+        self._offset[axis] = round(value, 2)
+        self._place_layers(settle=True)
+        self._show_numbers()
+        self._settle.start()
+
+    def _place_layers(self, *, settle: bool = False) -> None:
+        """Translate the layers; while dragging, without telling the viewer to work out its extent anew."""
+        pixel = self.pixel_size_angst
+        shift = self._offset * pixel
+        if self.mask_moves.isChecked():
+            moves = {"mask": shift, "map": 0 * shift}
+        else:
+            moves = {"mask": 0 * shift, "map": -shift}
+        for what, references in self._layers.items():
+            for reference in references:
+                layer = reference()
+                base = self._base.get(id(layer)) if layer is not None else None
+                if layer is None or base is None:
+                    continue
+                target = base + moves[what]
+                if np.array_equal(target, layer.translate):
+                    if settle:
+                        layer.events.translate()
+                elif settle:
+                    layer.translate = target
+                else:
+                    with layer.events.translate.blocker():
+                        layer.translate = target
+        if settle:
+            self._replan()
+
+    def _show_numbers(self) -> None:
+        d, pixel = self.offset_px, self.pixel_size_angst
+        with QSignalBlocker(self.offset_box):
+            self.offset_box.setValue(d)
+        self.angstrom.setText(f"= {d * pixel:+.2f} Å" if self.pair is not None and d else "= 0 Å")
+        if self.pair is None:
+            self.sentence.setText("Choose a map and a mask: the mask can then be moved along Z.")
+            return
+        extra = "".join(
+            f" --center_{name} {value:g}" for name, value in zip("YX", self._offset[1:], strict=True) if value
+        )
+        self.sentence.setText(
+            f"Density at <b>Z = {d:+.2f} px ({d * pixel:+.2f} Å)</b> becomes the centre. "
+            f"RELION: <code>--center_Z {d:g}{extra}</code>"
+        )
+
+    # -- suggestions -------------------------------------------------------------------------------
+
+    def _list_candidates(self) -> None:
+        while self.candidates.count():
+            item = self.candidates.takeAt(0)
+            if item.widget() is not None:
+                item.widget().deleteLater()
+        if self.pair is None:
+            self.confidence.setText("")
+            return
+        for i, (offset, score, *_) in enumerate(self.pair.curve.candidates[:3], start=1):
+            button = QToolButton()
+            button.setText(f"{i}: {offset:+.2f}")
+            button.setToolTip(f"Offset {offset:+.2f} px, score {score:.3f}")
+            button.clicked.connect(lambda _checked=False, offset=offset: self.set_offset(offset))
+            self.candidates.addWidget(button)
+        self.candidates.addStretch(1)
+        self.confidence.setText(_confidence_words(self.pair.curve))
+
+    def suggest(self) -> None:
+        """Jump to the best candidate; nothing is written."""
+        if self.pair is not None and self.pair.curve.candidates:
+            self.set_offset(float(self.pair.curve.candidates[0][0]))
+
+    # -- on the canvas -----------------------------------------------------------------------------
+
+    def _drag_toggled(self, on: bool) -> None:
+        viewer = self.bench.viewer
+        callbacks = viewer.mouse_drag_callbacks
+        if on:
+            if viewer.dims.ndisplay != 2 or viewer.dims.ndim - 3 not in viewer.dims.displayed:
+                self.show_xz()
+            self._pan_before = viewer.scene.camera.mouse_pan
+            viewer.scene.camera.mouse_pan = False
+            callbacks.append(self._drag)
+            viewer.status = "Drag up or down on the canvas to move the mask along Z"
+        else:
+            if self._drag in callbacks:
+                callbacks.remove(self._drag)
+            viewer.scene.camera.mouse_pan = self._pan_before
+
+    def _drag(self, viewer: Any, event: Any) -> Generator[None]:
+        axis = viewer.dims.ndim - 3
+        if viewer.dims.ndisplay != 2 or axis not in viewer.dims.displayed or self.pair is None:
+            return
+        start, offset = float(event.position[axis]), self.offset_px
+        sign = 1.0 if self.mask_moves.isChecked() else -1.0
+        yield
+        while event.type == "mouse_move":
+            moved = (float(event.position[axis]) - start) / self.pixel_size_angst
+            self.set_offset(offset + sign * moved)
+            event.handled = True
+            yield
+
+    def _bind_keys(self, layer: Any) -> None:
+        dock = weakref.ref(self)
+
+        def stepper(steps: int, size: float) -> Any:
+            def press(_layer: Any) -> None:
+                widget = dock()
+                if widget is not None:
+                    # Downwards on the canvas is +Z in the XZ view: the mask follows the arrow.
+                    sign = 1 if widget.mask_moves.isChecked() else -1
+                    widget.step(sign * steps, size)
+
+            return press
+
+        for prefix, size in (("", STEP_PX), ("Shift-", COARSE_PX), ("Alt-", FINE_PX)):
+            layer.bind_key(f"{prefix}Up", stepper(-1, size), overwrite=True)
+            layer.bind_key(f"{prefix}Down", stepper(1, size), overwrite=True)
+
+    # -- symmetry ----------------------------------------------------------------------------------
+
+    def _symmetry_changed(self, *_: object) -> None:
+        from napari_sta.kernels.rotations import parse_symmetry
+
+        name = self.symmetry.text().strip() or "C1"
+        try:
+            family, order = parse_symmetry(name)
+        except ValueError:
+            self.lock.setText("?")
+            self.lock.setToolTip(f"{name} is no point group")
+            return
+        free_xy = (family, order) == ("C", 1)
+        free_z = family == "C"
+        for box, axis in ((self.y_box, 1), (self.x_box, 2)):
+            box.setEnabled(free_xy)
+            if not free_xy and self._offset[axis]:
+                box.setValue(0.0)
+        self.offset_box.setEnabled(free_z)
+        if not free_z and self.offset_px:
+            self.set_offset(0.0)
+        self.lock.setText("" if free_xy else "🔒")
+        words = {
+            (True, True): "C1: X, Y and Z may move",
+            (False, True): f"{name}: only the symmetry axis, Z, may move; X or Y would break the symmetry",
+            (False, False): f"{name}: any shift would break the symmetry",
+        }[(free_xy, free_z)]
+        self.lock.setToolTip(words)
+        self.symmetry.setToolTip(words)
+
+    # -- applying ----------------------------------------------------------------------------------
+
+    def _project_changed(self, view: ProjectView | None) -> None:
+        self.map_box.refresh()
+        self.mask_box.refresh()
+        self._fill_particles()
+
+    def _fill_particles(self) -> None:
+        view = self.bench.view
+        chosen = self.particles.currentData()
+        with QSignalBlocker(self.particles):
+            self.particles.clear()
+            self.particles.addItem("choose a particle set …", ("", ""))
+            if view is not None:
+                for kind in ("optimisation_set", "particles"):
+                    for path in view.files[kind]:
+                        self.particles.addItem(str(Path(path).relative_to(view.root)), (kind, path))
+            wanted = self._source_of_map() if not chosen or not chosen[1] else chosen
+            for i in range(self.particles.count()):
+                if self.particles.itemData(i) == wanted:
+                    self.particles.setCurrentIndex(i)
+        self._replan()
+
+    def _source_of_map(self) -> tuple[str, str]:
+        """Return the set that the map was reconstructed from: what has to be recentred."""
+        view = self.bench.view
+        if view is not None:
+            for key, kind in (("in_optimisation_set", "optimisation_set"), ("in_parts", "particles")):
+                named = self._map_settings.get(key)
+                if named:
+                    return kind, str(view.root / named)
+        return "", ""
+
+    def jobs_to_run(self) -> tuple[Job | None, dict[str, Any] | None]:
+        """Return the recentring job and the values of the reconstruction after it (None: not wanted).
+
+        Raises
+        ------
+        InputError
+            If a particle set has not been chosen.
+        """
+        kind, path = self.particles.currentData() or ("", "")
+        if not path:
+            raise InputError("Choose the particle set to recentre.")
+        field = "in_optimisation_set" if kind == "optimisation_set" else "in_parts"
+        values: dict[str, Any] = {field: path}
+        z, y, x = (float(v) for v in self._offset)
+        values |= {"center_z_px": z, "center_y_px": y, "center_x_px": x}
+        recenter = job_named("recenter")
+        if "pixel_size_angst" in recenter.model_fields:
+            values["pixel_size_angst"] = round(self.pixel_size_angst, 6)
+        job = recenter.from_text(values)
+        return job, self._reconstruct_values() if self.again.isChecked() else None
+
+    def _reconstruct_values(self) -> dict[str, Any]:
+        """Return the settings of the map's own reconstruction, or what its header allows to say."""
+        keys = ("binning", "box_size_px", "crop_size_px", "wiener_snr")
+        values: dict[str, Any] = {k: self._map_settings[k] for k in keys if self._map_settings.get(k)}
+        if "box_size_px" not in values and self.pair is not None:
+            box = self.pair.map.box_px
+            values |= {"box_size_px": 2 * box, "crop_size_px": box}
+        values["symmetry"] = self.symmetry.text().strip() or "C1"
+        return values
+
+    def _replan(self) -> None:
+        if self.pair is None:
+            self.apply_button.setEnabled(False)
+            return
+        try:
+            job, after = self.jobs_to_run()
+        except StaError as error:
+            self.apply_button.setEnabled(False)
+            self.apply_button.setToolTip(str(error))
+            self.command.set("napari-sta recenter …", None)
+            self.again_how.setText("")
+            return
+        assert job is not None
+        if after is not None:
+            words = [f"binning {after['binning']}"] if "binning" in after else []
+            words += [f"box {after['box_size_px']} px"]
+            words += [f"cropped to {after['crop_size_px']} px"] if after.get("crop_size_px") else []
+            words += [str(after["symmetry"])]
+            known = self._map_settings.get("box_size_px")
+            origin = "as the map was made" if known else "from the map's header"
+            self.again_how.setText(f"{', '.join(words)} ({origin})")
+        self.again_how.setVisible(after is not None)
+        moved = bool(np.any(self._offset))
+        self.apply_button.setEnabled(moved)
+        self.apply_button.setToolTip("" if moved else "The offset is 0: nothing to apply")
+        self.command.set(job.command_line(), job.relion_command("External/jobNNN/"))
+
+    def apply(self) -> None:
+        """Run the recentring as a job of its own, then the reconstruction if wanted."""
+        try:
+            job, after = self.jobs_to_run()
+        except StaError as error:
+            self.card.tell("error", "Not applied", str(error))
+            return
+        assert job is not None
+        self.apply_button.setEnabled(False)
+        words = f"{self.offset_px:+.2f} px ({self.offset_px * self.pixel_size_angst:+.2f} Å)"
+        self.card.tell("info", "Recentring …", f"Z {words}, as a job of its own; inputs are not changed.")
+
+        def ended(ticket: Ticket) -> None:
+            if ticket.state != "done":
+                self._replan()
+                retry = [("Retry", self.apply)]
+                self.card.tell("error", "Recentring failed", str(ticket.error), actions=retry)
+                return
+            self._applied = ticket
+            self.undo_button.setEnabled(self.bench.view is not None)
+            if after is None:
+                self.card.tell("good", f"Recentred by {words}", f"New particle set in {ticket.title}.")
+            else:
+                self._reconstruct(ticket, after, words)
+
+        self.bench.run(job, done=ended)
+
+    def _reconstruct(self, recentred: Ticket, values: Mapping[str, Any], words: str) -> None:
+        assert recentred.out is not None
+        source = recentred.out / "optimisation_set.star"
+        try:
+            job = job_named("reconstruct").from_text({**values, "in_optimisation_set": str(source)})
+        except StaError as error:
+            self.card.tell("error", "The reconstruction could not start", str(error))
+            return
+        self.card.tell(
+            "info", f"Recentred by {words}: {recentred.title}",
+            "Reconstructing from the recentred particles …",
+            actions=[("Stop", self.bench.stop_all)],
+        )  # fmt: skip
+
+        def ended(ticket: Ticket) -> None:
+            if ticket.state == "done" and ticket.out is not None:
+                self.card.tell(
+                    "good", f"Recentred by {words}",
+                    f"{recentred.title} holds the particles, {ticket.title} the new map, shown here.",
+                )  # fmt: skip
+                text = self.card.text
+                self._hide_map_layers()
+                self.load(str(ticket.out / "merged.mrc"), self.mask_box.path())
+                title, _, rest = text.partition("\n")
+                self.card.tell("good", title.lstrip("✔ "), rest)
+            elif ticket.state == "failed":
+                self.card.tell("error", "The reconstruction failed", str(ticket.error))
+
+        self.bench.run(job, done=ended)
+
+    def _hide_map_layers(self) -> None:
+        for reference in self._layers["map"]:
+            layer = reference()
+            if layer is not None:
+                layer.visible = False
+
+    def undo(self) -> None:
+        """Move the recentring job (and its reconstruction, if nothing else stops it) to the Trash."""
+        ticket, view = self._applied, self.bench.view
+        if ticket is None or view is None:
+            return
+        name = ticket.name or f"{ticket.out.parent.name}/{ticket.out.name}" if ticket.out else ticket.name
+
+        def trash() -> list[str]:
+            gone = []
+            for user in view.project.downstream(name):
+                view.project.trash_job(user)
+                gone.append(user.rstrip("/"))
+            view.project.trash_job(name)
+            return [name.rstrip("/"), *gone]
+
+        def done(gone: list[str]) -> None:
+            self._applied = None
+            self.undo_button.setEnabled(False)
+            self.bench.refresh()
+            self.card.tell(
+                "info", "Recentring undone", f"{html.escape(' and '.join(gone))} moved to the Trash."
+            )
+            self._replan()
+
+        in_background(self, trash, done=done, failed=lambda e: self.card.tell("error", "Not undone", str(e)))
+
+    def hideEvent(self, event: Any) -> None:
+        """Let go of the canvas when the dock goes out of sight."""
+        self.drag_button.setChecked(False)
+        super().hideEvent(event)
+
+
+def _score(layers: Mapping[str, list[Any]]) -> Pair:
+    """Bring the mask to the map's grid and score the two along Z; in a worker."""
+    from napari_sta.kernels.alignment import score_curve
+    from napari_sta.kernels.filters import resample_to_grid
+
+    volumes = {}
+    for what, tuples in layers.items():
+        data, meta, kind = tuples[0]
+        if kind != "image" or data.ndim != 3:
+            raise InputError(f"{meta['name']} is no {what}: choose a 3D map (.mrc).")
+        volumes[what] = volume_from_layer(data, meta)
+    density, mask = volumes["map"], volumes["mask"]
+    if len(set(density.data.shape)) != 1:
+        raise InputError("The map is not cubic; recentring needs a cubic map.")
+    notes = ""
+    ratio = mask.pixel_size_angst / density.pixel_size_angst
+    if mask.data.shape != density.data.shape or abs(ratio - 1) > 1e-3:
+        notes = (
+            f"The mask is {mask.box_px} px at {mask.pixel_size_angst:.4g} Å, the map {density.box_px} px at "
+            f"{density.pixel_size_angst:.4g} Å: overlaid in Å; the mask was resampled for the score."
+        )
+    on_grid = resample_to_grid(mask.data, mask.pixel_size_angst, density.box_px, density.pixel_size_angst)
+    curve = score_curve(density.data, on_grid, "z", min(RANGE_PX, density.box_px / 2 - 1))
+    return Pair(density, mask, curve, notes)
+
+
+def _made_with(view: ProjectView | None, map_path: str) -> dict[str, str]:
+    """Return how the map was made, its input set by a path from the project folder; in a worker."""
+    if view is None:
+        return {}
+    name = view.job_of(map_path)
+    if not name:
+        return {}
+    settings = settings_of(view.folder(name))
+    if not any(key in settings for key in ("in_optimisation_set", "in_parts")):
+        job = next((j for j in view.jobs if j.name.rstrip("/") == name), None)
+        for path in job.inputs if job is not None else ():
+            if "optimisation_set" in Path(path).name:
+                settings["in_optimisation_set"] = path
+            elif path.endswith("particles.star"):
+                settings["in_parts"] = path
+    return settings
+
+
+def _unit(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Scale to 0..1 for drawing."""
+    values = np.asarray(values, dtype=np.float64)
+    span = float(values.max() - values.min())
+    return (values - values.min()) / span if span else np.zeros_like(values)
+
+
+def _extent(profile: NDArray[np.float64]) -> float:
+    """Return how far from the centre a profile reaches, in planes."""
+    where = np.flatnonzero(profile > 0.02)
+    n = len(profile)
+    return float(np.abs(where - n // 2).max()) if len(where) else n / 2
+
+
+def _confidence_words(curve: Any) -> str:
+    if not curve.candidates:
+        return "No offset stands out within the range."
+    confidence = float(curve.confidence)
+    word = "clear" if confidence >= 0.7 else "fair" if confidence >= 0.4 else "weak: compare by eye"
+    return f"Best {curve.candidates[0][0]:+.2f} px; confidence {confidence:.2f} ({word})"

@@ -1,0 +1,702 @@
+"""Look at a post-processed map: its FSC, Guinier plot and resolution, and re-sharpen it live."""
+
+from __future__ import annotations
+
+import html
+import re
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSlider,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sta.data.errors import InputError, StaError
+from napari_sta.data.volume import Volume
+from napari_sta.layers import display_range, layer_name, map_layer, mask_layers
+from napari_sta.widgets._background import Latest
+from napari_sta.widgets.cards import Card
+from napari_sta.widgets.plots import LINE_COLOURS, Plot
+from napari_sta.widgets.project_files import ProjectView
+from napari_sta.widgets.workbench import Dock, Workbench, small_button
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+LOWEST_BFACTOR = -1500
+THRESHOLD = 0.143
+CURVES = (
+    ("corrected", "rlnFourierShellCorrelationCorrected", LINE_COLOURS[2], "-"),
+    ("masked", "rlnFourierShellCorrelationMaskedMaps", LINE_COLOURS[3], "-"),
+    ("unmasked", "rlnFourierShellCorrelationUnmaskedMaps", LINE_COLOURS[0], "-"),
+    (
+        "phase-randomised",
+        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps",
+        LINE_COLOURS[1],
+        "-",
+    ),
+)
+GUINIER = (
+    ("no sharpening", "rlnLogAmplitudesOriginal", LINE_COLOURS[0]),
+    ("FSC-weighted", "rlnLogAmplitudesWeighted", LINE_COLOURS[3]),
+    ("sharpened", "rlnLogAmplitudesSharpened", LINE_COLOURS[2]),
+    ("fit", "rlnLogAmplitudesIntercept", LINE_COLOURS[1]),
+)
+IGNORED_MASK = (
+    "RELION ignored the mask, because the FSC without it reaches further. Usually the mask is too tight, or "
+    "off the centre."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a post-processing job left.
+
+    Attributes
+    ----------
+    path
+        ``postprocess.star``.
+    resolution_angst, bfactor_angst2, mask_percent, mask_name
+        As in its table; NaN or empty where it has none.
+    curves
+        Label of an FSC curve to its values, per shell.
+    frequency_inv_angst
+        Per shell.
+    guinier
+        Label to ln amplitude; ``x`` to 1/d².
+    warnings
+        From run.err, in words.
+    map, masked, mask
+        What can be shown.
+    sharpener
+        Re-sharpens the average of the unfiltered half maps; None if they are gone.
+    """
+
+    path: Path
+    resolution_angst: float
+    bfactor_angst2: float
+    mask_percent: float
+    mask_name: str
+    half_map: str
+    curves: dict[str, NDArray[np.float64]]
+    frequency_inv_angst: NDArray[np.float64]
+    guinier: dict[str, NDArray[np.float64]]
+    warnings: list[str] = field(default_factory=list)
+    map: Volume | None = None
+    masked: Volume | None = None
+    mask: Volume | None = None
+    sharpener: Any = None
+
+    @property
+    def pixel_size_angst(self) -> float:
+        """Of the map; from the last shell of the FSC where the map is gone."""
+        if self.map is not None:
+            return self.map.pixel_size_angst
+        return float(0.5 / self.frequency_inv_angst[-1])
+
+
+def read_result(path: str | Path, *, maps: bool = True) -> Result:
+    """Read a post-processing result; in a worker.
+
+    Parameters
+    ----------
+    path
+        ``postprocess.star``, or the job folder that holds it.
+    maps
+        Whether to read the maps too.
+
+    Raises
+    ------
+    InputError
+        If it is no result of post-processing.
+    """
+    from napari_sta.io.star import read_star
+
+    path = Path(path)
+    if path.is_dir():
+        path = path / "postprocess.star"
+    if not path.is_file():
+        raise InputError(f"{path} is not there; choose the folder of a finished Post-processing job.")
+    tables = read_star(path)
+    if "fsc" not in tables or "general" not in tables:
+        raise InputError(f"{path} is no result of Post-processing: it has no FSC table.")
+    general, fsc = tables["general"].row(), tables["fsc"]
+
+    def number(label: str) -> float:
+        try:
+            return float(general[label])
+        except (KeyError, ValueError):
+            return float("nan")
+
+    curves = {name: fsc[label].astype(float) for name, label, _, _ in CURVES if label in fsc}
+    guinier: dict[str, NDArray[np.float64]] = {}
+    if "guinier" in tables:
+        table = tables["guinier"]
+        if "rlnResolutionSquared" in table:
+            guinier["x"] = table["rlnResolutionSquared"].astype(float)
+            guinier |= {name: table[label].astype(float) for name, label, _ in GUINIER if label in table}
+    found: dict[str, Any] = {}
+    if maps:
+        found = _read_maps(path, general)
+    return Result(
+        path=path,
+        resolution_angst=number("rlnFinalResolution"),
+        bfactor_angst2=number("rlnBfactorUsedForSharpening"),
+        mask_percent=number("rlnParticleBoxFractionSolventMask"),
+        mask_name=general.get("rlnMaskName", ""),
+        half_map=general.get("rlnUnfilteredMapHalf1", ""),
+        curves=curves,
+        frequency_inv_angst=fsc["rlnResolution"].astype(float),
+        guinier=guinier,
+        warnings=_warnings_of(path.parent),
+        **found,
+    )
+
+
+def _read_maps(path: Path, general: dict[str, str]) -> dict[str, Any]:
+    from napari_sta.io.files import resolve
+    from napari_sta.io.mrc import read_volume
+    from napari_sta.kernels.filters import Sharpener
+
+    def read(label: str, beside: str = "") -> Volume | None:
+        named = general.get(label, "")
+        try:
+            here = path.parent / beside
+            return read_volume(here if beside and here.is_file() else resolve(named, path)) if named else None
+        except InputError:
+            return None
+
+    found: dict[str, Any] = {
+        "map": read("rlnPostprocessedMap", "postprocess.mrc"),
+        "masked": read("rlnPostprocessedMapMasked", "postprocess_masked.mrc"),
+        "mask": read("rlnMaskName"),
+    }
+    half1, half2 = read("rlnUnfilteredMapHalf1"), read("rlnUnfilteredMapHalf2")
+    if half1 is not None and half2 is not None and half1.data.shape == half2.data.shape:
+        pixel = found["map"].pixel_size_angst if found["map"] is not None else half1.pixel_size_angst
+        found["sharpener"] = Sharpener((half1.data + half2.data) / 2, pixel)
+    return found
+
+
+def _warnings_of(folder: Path) -> list[str]:
+    words: list[str] = []
+    try:
+        text = (folder / "run.err").read_text(errors="replace")
+    except OSError:
+        return words
+    for line in text.splitlines():
+        if "skip masking" in line.lower():
+            words.append(IGNORED_MASK)
+        elif "warning" in line.lower():
+            words.append(re.sub(r"^[\d\-: ,]*\s*\+?\s*WARNING:?\s*", "", line.strip(), flags=re.IGNORECASE))
+    return list(dict.fromkeys(words))
+
+
+class InspectDock(Dock):
+    """The *Inspect* dock.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer that shows the maps.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.bench = Workbench.of(viewer)
+        self.result: Result | None = None
+        self.other: Result | None = None
+        self._layer: weakref.ref[Any] | None = None
+        self._other_layer: weakref.ref[Any] | None = None
+        self._reading = Latest(self, 30)
+        self._comparing = Latest(self, 30)
+        self._sharpening = Latest(self, 0)
+
+        self.chooser = QComboBox()
+        self.chooser.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.chooser.setMinimumContentsLength(12)
+        browse = small_button("…", "Choose a postprocess.star")
+        browse.clicked.connect(self._browse)
+        self.compare = QComboBox()
+        self.compare.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.compare.setMinimumContentsLength(8)
+        self.blink_button = QPushButton("Blink")
+        self.blink_button.setToolTip("Swap the two maps (B)")
+        self.blink_button.setEnabled(False)
+        grid = QGridLayout()
+        grid.addWidget(QLabel("Result"), 0, 0)
+        grid.addWidget(self.chooser, 0, 1)
+        grid.addWidget(browse, 0, 2)
+        grid.addWidget(QLabel("Compare"), 1, 0)
+        grid.addWidget(self.compare, 1, 1)
+        grid.addWidget(self.blink_button, 1, 2)
+        grid.setColumnStretch(1, 1)
+
+        self.headline = QLabel()
+        self.headline.setWordWrap(True)
+        self.headline.setTextFormat(Qt.TextFormat.RichText)
+        self.headline.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.warning = Card()
+
+        self.fsc = Plot(self.bench.viewer, height=210)
+        self.guinier = Plot(self.bench.viewer, height=210)
+        self.tabs = QTabWidget()
+        self.tabs.addTab(self.fsc, "FSC")
+        self.tabs.addTab(self.guinier, "Guinier")
+        self.readout = QLabel("Move over the FSC to read it; click to low-pass the map there.")
+        self.readout.setWordWrap(True)
+        self.readout.setStyleSheet("color: #9aa3ad;")
+
+        self.bfactor = QSlider(Qt.Orientation.Horizontal)
+        self.bfactor.setRange(LOWEST_BFACTOR, 0)
+        self.bfactor.setPageStep(50)
+        self.bfactor_box = QDoubleSpinBox()
+        self.bfactor_box.setRange(LOWEST_BFACTOR, 0)
+        self.bfactor_box.setDecimals(0)
+        self.bfactor_box.setSingleStep(10)
+        self.bfactor_box.setSuffix(" Å²")
+        # The slider runs over the Fourier shell, so that its steps are even in what can be seen.
+        self.lowpass = QSlider(Qt.Orientation.Horizontal)
+        self.lowpass.setRange(2, 100)
+        self.lowpass_box = QDoubleSpinBox()
+        self.lowpass_box.setRange(0.1, 999.0)
+        self.lowpass_box.setDecimals(2)
+        self.lowpass_box.setSingleStep(0.1)
+        self.lowpass_box.setSuffix(" Å")
+        for box in (self.bfactor_box, self.lowpass_box):
+            box.setKeyboardTracking(False)
+            box.setMinimumWidth(104)
+        self.weighting = QCheckBox("FSC weighting")
+        self.weighting.setChecked(True)
+        self.in_mask = QCheckBox("masked")
+        self.in_mask.setToolTip("Multiply the shown map by the solvent mask")
+        self.original_button = QPushButton("File's values")
+        self.original_button.setToolTip("Back to the map that the job wrote")
+        self.save_button = QPushButton("As new job…")
+        self.save_button.setToolTip("Fill the Job dock with these values; nothing runs before you press Run")
+        self.controls = QWidget()
+        sliders = QGridLayout(self.controls)
+        sliders.setContentsMargins(0, 0, 0, 0)
+        sliders.addWidget(QLabel("B-factor"), 0, 0)
+        sliders.addWidget(self.bfactor, 0, 1)
+        sliders.addWidget(self.bfactor_box, 0, 2)
+        sliders.addWidget(QLabel("Low-pass"), 1, 0)
+        sliders.addWidget(self.lowpass, 1, 1)
+        sliders.addWidget(self.lowpass_box, 1, 2)
+        options = QHBoxLayout()
+        options.addWidget(self.weighting)
+        options.addWidget(self.in_mask)
+        options.addStretch(1)
+        sliders.addLayout(options, 2, 0, 1, 3)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.original_button)
+        buttons.addWidget(self.save_button)
+        sliders.addLayout(buttons, 3, 0, 1, 3)
+        self.card = Card()
+
+        box = QVBoxLayout(self)
+        box.setContentsMargins(8, 6, 8, 6)
+        box.setSpacing(5)
+        box.addLayout(grid)
+        box.addWidget(self.headline)
+        box.addWidget(self.warning)
+        box.addWidget(self.tabs, 1)
+        box.addWidget(self.readout)
+        box.addWidget(self.controls)
+        box.addWidget(self.card)
+        self.setMinimumWidth(360)
+        self.setAcceptDrops(True)
+        self._make_plots()
+
+        self.chooser.currentIndexChanged.connect(lambda _: self._chosen())
+        self.compare.currentIndexChanged.connect(lambda _: self._compare_chosen())
+        self.blink_button.clicked.connect(self.blink)
+        self.bfactor.valueChanged.connect(lambda value: self.bfactor_box.setValue(value))
+        self.bfactor_box.valueChanged.connect(self._bfactor_changed)
+        self.lowpass.valueChanged.connect(self._lowpass_slid)
+        self.lowpass_box.valueChanged.connect(self._lowpass_changed)
+        self.weighting.toggled.connect(lambda _: self._sharpen())
+        self.in_mask.toggled.connect(lambda _: self._sharpen())
+        self.original_button.clicked.connect(self.restore)
+        self.save_button.clicked.connect(self.as_new_job)
+        self.bench.inspect.connect(self.load)
+        self.bench.project_changed.connect(self._project_changed)
+        key = QShortcut(QKeySequence("B"), self)
+        key.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        key.activated.connect(self.blink)
+        self._project_changed(self.bench.view)
+        self._show_result()
+
+    # -- choosing ----------------------------------------------------------------------------------
+
+    def _project_changed(self, view: ProjectView | None) -> None:
+        for combo, first in ((self.chooser, "choose a result …"), (self.compare, "nothing")):
+            chosen = combo.currentData()
+            with QSignalBlocker(combo):
+                combo.clear()
+                combo.addItem(first, "")
+                for path in self.bench.files["postprocess"]:
+                    combo.addItem(self._shown(path), path)
+                if chosen and combo.findData(chosen) < 0:
+                    combo.addItem(self._shown(chosen), chosen)
+                combo.setCurrentIndex(max(0, combo.findData(chosen)))
+
+    def _shown(self, path: str) -> str:
+        parts = Path(path).parts
+        name = "/".join(parts[-3:-1]) if Path(path).name == "postprocess.star" else "/".join(parts[-3:])
+        return name
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Choose a post-processing result", str(self.bench.root or ""), "postprocess.star (*.star)"
+        )
+        if path:
+            self.load(path)
+
+    def load(self, path: str) -> None:
+        """Show a post-processing job: its folder or its postprocess.star."""
+        star = Path(path)
+        if star.is_dir():
+            star = star / "postprocess.star"
+        with QSignalBlocker(self.chooser):
+            if self.chooser.findData(str(star)) < 0:
+                self.chooser.addItem(self._shown(str(star)), str(star))
+            self.chooser.setCurrentIndex(self.chooser.findData(str(star)))
+        self._chosen()
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Take a job folder or a postprocess.star."""
+        urls = event.mimeData().urls()
+        if len(urls) == 1 and urls[0].isLocalFile():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Show what was dropped."""
+        self.load(event.mimeData().urls()[0].toLocalFile())
+        event.acceptProposedAction()
+
+    def _chosen(self) -> None:
+        path = str(self.chooser.currentData() or "")
+        if not path:
+            return
+        self.card.hide()
+        self.headline.setText("reading …")
+        self._reading.request(lambda: read_result(path), done=self._arrived, failed=self._not_read)
+
+    def _not_read(self, error: StaError) -> None:
+        self.result = None
+        self._show_result()
+        self.card.tell("error", "The result cannot be shown", str(error))
+
+    def _arrived(self, result: Result) -> None:
+        self.result = result
+        self._sharpening.cancel()
+        first = not self.bench.viewer.layers
+        name = layer_name(result.path)
+        tuples: list[Any] = []
+        if result.mask is not None:
+            tuples += mask_layers(result.mask, name=f"{name} · mask")
+            tuples[0][1]["visible"] = False  # the contour says enough over a map that is already masked
+        if result.map is not None:
+            tuples.insert(0, map_layer(result.map, name=name))
+        layers = self.bench.add(tuples)
+        self._layer = weakref.ref(layers[0]) if result.map is not None else None
+        if self._layer is not None:
+            self.bench.viewer.layers.selection.active = layers[0]
+        if first and layers:
+            self.bench.viewer.fit_to_view()
+            # The middle of the box, not its first slice.
+            for axis in self.bench.viewer.dims.not_displayed:
+                self.bench.viewer.dims.set_point(axis, 0.0)
+        self._show_result()
+
+    # -- showing -----------------------------------------------------------------------------------
+
+    def _make_plots(self) -> None:
+        axis = self.fsc.panes[0]
+        self._fsc_lines = {}
+        for name, _, colour, style in CURVES:
+            (self._fsc_lines[name],) = axis.plot([], [], style, color=colour, lw=1.4, label=name)
+        (self._other_line,) = axis.plot([], [], "--", color="white", lw=1.2)
+        axis.axhline(THRESHOLD, color="#9aa3ad", lw=0.8, ls=":")
+        self._at_cursor = axis.axvline(np.nan, color="#9aa3ad", lw=0.8)
+        self._at_lowpass = axis.axvline(np.nan, color=LINE_COLOURS[4], lw=1.4)
+        self.fsc.moving(self._at_cursor, self._at_lowpass)
+        axis.set_ylim(-0.08, 1.04)
+        axis.set_xlim(0, 0.2)
+        axis.set_xlabel("resolution, Å")
+        axis.set_ylabel("FSC")
+        axis.xaxis.set_major_formatter(lambda x, _: "∞" if x <= 0 else f"{1 / x:.3g}")
+        self.fsc.mpl_connect("motion_notify_event", self._over_fsc)
+        self.fsc.mpl_connect("button_press_event", self._clicked_fsc)
+        self.fsc.setCursor(Qt.CursorShape.CrossCursor)
+
+    def _show_result(self) -> None:
+        result = self.result
+        self.controls.setEnabled(result is not None and result.sharpener is not None)
+        self.tabs.setEnabled(result is not None)
+        if result is None:
+            self.headline.setText("Choose a Post-processing job, or drop its folder here.")
+            self.warning.hide()
+            return
+        parts = [f"<b style='font-size:14pt'>{result.resolution_angst:.2f} Å</b> at FSC 0.143"]
+        if np.isfinite(result.bfactor_angst2):
+            parts.append(f"B {_minus(result.bfactor_angst2, 0)} Å²")
+        if np.isfinite(result.mask_percent):
+            parts.append(f"mask {result.mask_percent:.1f} % of box")
+        pixel = result.pixel_size_angst
+        parts += [f"{pixel:.4g} Å/px", f"Nyquist {2 * pixel:.4g} Å"]
+        if self.other is not None:
+            better = self.other.resolution_angst - result.resolution_angst
+            word = "better" if better > 0 else "worse" if better < 0 else "the same"
+            by = f"{abs(better):.2f} Å {word}" if better else word
+            parts.append(
+                f"<br>{by} than {html.escape(self._shown(str(self.other.path)))} "
+                f"({self.other.resolution_angst:.2f} Å)"
+            )
+        self.headline.setText(" · ".join(parts).replace(" · <br>", "<br>"))
+        if result.warnings:
+            actions = []
+            if IGNORED_MASK in result.warnings:
+                actions = [("Check mask alignment", self._check_mask)]
+            self.warning.tell("warning", "The job warned", "\n".join(result.warnings[:3]), actions=actions)
+        else:
+            self.warning.hide()
+        self._draw_fsc()
+        self._draw_guinier()
+        self._reset_sliders()
+
+    def _check_mask(self) -> None:
+        if self.result is not None and self.result.map is not None and self.result.mask is not None:
+            self.bench.go_align(self.result.map.path, self.result.mask.path)
+
+    def _draw_fsc(self) -> None:
+        result = self.result
+        assert result is not None
+        axis = self.fsc.panes[0]
+        for name, line in self._fsc_lines.items():
+            values = result.curves.get(name)
+            line.set_data(result.frequency_inv_angst, values) if values is not None else line.set_data([], [])
+        if self.other is not None and "corrected" in self.other.curves:
+            self._other_line.set_data(self.other.frequency_inv_angst, self.other.curves["corrected"])
+            self._other_line.set_label(self._shown(str(self.other.path)))
+        else:
+            self._other_line.set_data([], [])
+            self._other_line.set_label("_")
+        axis.set_xlim(0, float(result.frequency_inv_angst[-1]))
+        self.fsc.legend(axis, loc="upper right")
+        self.fsc.restyle()
+
+    def _draw_guinier(self) -> None:
+        result = self.result
+        assert result is not None
+        axis = self.guinier.panes[0]
+        axis.clear()
+        x = result.guinier.get("x")
+        axis.set_xlabel("1/d², Å⁻²")
+        axis.set_ylabel("ln amplitude")
+        if x is not None:
+            for name, _, colour in GUINIER:
+                values = result.guinier.get(name)
+                if values is None:
+                    continue
+                real = (values > -50) & np.isfinite(values)  # RELION writes -99 for an empty shell
+                style = "--" if name == "fit" else "-"
+                axis.plot(x[real], values[real], style, color=colour, lw=1.4, label=name)
+            self.guinier.legend(axis, loc="upper right")
+        else:
+            axis.text(0.5, 0.5, "no Guinier table in this file", transform=axis.transAxes, ha="center")
+        self.guinier.restyle()
+
+    def _over_fsc(self, event: Any) -> None:
+        result = self.result
+        if result is None or event.inaxes is None or event.xdata is None or event.xdata <= 0:
+            return
+        shell = int(np.argmin(np.abs(result.frequency_inv_angst - event.xdata)))
+        frequency = float(result.frequency_inv_angst[shell])
+        self._at_cursor.set_xdata([frequency, frequency])
+        values = [f"{name} {curve[shell]:.3f}" for name, curve in result.curves.items()]
+        self.readout.setText(f"<b>{1 / max(frequency, 1e-6):.2f} Å</b>: " + " · ".join(values))
+        self.fsc.redraw_moving()
+
+    def _clicked_fsc(self, event: Any) -> None:
+        if self.result is None or event.inaxes is None or event.xdata is None or event.xdata <= 0:
+            return
+        self.lowpass_box.setValue(1 / float(event.xdata))
+
+    # -- sharpening --------------------------------------------------------------------------------
+
+    def _reset_sliders(self) -> None:
+        result = self.result
+        if result is None:
+            return
+        n = len(result.frequency_inv_angst) - 1
+        widgets = (
+            self.bfactor,
+            self.bfactor_box,
+            self.lowpass,
+            self.lowpass_box,
+            self.weighting,
+            self.in_mask,
+        )
+        blocked = [QSignalBlocker(widget) for widget in (*sliders, self.weighting, self.in_mask)]
+        b = result.bfactor_angst2 if np.isfinite(result.bfactor_angst2) else 0.0
+        lowest = min(LOWEST_BFACTOR, int(1.5 * b))
+        self.bfactor.setMinimum(lowest)
+        self.bfactor_box.setMinimum(lowest)
+        self.bfactor.setValue(round(b))
+        self.bfactor_box.setValue(b)
+        self.lowpass.setRange(2, max(3, n))
+        self.lowpass_box.setRange(2 * result.pixel_size_angst, 999.0)
+        resolution = result.resolution_angst
+        self.lowpass_box.setValue(resolution)
+        self.lowpass.setValue(self._shell_of(resolution))
+        self.weighting.setChecked(True)
+        self.in_mask.setChecked(False)
+        self.in_mask.setEnabled(result.mask is not None)
+        del blocked
+        self._mark_lowpass()
+
+    def _shell_of(self, resolution_angst: float) -> int:
+        assert self.result is not None
+        return round(float(np.interp(1 / resolution_angst, self.result.frequency_inv_angst,
+                                     np.arange(len(self.result.frequency_inv_angst)))))  # fmt: skip
+
+    def _bfactor_changed(self, value: float) -> None:
+        with QSignalBlocker(self.bfactor):
+            self.bfactor.setValue(round(value))
+        self._sharpen()
+
+    def _lowpass_slid(self, shell: int) -> None:
+        if self.result is not None:
+            frequency = self.result.frequency_inv_angst[min(shell, len(self.result.frequency_inv_angst) - 1)]
+            self.lowpass_box.setValue(1 / float(frequency))
+
+    def _lowpass_changed(self, resolution: float) -> None:
+        if self.result is None:
+            return
+        with QSignalBlocker(self.lowpass):
+            self.lowpass.setValue(self._shell_of(resolution))
+        self._mark_lowpass()
+        self._sharpen()
+
+    def _mark_lowpass(self) -> None:
+        at = 1 / max(self.lowpass_box.value(), 1e-6)
+        self._at_lowpass.set_xdata([at, at])
+        self.fsc.redraw_moving()
+
+    def _sharpen(self) -> None:
+        """Sharpen with the sliders' values, in a worker; only the newest values count."""
+        result = self.result
+        if result is None or result.sharpener is None:
+            return
+        b, lowpass = self.bfactor_box.value(), self.lowpass_box.value()
+        fsc = result.curves.get("corrected") if self.weighting.isChecked() else None
+        mask = result.mask.data if self.in_mask.isChecked() and result.mask is not None else None
+
+        def work() -> tuple[NDArray[np.float32], tuple[float, float, float]]:
+            data = result.sharpener(b, lowpass, fsc)
+            if mask is not None and mask.shape == data.shape:
+                data = data * mask
+            return data, display_range(data)
+
+        self._sharpening.request(
+            work,
+            done=lambda answer: self._show_map(*answer),
+            failed=lambda error: self.card.tell("error", "Sharpening failed", str(error)),
+        )
+
+    def _show_map(self, data: NDArray[np.float32], limits: tuple[float, float, float]) -> None:
+        layer = self._layer() if self._layer is not None else None
+        if layer is None or layer not in self.bench.viewer.layers:
+            assert self.result is not None
+            name = layer_name(self.result.path)
+            [layer] = self.bench.add([map_layer(Volume(data, self.result.pixel_size_angst), name=name)])
+            self._layer = weakref.ref(layer)
+        layer.data = data
+        layer.contrast_limits_range = (float(data.min()), float(data.max()))
+        layer.contrast_limits = limits[:2]
+        layer.iso_threshold = limits[2]
+
+    def restore(self) -> None:
+        """Show the map as the job wrote it."""
+        result = self.result
+        if result is None:
+            return
+        self._sharpening.cancel()
+        self._reset_sliders()
+        if result.map is not None:
+            self._show_map(result.map.data, display_range(result.map.data))
+
+    def as_new_job(self) -> None:
+        """Fill the Job dock with the sliders' values."""
+        result = self.result
+        if result is None:
+            return
+        root = self.bench.root or Path()
+        values = {
+            "in_half_map": str(root / result.half_map) if result.half_map else "",
+            "in_mask": str(root / result.mask_name) if result.mask_name else "",
+            "auto_bfactor": False,
+            "adhoc_bfactor_angst2": self.bfactor_box.value(),
+            "lowpass_angst": self.lowpass_box.value(),
+            "skip_fsc_weighting": not self.weighting.isChecked(),
+        }
+        self.bench.go_job("postprocess", values)
+
+    # -- comparing ---------------------------------------------------------------------------------
+
+    def _compare_chosen(self) -> None:
+        path = str(self.compare.currentData() or "")
+        if not path:
+            self.other = None
+            self.blink_button.setEnabled(False)
+            if self.result is not None:
+                self._show_result()
+            return
+        self._comparing.request(
+            lambda: read_result(path),
+            done=self._other_arrived,
+            failed=lambda error: self.card.tell("error", "The comparison cannot be shown", str(error)),
+        )
+
+    def _other_arrived(self, other: Result) -> None:
+        self.other = other
+        if other.map is not None:
+            tuples = [map_layer(other.map, name=layer_name(other.path))]
+            tuples[0][1]["visible"] = False
+            self._other_layer = weakref.ref(self.bench.add(tuples)[0])
+        self.blink_button.setEnabled(other.map is not None)
+        if self.result is not None:
+            self._show_result()
+
+    def blink(self) -> None:
+        """Swap this map and the one compared with."""
+        here = self._layer() if self._layer is not None else None
+        there = self._other_layer() if self._other_layer is not None else None
+        if here is None or there is None or self.other is None:
+            return
+        here.visible, there.visible = there.visible, not there.visible
+        if here.visible == there.visible:
+            here.visible = not there.visible
+
+
+def _minus(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}".replace("-", "−")

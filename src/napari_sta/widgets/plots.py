@@ -1,0 +1,134 @@
+"""Plots that keep up with a drag: moving lines are blitted over a background drawn once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from qtpy.QtCore import QSize
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QSizePolicy
+
+LINE_COLOURS = ("#7ad1ff", "#ff9be8", "#f0b429", "#7ee2a8", "#c9a6ff")
+
+
+def theme_colours(viewer: Any) -> dict[str, str]:
+    """Return the viewer theme's colours as hex strings: ``background``, ``text``, ``line``."""
+    from napari.utils.theme import get_theme
+
+    theme = get_theme(viewer.theme)
+    return {
+        "background": theme.background.as_hex(format="long"),
+        "text": theme.text.as_hex(format="long"),
+        "line": theme.primary.as_hex(format="long"),
+    }
+
+
+class Plot(FigureCanvasQTAgg):
+    """A figure in the viewer's colours with a layer of moving artists.
+
+    Parameters
+    ----------
+    viewer
+        Its theme gives the colours, also when it changes.
+    rows
+        Stacked panes.
+    columns
+        Panes side by side.
+    height
+        Preferred height in pixels.
+    """
+
+    def __init__(self, viewer: Any, rows: int = 1, columns: int = 1, *, height: int = 160) -> None:
+        engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, hspace=0.06, wspace=0.08)
+        super().__init__(Figure(layout=engine))
+        self._height = height
+        self._viewer = viewer
+        self._moving: list[Artist] = []
+        self._background: Any = None
+        axes = self.figure.subplots(rows, columns, squeeze=False)
+        self.panes: list[Axes] = [axis for row in axes for axis in row]
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setMinimumHeight(round(0.75 * height))
+        self.mpl_connect("draw_event", self._drawn)
+        viewer.events.theme.connect(self.restyle)
+        self.restyle()
+
+    def sizeHint(self) -> QSize:
+        """Prefer the given height."""
+        return QSize(340, self._height)
+
+    def minimumSizeHint(self) -> QSize:
+        """Stay readable."""
+        return QSize(260, round(0.75 * self._height))
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Leave the wheel to the dock: a plot has nothing to scroll."""
+        event.ignore()
+
+    def restyle(self, event: object = None) -> None:
+        """Take the theme's colours."""
+        colours = theme_colours(self._viewer)
+        self.figure.set_facecolor(colours["background"])
+        for axis in self.panes:
+            axis.set_facecolor(colours["background"])
+            axis.tick_params(colors=colours["text"], labelsize=7.5, length=3, pad=2)
+            for side, spine in axis.spines.items():
+                spine.set_color(colours["line"])
+                spine.set_visible(side in ("left", "bottom"))
+            axis.xaxis.label.set_color(colours["text"])
+            axis.yaxis.label.set_color(colours["text"])
+            axis.title.set_color(colours["text"])
+            for label in (axis.xaxis.label, axis.yaxis.label):
+                label.set_fontsize(8)
+            axis.title.set_fontsize(8.5)
+            axis.grid(True, color=colours["line"], alpha=0.35, linewidth=0.5)
+            legend = axis.get_legend()
+            if legend is not None:
+                for text in legend.get_texts():
+                    text.set_color(colours["text"])
+        self.text_colour = colours["text"]
+        self.draw_idle()
+
+    def legend(self, axis: Axes, **where: Any) -> None:
+        """Draw a legend without a frame, in the theme's colours."""
+        legend = axis.legend(
+            frameon=False, fontsize=7, handlelength=1.4, borderaxespad=0.2, labelspacing=0.25, **where
+        )
+        for text in legend.get_texts():
+            text.set_color(self.text_colour)
+        legend.set_in_layout(False)
+
+    def moving(self, *artists: Artist) -> None:
+        """Declare artists that :meth:`redraw_moving` draws; the rest stays as last drawn."""
+        for artist in artists:
+            artist.set_animated(True)
+            self._moving.append(artist)
+
+    def forget_moving(self, artists: Sequence[Artist] | None = None) -> None:
+        """Take artists out of the moving layer (all of them by default)."""
+        gone = list(self._moving if artists is None else artists)
+        self._moving = [a for a in self._moving if a not in gone]
+
+    def redraw_moving(self) -> None:
+        """Draw the moving artists over the kept background: a few milliseconds."""
+        if self._background is None:
+            self.draw_idle()
+            return
+        self.restore_region(self._background)
+        self._draw_moving()
+        self.blit(self.figure.bbox)
+
+    def _drawn(self, event: object) -> None:
+        self._background = self.copy_from_bbox(self.figure.bbox)
+        self._draw_moving()
+
+    def _draw_moving(self) -> None:
+        for artist in self._moving:
+            if artist.axes is not None:
+                artist.axes.draw_artist(artist)

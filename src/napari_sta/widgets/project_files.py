@@ -1,0 +1,221 @@
+"""What a project holds, sorted by what a user or a form asks for; reads the disk, so call it in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_sta.data.errors import InputError, StaError
+from napari_sta.jobs._job import Job, extra_of
+from napari_sta.layers import is_mask, star_kind, viewable_outputs
+
+if TYPE_CHECKING:
+    from napari_sta.io.project import Project, ProjectJob
+
+KINDS = ("map", "mask", "particles", "tomograms", "optimisation_set", "trajectories", "star", "postprocess")
+_OWN_STARS = ("job.star", "job_pipeline.star", "default_pipeline.star", "RELION_OUTPUT_NODES.star")
+
+
+def no_files() -> dict[str, list[str]]:
+    """Return an empty list for every kind."""
+    return {kind: [] for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class ProjectView:
+    """A project as it was when last read.
+
+    Attributes
+    ----------
+    project
+        To change it.
+    jobs
+        Every job, by number.
+    outputs
+        Job name (no slash at the end) to its files that can be shown, the most telling first.
+    files
+        Kind to absolute paths, those of the newest job first.
+    by_job
+        Job name to kind to paths.
+    """
+
+    project: Project
+    jobs: list[ProjectJob]
+    outputs: dict[str, list[Path]] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=no_files)
+    by_job: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The project folder."""
+        return self.project.root
+
+    def folder(self, job_name: str) -> Path:
+        """Return a job's folder."""
+        return self.root / job_name
+
+    def job_of(self, path: str | Path) -> str:
+        """Return the name of the job whose folder a file lies in; empty if none."""
+        try:
+            parts = Path(path).absolute().relative_to(self.root).parts
+        except ValueError:
+            return ""
+        name = "/".join(parts[:2])
+        return name if name in self.by_job else ""
+
+
+def read_project(path: str | Path) -> ProjectView:
+    """Read the project that a folder or file lies in.
+
+    Raises
+    ------
+    InputError
+        If there is none, or its pipeline file cannot be read.
+    """
+    from napari_sta.io.project import Project
+
+    project = Project.find(path)
+    if project is None:
+        raise InputError(
+            f"{path} is no RELION project: it has neither a default_pipeline.star nor job folders such as "
+            "Extract/job024. Choose the folder that RELION was started in."
+        )
+    view = ProjectView(project, project.jobs())
+    for job in sorted(view.jobs, key=lambda j: j.number, reverse=True):
+        name = job.name.rstrip("/")
+        folder = view.folder(name)
+        if folder.is_dir():
+            view.outputs[name] = viewable_outputs(folder)
+            view.by_job[name] = _sorted(folder, view.outputs[name])
+            _extend(view.files, view.by_job[name])
+    for folder in [p for p in sorted(project.root.iterdir()) if p.is_dir() and "mask" in p.name.lower()]:
+        _extend(view.files, _sorted(folder, viewable_outputs(folder)))
+    _extend(view.files, _sorted(project.root, viewable_outputs(project.root)))
+    return view
+
+
+def _extend(files: dict[str, list[str]], more: Mapping[str, list[str]]) -> None:
+    for kind, paths in more.items():
+        files[kind] += [p for p in paths if p not in files[kind]]
+
+
+def _sorted(folder: Path, viewable: list[Path]) -> dict[str, list[str]]:
+    files = no_files()
+    for path in viewable:
+        if path.suffix == ".mrc":
+            files["mask" if is_mask(path) else "map"].append(str(path))
+    for path in sorted(folder.glob("*.star")):
+        kind = "" if path.name in _OWN_STARS else star_kind(path)
+        if kind:
+            files[kind].append(str(path))
+            files["star"].append(str(path))
+    return files
+
+
+def next_values(
+    job_class: type[Job], made: Mapping[str, list[str]], project: Mapping[str, list[str]]
+) -> dict[str, str] | None:
+    """Return what a job's form can take from another job's files, or None if it has no use for them.
+
+    Parameters
+    ----------
+    made
+        Kind to paths: what the other job wrote.
+    project
+        Kind to paths in the whole project; gives the mask, which is seldom made by the same job.
+    """
+    values: dict[str, str] = {}
+    for name, info in job_class.model_fields.items():
+        kind = str(extra_of(info).get("kind", ""))
+        if not kind.startswith("file:"):
+            continue
+        found = _best(name, made.get(kind[5:], []))
+        if found:
+            values[name] = found
+    if "in_optimisation_set" in values:  # it names the others
+        for part in ("in_parts", "in_tomograms", "in_trajectories"):
+            values.pop(part, None)
+    if not values:
+        return None
+    if "in_mask" in job_class.model_fields and "in_mask" not in values and project.get("mask"):
+        words = "fsc" if "half" in " ".join(values) else "align"
+        masks = project["mask"]
+        values["in_mask"] = next((m for m in masks if words in Path(m).stem), masks[0])
+    return values
+
+
+def _best(field_name: str, paths: list[str]) -> str:
+    halves = [p for p in paths if "half1" in Path(p).name]
+    whole = [p for p in paths if "half" not in Path(p).name]
+    if "half" in field_name:
+        return halves[0] if halves else ""
+    return (whole or halves or [""])[0]
+
+
+# -- how a job was made -------------------------------------------------------------------------------
+
+_FLAGS = {
+    "--i": "in_optimisation_set",
+    "--p": "in_parts",
+    "--t": "in_tomograms",
+    "--mot": "in_trajectories",
+    "--b": "box_size_px",
+    "--crop": "crop_size_px",
+    "--bin": "binning",
+    "--sym": "symmetry",
+    "--SNR": "wiener_snr",
+}
+_OPTIONS = {
+    "in_optimisation": "in_optimisation_set",
+    "in_particles": "in_parts",
+    "in_tomograms": "in_tomograms",
+    "in_trajectories": "in_trajectories",
+    "box_size": "box_size_px",
+    "crop_size": "crop_size_px",
+    "binning": "binning",
+    "sym_name": "symmetry",
+    "snr": "wiener_snr",
+}
+
+
+def commands_of(folder: Path) -> list[str]:
+    """Return the command lines noted in a job's ``note.txt``, newest run last."""
+    try:
+        text = (folder / "note.txt").read_text(errors="replace")
+    except OSError:
+        return []
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("++++")]
+
+
+def settings_of(folder: Path) -> dict[str, str]:
+    """Return how a Reconstruct job was made, in our field names: from job.star, else from note.txt.
+
+    Paths are as written: relative to the project folder.
+    """
+    from napari_sta.io.project import read_job_star
+
+    settings: dict[str, str] = {}
+    try:
+        options = read_job_star(folder / "job.star").options
+    except (StaError, OSError):
+        options = {}
+    for relion, ours in _OPTIONS.items():
+        if options.get(relion):
+            settings[ours] = options[relion]
+    for ours in _OPTIONS.values():
+        if options.get(ours):
+            settings[ours] = options[ours]
+    if settings:
+        return settings
+    for command in commands_of(folder):
+        words = command.split()
+        for flag, value in pairwise(words):
+            if flag in _FLAGS and not value.startswith("--"):
+                settings[_FLAGS[flag]] = value
+            elif flag.startswith("--") and flag[2:] in _OPTIONS.values() and not value.startswith("--"):
+                settings[flag[2:]] = value
+    return settings

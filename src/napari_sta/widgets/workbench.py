@@ -1,0 +1,531 @@
+"""What the docks of one viewer share: the project, the run queue, the layers they add, the camera's hand."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from napari.layers import Layer
+from napari.qt.threading import create_worker
+from qtpy.compat import isalive
+from qtpy.QtCore import QEvent, QObject, QTimer, Signal
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QDockWidget, QPushButton, QWidget
+
+from napari_sta.data.errors import InputError, StaError, Stopped
+from napari_sta.jobs._job import Job, Progress
+from napari_sta.layers import is_job_folder
+from napari_sta.widgets._background import guarded, in_background, in_words
+from napari_sta.widgets.project_files import ProjectView, no_files, read_project
+
+logger = logging.getLogger("napari_sta")
+
+HAND = ("away", "down", "right")
+"""Camera orientation that shows z, y, x data unmirrored; napari's default shows the mirror image."""
+
+PLUGIN = "napari-sta"
+DOCKS = {
+    "project": "Project",
+    "job": "Job",
+    "align": "Align & recentre",
+    "inspect": "Inspect",
+}
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One job in the queue and what became of it.
+
+    Attributes
+    ----------
+    job, out, project
+        What runs and where; ``out`` None takes the project's next job number.
+    state
+        ``queued``, ``running``, ``done``, ``failed`` or ``stopped``.
+    progress, messages, warnings
+        The last step, the different messages so far, and what the job warned of.
+    record, error, seconds
+        What came of it.
+    """
+
+    job: Job
+    out: Path | None = None
+    project: Path | None = None
+    device: str = "auto"
+    threads: int = 0
+    done: Callable[[Ticket], None] | None = None
+    state: str = "queued"
+    name: str = ""
+    progress: Progress | None = None
+    messages: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    error: StaError | None = None
+    seconds: float = 0.0
+    stop: threading.Event = field(default_factory=threading.Event)
+    began: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """Words for people: ``Reconstruct/job027`` once it has a folder, else the job's label."""
+        return self.name or type(self.job).label or type(self.job).name()
+
+
+class Workbench(QObject):
+    """Shared state of the docks of one viewer; get it with :meth:`of`.
+
+    Attributes
+    ----------
+    project_changed
+        The project was opened or read again (argument: a :class:`ProjectView`).
+    started, progressed, ended, queue_changed
+        Life of the tickets.
+    fill_job, align, inspect
+        One dock asks another: (job name, values), (map path, mask path or ""), (postprocess path).
+    """
+
+    project_changed = Signal(object)
+    started = Signal(object)
+    progressed = Signal(object)
+    ended = Signal(object)
+    queue_changed = Signal()
+    failed = Signal(object)
+    fill_job = Signal(str, object)
+    align = Signal(str, str)
+    inspect = Signal(str)
+
+    _of: ClassVar[dict[int, Workbench]] = {}
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = weakref.ref(viewer)
+        self.view: ProjectView | None = None
+        self.tickets: list[Ticket] = []
+        self._worker: Any = None
+        self._hand_before: Any = None
+        viewer.layers.events.inserted.connect(self._keep_hand)
+        viewer.layers.events.removed.connect(self._keep_hand)
+        viewer.dims.events.ndisplay.connect(self._hide_contours_in_3d)
+        self._contours_off: list[weakref.ref[Any]] = []
+
+    @classmethod
+    def of(cls, viewer: Any) -> Workbench:
+        """Return the viewer's workbench, made at the first call."""
+        plain = getattr(viewer, "__wrapped__", viewer)
+        bench = cls._of.get(id(plain))
+        if bench is None or bench._viewer() is not plain:
+            bench = cls(plain)
+            cls._of[id(plain)] = bench
+            key = id(plain)
+            weakref.finalize(plain, cls._of.pop, key, None)
+            window = getattr(plain, "window", None)
+            if window is not None:
+                window._qt_window.installEventFilter(bench)
+                window._qt_window.destroyed.connect(lambda *_: cls._of.pop(key, None))
+        return bench
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Stop the running job when the window closes, so that napari need not wait for it."""
+        if event.type() == QEvent.Type.Close and event.isAccepted():
+            QTimer.singleShot(0, self._stop_if_closed)
+        return False
+
+    def _stop_if_closed(self) -> None:
+        viewer = self._viewer()
+        if viewer is None or not viewer.window._qt_window.isVisible():
+            self.stop_all()
+
+    @property
+    def viewer(self) -> Any:
+        """The napari viewer."""
+        viewer = self._viewer()
+        assert viewer is not None
+        return viewer
+
+    # -- camera ------------------------------------------------------------------------------------
+
+    def ours(self, *kinds: str) -> list[Layer]:
+        """Return our layers, bottom first; only of the given kinds if any are named."""
+        found = []
+        for layer in self.viewer.layers:
+            kind = layer.metadata.get("napari_sta", {}).get("kind")
+            if kind and (not kinds or kind in kinds):
+                found.append(layer)
+        return found
+
+    def _keep_hand(self, event: Any = None) -> None:
+        """Show z, y, x data unmirrored as long as one of our layers is there."""
+        if self._viewer() is None:
+            return
+        camera = self.viewer.scene.camera
+        if self.ours():
+            if self._hand_before is None:
+                self._hand_before = tuple(str(getattr(o, "value", o)) for o in camera.orientation)
+                camera.orientation = HAND
+                if self._hand_before != HAND:
+                    self.viewer.status = "3D view set to the true hand (napari's default mirrors maps)"
+        elif self._hand_before is not None:
+            camera.orientation = self._hand_before
+            self._hand_before = None
+        self._hide_contours_in_3d()
+
+    def _hide_contours_in_3d(self, event: Any = None) -> None:
+        """Contours belong to slices; in 3D they would hide the isosurface of the mask."""
+        if self._viewer() is None:
+            return
+        if self.viewer.dims.ndisplay == 3:
+            for layer in self.ours("contour"):
+                if layer.visible:
+                    layer.visible = False
+                    self._contours_off.append(weakref.ref(layer))
+        else:
+            for reference in self._contours_off:
+                layer = reference()
+                if layer is not None and layer in self.viewer.layers:
+                    layer.visible = True
+            self._contours_off.clear()
+
+    # -- layers ------------------------------------------------------------------------------------
+
+    def add(self, tuples: Iterable[tuple[Any, dict[str, Any], str]]) -> list[Layer]:
+        """Put layer tuples into the viewer; a file that is shown already is replaced in place."""
+        added = []
+        for data, meta, kind in tuples:
+            ours = meta.get("metadata", {}).get("napari_sta", {})
+            old = self._same_file(ours)
+            if old is not None and type(old).__name__.lower() == kind:
+                if getattr(old.data, "shape", None) == getattr(data, "shape", None):
+                    old.data = data
+                    old.metadata = meta["metadata"]
+                    if kind == "image":
+                        old.contrast_limits = meta["contrast_limits"]
+                    added.append(old)
+                    continue
+                self.viewer.layers.remove(old)
+            layer = Layer.create(data, dict(meta), kind)
+            if ours.get("kind") == "contour":
+                _colour_contour(layer)
+            self.viewer.add_layer(layer)
+            added.append(layer)
+        return added
+
+    def _same_file(self, ours: Mapping[str, Any]) -> Layer | None:
+        for layer in self.ours(str(ours.get("kind"))):
+            other = layer.metadata["napari_sta"]
+            same_path = ours.get("path") and other.get("path") == ours["path"]
+            if same_path and other.get("tomogram") == ours.get("tomogram"):
+                return layer
+        return None
+
+    def show(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        done: Callable[[list[Layer]], None] | None = None,
+        failed: Callable[[StaError], None] | None = None,
+    ) -> None:
+        """Read files or job folders in a thread and add their layers."""
+        from napari_sta.layers import read_layers
+
+        wanted = [Path(p) for p in paths]
+
+        def read() -> list[Any]:
+            return [layer for path in wanted for layer in read_layers(path)]
+
+        def arrived(tuples: list[Any]) -> None:
+            first = not self.viewer.layers
+            layers = self.add(tuples)
+            if first and layers:
+                self.viewer.fit_to_view() if hasattr(self.viewer, "fit_to_view") else self.viewer.reset_view()
+            if done is not None:
+                done(layers)
+
+        in_background(self, read, done=arrived, failed=failed or self.failed.emit)
+
+    # -- project -----------------------------------------------------------------------------------
+
+    def open_project(
+        self,
+        path: str | Path,
+        *,
+        done: Callable[[ProjectView], None] | None = None,
+        failed: Callable[[StaError], None] | None = None,
+    ) -> None:
+        """Read the project that a folder or file lies in."""
+
+        def arrived(view: ProjectView) -> None:
+            self.view = view
+            self.project_changed.emit(view)
+            if done is not None:
+                done(view)
+
+        in_background(self, read_project, path, done=arrived, failed=failed or self.failed.emit)
+
+    def refresh(self) -> None:
+        """Read the project again."""
+        if self.view is not None:
+            self.open_project(self.view.root)
+
+    def take(self, path: str | Path) -> None:
+        """Open whatever was dropped: a project folder in the tree; a job folder or file as layers too."""
+        path = Path(path)
+        if path.is_dir() and not is_job_folder(path):
+            self.open_project(path)
+            return
+
+        def quiet(error: StaError) -> None:
+            """Say nothing: a map from anywhere need not lie in a project."""
+
+        self.show([path])
+        if self.view is None or not path.absolute().is_relative_to(self.view.root):
+            self.open_project(path, failed=quiet)
+
+    @property
+    def root(self) -> Path | None:
+        """The project folder, if a project is open."""
+        return self.view.root if self.view is not None else None
+
+    @property
+    def files(self) -> Mapping[str, list[str]]:
+        """The project's files by kind; empty lists without a project."""
+        return self.view.files if self.view is not None else no_files()
+
+    # -- queue -------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        job: Job,
+        *,
+        out: Path | None = None,
+        device: str = "",
+        done: Callable[[Ticket], None] | None = None,
+    ) -> Ticket:
+        """Put a job at the end of the queue; it starts at once if nothing runs.
+
+        Parameters
+        ----------
+        job
+            What to run.
+        out
+            Where; None takes the project's next job number (without a project: a folder beside the input).
+        device
+            Overrides the device set in the preferences.
+        done
+            Called in the GUI thread when the job ended, however it ended.
+        """
+        preferred, threads = preferences()
+        ticket = Ticket(
+            job, out=out, project=self.root, device=device or preferred, threads=threads, done=done
+        )
+        self.tickets.append(ticket)
+        self.queue_changed.emit()
+        self._start_next()
+        return ticket
+
+    @property
+    def running(self) -> Ticket | None:
+        """The ticket at work, if any."""
+        return next((t for t in self.tickets if t.state == "running"), None)
+
+    @property
+    def queued(self) -> list[Ticket]:
+        """Tickets that wait."""
+        return [t for t in self.tickets if t.state == "queued"]
+
+    def stop(self, ticket: Ticket) -> None:
+        """Stop a running job at its next step, or take a waiting one out of the queue."""
+        ticket.stop.set()
+        if ticket.state == "queued":
+            self._end(ticket, "stopped", error=Stopped("Taken out of the queue."))
+
+    def stop_all(self) -> None:
+        """Stop everything."""
+        for ticket in [*self.queued, *filter(None, [self.running])]:
+            self.stop(ticket)
+
+    def _start_next(self) -> None:
+        if self.running is not None or not self.queued:
+            return
+        ticket = self.queued[0]
+        ticket.state = "running"
+        ticket.began = time.monotonic()
+
+        def start() -> Any:
+            # Here, in the worker: choosing the folder and checking the input read files.
+            from napari_sta.jobs._run import JobRun, RunOptions
+
+            job = with_absolute_paths(ticket.job, ticket.project)
+            project, out = place_for(job, ticket.project, ticket.out)
+            options = RunOptions(out=out, threads=ticket.threads, device=ticket.device, project=project)
+            run = JobRun(job, options)
+            steps = run.steps()
+            ticket.out = run.out
+            ticket.name = run.name.rstrip("/")
+            ticket.warnings = run.warnings
+            return steps
+
+        self._worker = create_worker(
+            guarded,
+            start,
+            ticket.stop,
+            _start_thread=False,
+            _ignore_errors=True,
+            _connect={
+                "yielded": lambda progress: self._progress(ticket, progress),
+                "returned": lambda record: self._end(ticket, "done", record=record),
+                "errored": lambda error: self._errored(ticket, error),
+                "aborted": lambda: self._end(ticket, "stopped", error=Stopped("Stopped.")),
+            },
+        )
+        self.started.emit(ticket)
+        self._worker.start()
+
+    def _progress(self, ticket: Ticket, progress: Progress) -> None:
+        ticket.progress = progress
+        if progress.message and progress.message not in ticket.messages[-1:]:
+            ticket.messages.append(progress.message)
+        self.progressed.emit(ticket)
+
+    def _errored(self, ticket: Ticket, error: Exception) -> None:
+        words = in_words(error)
+        self._end(ticket, "stopped" if isinstance(words, Stopped) else "failed", error=words)
+
+    def _end(
+        self,
+        ticket: Ticket,
+        state: str,
+        *,
+        record: Mapping[str, Any] | None = None,
+        error: StaError | None = None,
+    ) -> None:
+        if ticket.state not in ("running", "queued"):
+            return
+        was_running = ticket.state == "running"
+        ticket.state = state
+        ticket.record = record or {}
+        ticket.error = error
+        ticket.seconds = time.monotonic() - ticket.began if was_running else 0.0
+        if was_running:
+            self._worker = None
+        self.ended.emit(ticket)
+        if ticket.done is not None:
+            ticket.done(ticket)
+        self.refresh()
+        self.queue_changed.emit()
+        self._start_next()
+
+    # -- docks -------------------------------------------------------------------------------------
+
+    def open_dock(self, key: str) -> QWidget:
+        """Open a dock, or bring the open one to the front; return its widget."""
+        dock, widget = self.viewer.window.add_plugin_dock_widget(PLUGIN, DOCKS[key], tabify=True)
+        name_tab(widget)
+        dock.show()
+        dock.raise_()
+        return widget
+
+    def go_inspect(self, path: str | Path) -> None:
+        """Show a post-processing result in the Inspect dock."""
+        self.open_dock("inspect")
+        self.inspect.emit(str(path))
+
+    def go_align(self, map_path: str | Path, mask_path: str | Path = "") -> None:
+        """Show a map (and a mask) in the Align & recentre dock."""
+        self.open_dock("align")
+        self.align.emit(str(map_path), str(mask_path))
+
+    def go_job(self, name: str, values: Mapping[str, Any]) -> None:
+        """Fill the Job dock."""
+        self.open_dock("job")
+        self.fill_job.emit(name, dict(values))
+
+
+def name_tab(widget: QWidget) -> None:
+    """Shorten the tab of a dock of ours: napari adds the plugin's name, which leaves no room for four tabs."""
+    dock = widget.parent()
+    while dock is not None and not isinstance(dock, QDockWidget):
+        dock = dock.parent()
+    if dock is not None:
+        title = dock.windowTitle().removesuffix(f" ({PLUGIN})").replace("&&", "&")
+        dock.setWindowTitle(title.replace("&", "&&"))
+
+
+class Dock(QWidget):
+    """Base of our docks: names its tab, and tells when it comes into sight."""
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Name the tab once napari has put the widget into its dock."""
+        super().showEvent(event)
+        QTimer.singleShot(0, lambda: name_tab(self) if isalive(self) else None)
+
+
+def small_button(text: str, tip: str) -> QPushButton:
+    """Make a button no wider than its sign, with a tooltip."""
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.setFixedWidth(30)
+    return button
+
+
+def with_absolute_paths(job: Job, root: Path | None) -> Job:
+    """Return the job with its input files as absolute paths: napari was not started in the project folder."""
+    if root is None:
+        return job
+    changed = {
+        name: str(root / path) for name, path in job.input_files().items() if not Path(path).is_absolute()
+    }
+    return job.model_copy(update=changed)
+
+
+def place_for(job: Job, project: Path | None, out: Path | None) -> tuple[Path | None, Path | None]:
+    """Return project and output folder of a run: the open project, that of the input, or beside the input.
+
+    Raises
+    ------
+    InputError
+        If nothing says where to write.
+    """
+    if out is not None or project is not None:
+        return project, out
+    from napari_sta.io.files import project_root
+
+    for path in job.input_files().values():
+        root = project_root(path)
+        if root is not None:
+            return root, None
+    for path in job.input_files().values():
+        parent = Path(path).absolute().parent
+        number = 1
+        while (folder := parent / f"{job.name()}_{number:03d}").exists():
+            number += 1
+        return None, folder
+    raise InputError("There is no folder to write in: open a project in the Project dock first.")
+
+
+def preferences() -> tuple[str, int]:
+    """Return the device and thread count set in napari's preferences (``auto``, 0 where none are)."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        settings = get_plugin_settings(PLUGIN)
+        compute = settings.compute
+        return str(compute.device), int(compute.threads)
+    except (ImportError, AttributeError, KeyError, ValueError):
+        return "auto", 0
+
+
+def _colour_contour(layer: Any) -> None:
+    from napari.utils.colormaps import DirectLabelColormap
+
+    from napari_sta.layers import CONTOUR_COLOUR
+
+    layer.contour = 1
+    layer.colormap = DirectLabelColormap(
+        color_dict={None: "transparent", 0: "transparent", 1: CONTOUR_COLOUR}
+    )
