@@ -1,0 +1,147 @@
+"""What bootstrap.py decides, without installing anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bootstrap(monkeypatch):
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.commands = []
+    monkeypatch.setattr(
+        module, "run", lambda command, **options: module.commands.append([str(word) for word in command])
+    )
+    monkeypatch.delenv("CI", raising=False)
+    return module
+
+
+@pytest.fixture
+def bare_debian(bootstrap, monkeypatch):
+    monkeypatch.setattr(bootstrap.sys, "platform", "linux")
+    monkeypatch.setattr(bootstrap, "is_debian", lambda: True)
+    monkeypatch.setattr(bootstrap, "installed_packages", lambda: {"libegl1", "libglib2.0-0t64"})
+    monkeypatch.setattr(bootstrap, "is_known_package", lambda name: True)
+    return bootstrap
+
+
+NEEDED = (("libegl1",), ("libxcb-cursor0",), ("libglib2.0-0", "libglib2.0-0t64"))
+
+
+def test_a_user_who_is_not_asked_gets_the_exact_line(bare_debian, monkeypatch):
+    monkeypatch.setattr(bare_debian, "is_root", lambda: False)
+    with pytest.raises(
+        bare_debian.BootstrapError,
+        match=r"sudo apt-get install -y --no-install-recommends libxcb-cursor0\n",
+    ):
+        bare_debian.ensure_system_libraries(NEEDED, ask=False)
+    assert bare_debian.commands == []
+
+
+@pytest.mark.parametrize(("answer", "installs"), [("y", True), ("", False), ("no", False)])
+def test_a_user_who_is_asked_decides(bare_debian, monkeypatch, answer, installs):
+    monkeypatch.setattr(bare_debian, "is_root", lambda: False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    if installs:
+        bare_debian.ensure_system_libraries(NEEDED, ask=True)
+        assert [command[:3] for command in bare_debian.commands] == [
+            ["sudo", "apt-get", "update"],
+            ["sudo", "apt-get", "install"],
+        ]
+    else:
+        with pytest.raises(bare_debian.BootstrapError):
+            bare_debian.ensure_system_libraries(NEEDED, ask=True)
+
+
+def test_root_installs_after_an_update_only_what_is_missing(bare_debian, monkeypatch):
+    monkeypatch.setattr(bare_debian, "is_root", lambda: True)
+    bare_debian.ensure_system_libraries(NEEDED, ask=False)
+    update, install = bare_debian.commands
+    assert update[:2] == ["apt-get", "update"]
+    assert install[0] == "apt-get"
+    assert install[-1] == "libxcb-cursor0"
+    assert "libegl1" not in install
+
+
+def test_ci_uses_sudo_without_asking(bare_debian, monkeypatch):
+    monkeypatch.setattr(bare_debian, "is_root", lambda: False)
+    monkeypatch.setenv("CI", "true")
+    bare_debian.ensure_system_libraries(NEEDED, ask=False)
+    assert bare_debian.commands[0][:3] == ["sudo", "-n", "apt-get"]
+
+
+def test_renamed_packages_are_asked_for_by_the_name_this_release_has(bare_debian, monkeypatch):
+    monkeypatch.setattr(bare_debian, "is_root", lambda: True)
+    monkeypatch.setattr(bare_debian, "installed_packages", set)
+    monkeypatch.setattr(bare_debian, "is_known_package", lambda name: name != "libglib2.0-0")
+    bare_debian.ensure_system_libraries(NEEDED, ask=False)
+    assert bare_debian.commands[-1][-1] == "libglib2.0-0t64"
+
+
+def test_python_without_venv_names_its_package(bare_debian, monkeypatch, tmp_path):
+    monkeypatch.setattr(bare_debian, "is_root", lambda: False)
+    monkeypatch.setattr(bare_debian.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(bare_debian.BootstrapError, match=r"apt-get install .* python3\.\d+-venv"):
+        bare_debian.make_environment(tmp_path / "venv", ask=False)
+
+
+def answer_of_pip(*names: str):
+    def pip(command, **options):
+        assert "--dry-run" in command
+        report = Path(command[command.index("--report") + 1])
+        report.write_text(json.dumps({"install": [{"metadata": {"name": name}} for name in names]}))
+        return subprocess.CompletedProcess(command, 0)
+
+    return pip
+
+
+@pytest.mark.parametrize(
+    ("gpu", "would_install", "index", "requirement"),
+    [
+        pytest.param(False, ["torch", "nvidia-cublas-cu12", "triton"], True, "pinned", id="CPU, CUDA wheels"),
+        pytest.param(False, ["torch", "sympy"], False, "pinned", id="CPU, plain wheel"),
+        pytest.param(True, [], False, "torch", id="GPU"),
+    ],
+)
+def test_torch_comes_without_cuda_unless_there_is_a_gpu(
+    bootstrap, monkeypatch, gpu, would_install, index, requirement
+):
+    monkeypatch.setattr(bootstrap, "has_nvidia_gpu", lambda: gpu)
+
+    def run(command, **options):
+        if "--dry-run" in command:
+            return answer_of_pip(*would_install)(command, **options)
+        return subprocess.CompletedProcess(command, 1)  # torch is not installed yet
+
+    monkeypatch.setattr(bootstrap.subprocess, "run", run)
+    bootstrap.install_torch(Path("python"))
+    (command,) = bootstrap.commands
+    assert ("--index-url" in command) == index
+    assert (bootstrap.TORCH if requirement == "pinned" else requirement) in command
+
+
+def test_a_failed_step_fails_the_whole_but_all_run(bootstrap, monkeypatch, tmp_path):
+    ran = []
+
+    def run(command, **options):
+        ran.append(" ".join(command))
+        return subprocess.CompletedProcess(command, int("mypy" in command))
+
+    monkeypatch.setattr(bootstrap.subprocess, "run", run)
+    monkeypatch.setattr(bootstrap, "has_screen", lambda: True)
+    assert bootstrap.test(tmp_path / "python") == 1
+    for word in ("ruff check", "ruff format --check", "mypy", "lint-imports", "pytest"):
+        assert any(word in line for line in ran), word
+    monkeypatch.setattr(
+        bootstrap.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 0)
+    )
+    assert bootstrap.test(tmp_path / "python") == 0
