@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("napari-sta: stopped", file=sys.stderr)
         return EXIT_STOPPED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; say no more, also not at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except InputError as error:
         print(f"napari-sta: {error}", file=sys.stderr)
         return EXIT_INPUT

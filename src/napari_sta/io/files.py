@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from napari_sta.data.errors import InputError, JobError
@@ -38,7 +38,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise JobError(sentence_for(error, path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -136,8 +137,9 @@ def path_for(member: str | Path, writer: str | Path) -> str:
     """
     absolute = Path(member).absolute()
     root = project_root(writer)
-    if root is None and Path(writer).absolute().is_relative_to(Path.cwd()):
-        root = Path.cwd()
+    here = Path.cwd()
+    if root is None and here != Path(here.anchor) and Path(writer).absolute().is_relative_to(here):
+        root = here
     if root is not None and absolute.is_relative_to(root):
         return str(absolute.relative_to(root))
     return str(absolute)
