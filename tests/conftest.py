@@ -15,8 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests say `from laws import ..
 
 from jaxtyping import install_import_hook
 
-# The shapes in the signatures of the kernels are checked in every call that a test makes.
-_hook = install_import_hook("napari_sta.kernels", "beartype.beartype")
+import napari_sta
+
+# The shapes in the signatures of the kernels are checked in every call that a test makes. Not so in
+# modules that numba compiles (_*.py): it cannot compile the check.
+_KERNELS = Path(napari_sta.__file__).parent / "kernels"
+_hook = install_import_hook(
+    [f"napari_sta.kernels.{path.stem}" for path in _KERNELS.glob("[!_]*.py")], "beartype.beartype"
+)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
