@@ -1,0 +1,118 @@
+"""``info``: words for every kind of file, and its problems."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_sta.data.errors import InputError
+from napari_sta.data.volume import Volume
+from napari_sta.io.describe import describe
+from napari_sta.io.mrc import write_stack, write_volume
+from napari_sta.io.project import JobStar, write_job_star
+
+
+@pytest.fixture
+def project(data, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(data / "project", tmp_path / "project")
+    for name in ("TS_01", "TS_03"):
+        write_stack(tmp_path / f"project/tilt_stacks/{name}.mrc", np.ones((21, 8, 8), np.float32), 2.7)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("Extract/job024/particles.star", ["12 particles in 2 tomograms (TS_01 6, TS_03 6)", "2D stacks, 96 px"]),
+        ("Extract/job030/particles.star", ["3D pseudo-subtomograms, 48 px, 5.4 Å/px"]),
+        ("Select/job023/particles.star", ["not extracted yet", "half sets: 6 in 1, 6 in 2"]),
+        ("Refine3D/job016/run_it003_data.star", ["refined: Pmax"]),
+        ("Tomograms/job007/tomograms.star", ["RELION 5 layout", "TS_03: 21 tilts from -60 to 60°", "hand -1"]),
+        ("Tomograms/job007/tilt_series/TS_01.star", ["tilt series TS_01, 21 tilt images"]),
+        ("Extract/job024/optimisation_set.star", ["the parts fit together"]),
+        ("Polish/job020/motion.star", ["trajectory set of 12 particles over 21 tilts"]),
+        ("PostProcess/job037/postprocess.star", ["final resolution: 10.368 Å", "B-factor: -620.378 Å²"]),
+        ("default_pipeline.star", ["pipeline file", "Extract/job024/: relion.pseudosubtomo, succeeded"]),
+        ("Extract/job013/Subtomograms/TS_03/6_stack2d.mrcs", ["stack of 20 images, 48 x 48 px, float16"]),
+        ("Extract/job024", ["job folder"]),
+        (".", ["RELION project", "the next one gets number 38"]),
+    ],
+)
+def test_words(project, file, words):
+    text = str(describe(file))
+    for one in words:
+        assert one in text
+
+
+def test_sound_files_have_no_problems(project):
+    for file in (
+        "Tomograms/job007/tomograms.star", "Extract/job024/optimisation_set.star", "Select/job023/particles.star",
+        "Polish/job020/motion.star", "Tomograms/job007/tilt_series/TS_01.star",
+    ):  # fmt: skip
+        assert describe(file).problems == [], file
+        assert str(describe(file)).endswith("No problems found.")
+
+
+def test_problems_of_particles(project):
+    path = Path("Extract/job024/particles.star")
+    assert "12 of 12 subtomogram files" in describe(path).problems[0]
+    path.write_text(path.read_text().replace("540.22", "nan").replace("   223.979334", "          nan"))
+    assert any("rlnCenteredCoordinateXAngst is nan" in problem for problem in describe(path).problems)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert any("CR+LF" in problem for problem in describe(path).problems)
+
+
+def test_problems_of_tomograms(project):
+    shutil.rmtree("tilt_stacks")
+    assert any("image files are missing" in one for one in describe("Tomograms/job007/tomograms.star").problems)
+    path = Path("Tomograms/job007/tilt_series/TS_01.star")
+    path.write_text(path.read_text().replace("_rlnTomoYTilt", "_rlnOther").replace("_rlnDefocusU", "_rlnNoCtf"))
+    problems = describe(path).problems
+    assert any("not aligned yet: rlnTomoYTilt missing" in one for one in problems)
+    assert any("no CTF estimate yet" in one for one in problems)
+    assert any("no alignment" in one for one in describe("Tomograms/job007/tomograms.star").problems)
+
+
+def test_problems_of_sets(project):
+    shutil.rmtree("Tomograms")
+    problems = describe("Extract/job024/optimisation_set.star").problems
+    assert problems == ["the tomogram set Tomograms/job007/tomograms.star does not exist"]
+
+
+def test_problems_of_maps(tmp_path):
+    write_volume(tmp_path / "mask.mrc", Volume(np.linspace(-0.1, 1.2, 64, dtype=np.float32).reshape(4, 4, 4), 2.7))
+    assert "clamp it to 0…1" in describe(tmp_path / "mask.mrc").problems[0]
+    write_volume(tmp_path / "map.mrc", Volume(np.zeros((4, 4, 4), np.float32), 1.0))
+    problems = describe(tmp_path / "map.mrc").problems
+    assert any("no pixel size" in one for one in problems)
+    assert any("all values are 0" in one for one in problems)
+    (tmp_path / "map.mrc").write_bytes((tmp_path / "map.mrc").read_bytes()[:-8])
+    assert any("truncated: 8 bytes" in one for one in describe(tmp_path / "map.mrc").problems)
+
+
+def test_job_folder(project):
+    folder = Path("Reconstruct/job038")
+    write_job_star(folder / "job.star", JobStar("relion.reconstructparticletomo", {"binning": "2"}))
+    (folder / "RELION_JOB_EXIT_FAILURE").touch()
+    (folder / ".map.mrc.123.sta-tmp").touch()
+    description = describe(folder)
+    assert description.lines[0] == "Reconstruct/job038/: job folder of type relion.reconstructparticletomo, failed"
+    assert "1 half-written file" in description.problems[1]
+    assert "binning = 2" in str(describe(folder / "job.star"))
+
+
+def test_what_is_nothing_we_know(project, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        describe("nope.star")
+    (tmp_path / "x.pdf").touch()
+    with pytest.raises(InputError, match="neither a STAR nor an MRC file"):
+        describe(tmp_path / "x.pdf")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="neither a RELION project nor a job folder"):
+        describe(tmp_path / "empty")
+    (tmp_path / "other.star").write_text("data_x\n\nloop_\n_rlnA #1\n1\n2\n")
+    assert "data_x: 2 rows x 1 columns" in str(describe(tmp_path / "other.star"))
