@@ -111,7 +111,7 @@ def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list
     body |= {
         "colormap": MASK_COLOUR,
         "blending": "additive",
-        "opacity": 0.35,
+        "opacity": 0.3,
         "contrast_limits": (0.0, 1.0),
         "rendering": "iso",
         "iso_threshold": 0.5,

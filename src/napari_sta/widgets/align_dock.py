@@ -228,11 +228,14 @@ class AlignDock(Dock):
         self.map_box = SourceBox(self.bench, "map")
         self.mask_box = SourceBox(self.bench, "mask")
         self.symmetry = QLineEdit("C1")
-        self.symmetry.setFixedWidth(52)
+        self.symmetry.setFixedWidth(44)
         self.symmetry.setToolTip("Point group of the map. Cn leaves only Z free: X or Y would break it.")
-        self.free = QLabel()
         self.x_box, self.y_box = OffsetBox(), OffsetBox()
-        self.lock = QLabel("🔒")
+        for box in (self.x_box, self.y_box):
+            box.setFixedWidth(80)
+        self.sideways = QWidget()
+        self.lock = QLabel()
+        self.lock.setStyleSheet("color: #d9a43b;")
         self.offset_box = OffsetBox()
         self.offset_box.setToolTip("Up/Down 0.25 px · Shift 1 px · Alt 0.05 px; also on the canvas")
         font = self.offset_box.font()
@@ -241,14 +244,13 @@ class AlignDock(Dock):
         self.offset_box.setFont(font)
         self.offset_box.setMinimumWidth(112)
         self.angstrom = QLabel()
-        self.angstrom.setMinimumWidth(72)
-        self.drag_button = QPushButton("✥ Drag")
+        self.drag_button = QPushButton("Drag")
         self.drag_button.setCheckable(True)
         self.drag_button.setToolTip("Drag the mask along Z in the XZ view")
-        self.xz_button = QPushButton("XZ view")
+        self.xz_button = QPushButton("XZ")
         self.xz_button.setToolTip("Slice through the centre with Z on the vertical axis (2D)")
 
-        self.plot = Plot(self.bench.viewer, rows=2, height=230)
+        self.plot = Plot(self.bench.viewer, rows=2, height=200)
         self._make_plot()
 
         self.suggest_button = QPushButton("Suggest")
@@ -274,10 +276,9 @@ class AlignDock(Dock):
         self.particles = QComboBox()
         self.particles.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.particles.setMinimumContentsLength(10)
-        self.again = QCheckBox("Reconstruct from the recentred particles")
+        self.again = QCheckBox("Then reconstruct")
         self.again.setChecked(True)
         self.again_how = QLabel()
-        self.again_how.setWordWrap(True)
         self.again_how.setStyleSheet("color: #9aa3ad;")
         self.apply_button = QPushButton("Apply recentring")
         self.apply_button.setObjectName("sta_apply")
@@ -333,11 +334,13 @@ class AlignDock(Dock):
         row = QHBoxLayout()
         row.addWidget(self.symmetry)
         row.addWidget(self.lock)
-        row.addWidget(QLabel("X"))
-        row.addWidget(self.x_box)
-        row.addWidget(QLabel("Y"))
-        row.addWidget(self.y_box)
-        row.addWidget(QLabel("px"))
+        sideways = QHBoxLayout(self.sideways)
+        sideways.setContentsMargins(0, 0, 0, 0)
+        sideways.addWidget(QLabel("X"))
+        sideways.addWidget(self.x_box)
+        sideways.addWidget(QLabel("Y"))
+        sideways.addWidget(self.y_box)
+        row.addWidget(self.sideways)
         row.addStretch(1)
         grid.addWidget(QLabel("Symmetry"), 2, 0)
         grid.addLayout(row, 2, 1)
@@ -346,8 +349,6 @@ class AlignDock(Dock):
         row.addWidget(QLabel("px"))
         row.addWidget(self.angstrom)
         row.addStretch(1)
-        row.addWidget(self.drag_button)
-        row.addWidget(self.xz_button)
         grid.addWidget(QLabel("Z offset"), 3, 0)
         grid.addLayout(row, 3, 1)
         suggest = QHBoxLayout()
@@ -359,9 +360,13 @@ class AlignDock(Dock):
         preview.addWidget(self.mask_moves)
         preview.addWidget(self.map_moves)
         preview.addStretch(1)
+        preview.addWidget(self.drag_button)
+        preview.addWidget(self.xz_button)
         below = QGridLayout()
         below.addWidget(QLabel("Particles"), 0, 0)
         below.addWidget(self.particles, 0, 1)
+        below.addWidget(self.again, 1, 0)
+        below.addWidget(self.again_how, 1, 1)
         below.setColumnStretch(1, 1)
         act = QHBoxLayout()
         act.addWidget(self.apply_button, 3)
@@ -378,8 +383,6 @@ class AlignDock(Dock):
         box.addLayout(preview)
         box.addWidget(self.sentence)
         box.addLayout(below)
-        box.addWidget(self.again)
-        box.addWidget(self.again_how)
         box.addLayout(act)
         box.addWidget(self.command)
         box.addWidget(self.card)
@@ -658,7 +661,7 @@ class AlignDock(Dock):
             f" --center_{name} {value:g}" for name, value in zip("YX", self._offset[1:], strict=True) if value
         )
         self.sentence.setText(
-            f"Density at <b>Z = {d:+.2f} px ({d * pixel:+.2f} Å)</b> becomes the centre. "
+            f"Density at <b>Z = {d:+.2f} px ({d * pixel:+.2f} Å)</b> becomes the centre.<br>"
             f"RELION: <code>--center_Z {d:g}{extra}</code>"
         )
 
@@ -672,7 +675,7 @@ class AlignDock(Dock):
         if self.pair is None:
             self.confidence.setText("")
             return
-        for i, (offset, score, *_) in enumerate(self.pair.curve.candidates[:3], start=1):
+        for i, (offset, score) in enumerate(self.pair.curve.candidates[:3], start=1):
             button = QToolButton()
             button.setText(f"{i}: {offset:+.2f}")
             button.setToolTip(f"Offset {offset:+.2f} px, score {score:.3f}")
@@ -742,7 +745,9 @@ class AlignDock(Dock):
         try:
             family, order = parse_symmetry(name)
         except ValueError:
-            self.lock.setText("?")
+            self.sideways.hide()
+            self.lock.show()
+            self.lock.setText("no such point group")
             self.lock.setToolTip(f"{name} is no point group")
             return
         free_xy = (family, order) == ("C", 1)
@@ -754,7 +759,9 @@ class AlignDock(Dock):
         self.offset_box.setEnabled(free_z)
         if not free_z and self.offset_px:
             self.set_offset(0.0)
-        self.lock.setText("" if free_xy else "🔒")
+        self.sideways.setVisible(free_xy)
+        self.lock.setVisible(not free_xy)
+        self.lock.setText("only Z may move" if free_z else "nothing may move")
         words = {
             (True, True): "C1: X, Y and Z may move",
             (False, True): f"{name}: only the symmetry axis, Z, may move; X or Y would break the symmetry",
@@ -836,19 +843,19 @@ class AlignDock(Dock):
         except StaError as error:
             self.apply_button.setEnabled(False)
             self.apply_button.setToolTip(str(error))
-            self.command.set("napari-sta recenter …", None)
+            self.command.set("", None)
             self.again_how.setText("")
             return
         assert job is not None
         if after is not None:
             words = [f"binning {after['binning']}"] if "binning" in after else []
-            words += [f"box {after['box_size_px']} px"]
-            words += [f"cropped to {after['crop_size_px']} px"] if after.get("crop_size_px") else []
+            words += [f"box {after['box_size_px']}"]
+            words += [f"crop {after['crop_size_px']}"] if after.get("crop_size_px") else []
             words += [str(after["symmetry"])]
             known = self._map_settings.get("box_size_px")
             origin = "as the map was made" if known else "from the map's header"
-            self.again_how.setText(f"{', '.join(words)} ({origin})")
-        self.again_how.setVisible(after is not None)
+            self.again_how.setText(", ".join(words))
+            self.again_how.setToolTip(f"Settings {origin}")
         moved = bool(np.any(self._offset))
         self.apply_button.setEnabled(moved)
         self.apply_button.setToolTip("" if moved else "The offset is 0: nothing to apply")
@@ -971,7 +978,11 @@ def _score(layers: Mapping[str, list[Any]]) -> Pair:
             f"{density.pixel_size_angst:.4g} Å: overlaid in Å; the mask was resampled for the score."
         )
     on_grid = resample_to_grid(mask.data, mask.pixel_size_angst, density.box_px, density.pixel_size_angst)
-    curve = score_curve(density.data, on_grid, "z", min(RANGE_PX, density.box_px / 2 - 1))
+    reach = min(RANGE_PX, density.box_px / 2 - 1)
+    try:
+        curve = score_curve(density.data, on_grid, "z", reach, pixel_size_angst=density.pixel_size_angst)
+    except ValueError as error:
+        raise InputError(f"{volumes['mask'].path or 'The mask'} cannot be scored: {error}.") from error
     return Pair(density, mask, curve, notes)
 
 
@@ -1012,4 +1023,5 @@ def _confidence_words(curve: Any) -> str:
         return "No offset stands out within the range."
     confidence = float(curve.confidence)
     word = "clear" if confidence >= 0.7 else "fair" if confidence >= 0.4 else "weak: compare by eye"
-    return f"Best {curve.candidates[0][0]:+.2f} px; confidence {confidence:.2f} ({word})"
+    spread = f" ± {max(curve.spread_px, 0.05):.2f}"
+    return f"Best {curve.candidates[0].offset_px:+.2f}{spread} px; confidence {confidence:.2f} ({word})"

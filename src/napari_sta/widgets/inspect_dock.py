@@ -548,14 +548,7 @@ class InspectDock(Dock):
         if result is None:
             return
         n = len(result.frequency_inv_angst) - 1
-        widgets = (
-            self.bfactor,
-            self.bfactor_box,
-            self.lowpass,
-            self.lowpass_box,
-            self.weighting,
-            self.in_mask,
-        )
+        sliders = (self.bfactor, self.bfactor_box, self.lowpass, self.lowpass_box)
         blocked = [QSignalBlocker(widget) for widget in (*sliders, self.weighting, self.in_mask)]
         b = result.bfactor_angst2 if np.isfinite(result.bfactor_angst2) else 0.0
         lowest = min(LOWEST_BFACTOR, int(1.5 * b))

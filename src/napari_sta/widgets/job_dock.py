@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -15,13 +16,11 @@ from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
     QLabel,
-    QMenu,
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
     QSizePolicy,
     QStackedWidget,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -57,19 +56,18 @@ class CommandLine(QWidget):
         self._label = QLabel()
         self._label.setFont(fixed_font())
         self._label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self._copy = QToolButton()
-        self._copy.setText("Copy")
-        self._copy.setToolTip("Copy the command line")
-        self._copy.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
-        menu = QMenu(self._copy)
-        menu.addAction("Copy napari-sta command", self.copy)
-        self._relion_action = menu.addAction("Copy RELION command", self.copy_relion)
-        self._copy.setMenu(menu)
+        self._copy = QPushButton("Copy")
+        self._copy.setToolTip("Copy the napari-sta command line")
         self._copy.clicked.connect(self.copy)
+        self._copy_relion = QPushButton("RELION")
+        self._copy_relion.clicked.connect(self.copy_relion)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
         row.addWidget(self._label, 1)
         row.addWidget(self._copy)
+        row.addWidget(self._copy_relion)
+        self.set("", None)
 
     def set(self, ours: str, relion: str | None) -> None:
         """Show a command line; ``relion`` is RELION's equivalent or None."""
@@ -78,7 +76,11 @@ class CommandLine(QWidget):
         if relion:
             tip += f"<br><br><b>RELION</b><br>{html.escape(relion)}"
         self._label.setToolTip(tip + "</qt>")
-        self._relion_action.setEnabled(bool(relion))
+        self._copy.setEnabled(bool(ours))
+        self._copy_relion.setEnabled(bool(relion))
+        self._copy_relion.setToolTip(
+            "Copy RELION's command line for the same" if relion else "RELION has no command for this"
+        )
         self._elide()
 
     def text(self) -> str:
@@ -263,7 +265,7 @@ class JobDock(Dock):
             job = self.form.value()
         except StaError as error:
             self._checks.cancel()
-            self.command.set(f"napari-sta {self.form.job_class.name()} …", None)
+            self.command.set("", None)
             self._show_checks(str(error), [])
             return
         self.command.set(job.command_line(), None)
@@ -298,11 +300,12 @@ class JobDock(Dock):
         self._set_blocking(problem)
 
     def _plain(self, sentence: str) -> str:
-        """Say a missing field by its label: people look at the form, not at a command line."""
+        """Say a field by its label: people look at the form, not at a command line."""
         for name, row in self.form.rows.items():
             sentence = sentence.replace(
                 f"--{name} ({row.info.title}) must be given", f"{row.info.title} must be given"
             )
+            sentence = re.sub(rf"--{name}\b", f"“{row.info.title}”", sentence)
         return sentence
 
     def _set_blocking(self, reason: str) -> None:

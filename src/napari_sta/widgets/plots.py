@@ -122,7 +122,8 @@ class Plot(FigureCanvasQTAgg):
             return
         self.restore_region(self._background)
         self._draw_moving()
-        self.blit(self.figure.bbox)
+        # Not blit(): it repaints at once, and with it the whole window and its OpenGL canvas.
+        self.update()
 
     def _drawn(self, event: object) -> None:
         self._background = self.copy_from_bbox(self.figure.bbox)

@@ -447,7 +447,7 @@ class Workbench(QObject):
 
 
 def name_tab(widget: QWidget) -> None:
-    """Shorten the tab of a dock of ours: napari adds the plugin's name, which leaves no room for four tabs."""
+    """Shorten the tab of a dock of ours: napari adds the plugin's name, too long for four tabs."""
     dock = widget.parent()
     while dock is not None and not isinstance(dock, QDockWidget):
         dock = dock.parent()
