@@ -142,7 +142,7 @@ def run_demo(
     }
     _judge(record, quality_before, quality)
     if not headless:
-        _open(out, before, after, Path(final["out"]), paths.mask_align)
+        _open(out, after, Path(final["out"]), paths.mask_align)
     return record
 
 
@@ -225,15 +225,14 @@ class _Runner:
         return record
 
 
-def _open(out: Path, before: Path, after: Path, final: Path, mask: Path) -> None:
-    """Open napari on the project, with the maps before and after, the mask and the sharpened map."""
+def _open(out: Path, average: Path, final: Path, mask: Path) -> None:
+    """Open napari with the docks on the project, the recentred map, the mask and the sharpened map."""
+    shown = [str(path) for path in (out, average / "merged.mrc", mask, final)]
     # By name: this module lies below the widgets and must work without Qt.
     try:
-        widgets = importlib.import_module("napari_sta.widgets")
+        importlib.import_module("napari_sta.widgets").open_viewer(shown)
     except ImportError as error:
         raise InputError(
             f"the viewer is not installed ({error.name or error} is missing); install it with "
             "pip install 'napari-sta[all]', or run the demo with --headless"
         ) from error
-    shown = [out, before / "merged.mrc", after / "merged.mrc", final / "postprocess.mrc", mask]
-    widgets.open_viewer([str(path) for path in shown])
