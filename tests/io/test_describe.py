@@ -27,11 +27,17 @@ def project(data, tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("Extract/job024/particles.star", ["12 particles in 2 tomograms (TS_01 6, TS_03 6)", "2D stacks, 96 px"]),
+        (
+            "Extract/job024/particles.star",
+            ["12 particles in 2 tomograms (TS_01 6, TS_03 6)", "2D stacks, 96 px"],
+        ),
         ("Extract/job030/particles.star", ["3D pseudo-subtomograms, 48 px, 5.4 Å/px"]),
         ("Select/job023/particles.star", ["not extracted yet", "half sets: 6 in 1, 6 in 2"]),
         ("Refine3D/job016/run_it003_data.star", ["refined: Pmax"]),
-        ("Tomograms/job007/tomograms.star", ["RELION 5 layout", "TS_03: 21 tilts from -60 to 60°", "hand -1"]),
+        (
+            "Tomograms/job007/tomograms.star",
+            ["RELION 5 layout", "TS_03: 21 tilts from -60 to 60°", "hand -1"],
+        ),
         ("Tomograms/job007/tilt_series/TS_01.star", ["tilt series TS_01, 21 tilt images"]),
         ("Extract/job024/optimisation_set.star", ["the parts fit together"]),
         ("Polish/job020/motion.star", ["trajectory set of 12 particles over 21 tilts"]),
@@ -50,9 +56,12 @@ def test_words(project, file, words):
 
 def test_sound_files_have_no_problems(project):
     for file in (
-        "Tomograms/job007/tomograms.star", "Extract/job024/optimisation_set.star", "Select/job023/particles.star",
-        "Polish/job020/motion.star", "Tomograms/job007/tilt_series/TS_01.star",
-    ):  # fmt: skip
+        "Tomograms/job007/tomograms.star",
+        "Extract/job024/optimisation_set.star",
+        "Select/job023/particles.star",
+        "Polish/job020/motion.star",
+        "Tomograms/job007/tilt_series/TS_01.star",
+    ):
         assert describe(file).problems == [], file
         assert str(describe(file)).endswith("No problems found.")
 
@@ -60,7 +69,7 @@ def test_sound_files_have_no_problems(project):
 def test_problems_of_particles(project):
     path = Path("Extract/job024/particles.star")
     assert "12 of 12 subtomogram files" in describe(path).problems[0]
-    path.write_text(path.read_text().replace("540.22", "nan").replace("   223.979334", "          nan"))
+    path.write_text(path.read_text().replace("   223.979334", "          nan"))
     assert any("rlnCenteredCoordinateXAngst is nan" in problem for problem in describe(path).problems)
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert any("CR+LF" in problem for problem in describe(path).problems)
@@ -68,9 +77,13 @@ def test_problems_of_particles(project):
 
 def test_problems_of_tomograms(project):
     shutil.rmtree("tilt_stacks")
-    assert any("image files are missing" in one for one in describe("Tomograms/job007/tomograms.star").problems)
+    assert any(
+        "image files are missing" in one for one in describe("Tomograms/job007/tomograms.star").problems
+    )
     path = Path("Tomograms/job007/tilt_series/TS_01.star")
-    path.write_text(path.read_text().replace("_rlnTomoYTilt", "_rlnOther").replace("_rlnDefocusU", "_rlnNoCtf"))
+    path.write_text(
+        path.read_text().replace("_rlnTomoYTilt", "_rlnOther").replace("_rlnDefocusU", "_rlnNoCtf")
+    )
     problems = describe(path).problems
     assert any("not aligned yet: rlnTomoYTilt missing" in one for one in problems)
     assert any("no CTF estimate yet" in one for one in problems)
@@ -84,7 +97,9 @@ def test_problems_of_sets(project):
 
 
 def test_problems_of_maps(tmp_path):
-    write_volume(tmp_path / "mask.mrc", Volume(np.linspace(-0.1, 1.2, 64, dtype=np.float32).reshape(4, 4, 4), 2.7))
+    write_volume(
+        tmp_path / "mask.mrc", Volume(np.linspace(-0.1, 1.2, 64, dtype=np.float32).reshape(4, 4, 4), 2.7)
+    )
     assert "clamp it to 0…1" in describe(tmp_path / "mask.mrc").problems[0]
     write_volume(tmp_path / "map.mrc", Volume(np.zeros((4, 4, 4), np.float32), 1.0))
     problems = describe(tmp_path / "map.mrc").problems
@@ -100,7 +115,10 @@ def test_job_folder(project):
     (folder / "RELION_JOB_EXIT_FAILURE").touch()
     (folder / ".map.mrc.123.sta-tmp").touch()
     description = describe(folder)
-    assert description.lines[0] == "Reconstruct/job038/: job folder of type relion.reconstructparticletomo, failed"
+    assert (
+        description.lines[0]
+        == "Reconstruct/job038/: job folder of type relion.reconstructparticletomo, failed"
+    )
     assert "1 half-written file" in description.problems[1]
     assert "binning = 2" in str(describe(folder / "job.star"))
 

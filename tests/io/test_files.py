@@ -69,9 +69,14 @@ def test_how_a_set_names_its_members(tmp_path, monkeypatch):
 def test_replacing_is_all_or_nothing(tmp_path):
     path = tmp_path / "new/deep/x.txt"
     write_text(path, "one")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert path.read_text() == "one"
     assert [one.name for one in path.parent.iterdir()] == ["x.txt"]
 
@@ -90,7 +95,9 @@ def test_a_killed_writer_leaves_only_a_temporary_file(tmp_path):
         "    with open(temporary, 'wb') as f:\n"
         "        f.write(b'half'); f.flush(); print('writing', flush=True); time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)

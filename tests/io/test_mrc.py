@@ -92,7 +92,9 @@ def test_our_stacks_have_relions_pixel_sizes(tmp_path, rng):
 
 def test_images_from_several_files_keep_their_order(tmp_path):
     for number in range(3):
-        mrc.write_stack(tmp_path / f"{number}.mrcs", np.full((2, 3, 4), number) + np.arange(2)[:, None, None] / 2, 1.0)
+        mrc.write_stack(
+            tmp_path / f"{number}.mrcs", np.full((2, 3, 4), number) + np.arange(2)[:, None, None] / 2, 1.0
+        )
     images = mrc.read_images([(tmp_path / "2.mrcs", 1), (tmp_path / "0.mrcs", 0), (tmp_path / "2.mrcs", 0)])
     assert images[:, 0, 0].tolist() == [2.5, 0, 2]
 

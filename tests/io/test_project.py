@@ -109,7 +109,9 @@ def test_project_without_pipeline_file(project):
     (project.root / "default_pipeline.star").unlink()
     assert project.next_job == 38  # the highest folder is job037
     assert project.add_job("External", "relion.external") == "External/job038/"
-    assert read_star(project.root / "default_pipeline.star")["pipeline_general"].row() == {"rlnPipeLineJobCounter": "39"}
+    assert read_star(project.root / "default_pipeline.star")["pipeline_general"].row() == {
+        "rlnPipeLineJobCounter": "39"
+    }
     assert Project(project.root / "nowhere").next_job == 1
 
 
@@ -197,15 +199,23 @@ def test_trash(project):
 
 def test_job_star(tmp_path):
     path = tmp_path / "job.star"
-    write_job_star(path, JobStar("relion.pseudosubtomo", {"in_particles": "", "binning": "4", "do_stack2d": "Yes"}))
+    write_job_star(
+        path, JobStar("relion.pseudosubtomo", {"in_particles": "", "binning": "4", "do_stack2d": "Yes"})
+    )
     assert read_job_star(path).options == {"binning": "4", "do_stack2d": "Yes", "in_particles": ""}
     tables = read_star(path)
     assert tables["job"].row() == {
-        "rlnJobTypeLabel": "relion.pseudosubtomo", "rlnJobIsContinue": "0", "rlnJobIsTomo": "1",
-    }  # fmt: skip
-    assert tables["joboptions_values"]["rlnJobOptionVariable"].tolist() == ["binning", "do_stack2d", "in_particles"]
+        "rlnJobTypeLabel": "relion.pseudosubtomo",
+        "rlnJobIsContinue": "0",
+        "rlnJobIsTomo": "1",
+    }
+    assert tables["joboptions_values"]["rlnJobOptionVariable"].tolist() == [
+        "binning",
+        "do_stack2d",
+        "in_particles",
+    ]
     path.write_text("data_x\n\n_rlnA 1\n")
-    with pytest.raises(InputError, match="no job.star"):
+    with pytest.raises(InputError, match=r"no job\.star"):
         read_job_star(path)
 
 
@@ -220,18 +230,32 @@ def test_small_files_of_a_job(tmp_path):
     append_note(tmp_path, ["one", "two"], "today")
     append_note(tmp_path, ["three"], "later")
     assert (tmp_path / "note.txt").read_text().splitlines() == [
-        " ++++ Executing new job on today", " ++++ with the following command(s): ", "one", "two", " ++++ ",
-        " ++++ Executing new job on later", " ++++ with the following command(s): ", "three", " ++++ ",
-    ]  # fmt: skip
+        " ++++ Executing new job on today",
+        " ++++ with the following command(s): ",
+        "one",
+        "two",
+        " ++++ ",
+        " ++++ Executing new job on later",
+        " ++++ with the following command(s): ",
+        "three",
+        " ++++ ",
+    ]
     write_output_nodes(tmp_path, "Reconstruct/job038/", [MAP, HALF])
     nodes = read_star(tmp_path / "RELION_OUTPUT_NODES.star")["output_nodes"]
-    assert nodes["rlnPipeLineNodeName"].tolist() == ["Reconstruct/job038/merged.mrc", "Reconstruct/job038/half1.mrc"]
+    assert nodes["rlnPipeLineNodeName"].tolist() == [
+        "Reconstruct/job038/merged.mrc",
+        "Reconstruct/job038/half1.mrc",
+    ]
     assert nodes["rlnPipeLineNodeTypeLabelDepth"].tolist() == ["1", "99"]
     write_job_pipeline(Path(tmp_path), "Reconstruct/job038/", "relion.x", "Running", [SET], [MAP])
     tables = read_star(tmp_path / "job_pipeline.star")
     assert list(tables) == [
-        "pipeline_general", "pipeline_processes", "pipeline_nodes", "pipeline_input_edges", "pipeline_output_edges",
-    ]  # fmt: skip
+        "pipeline_general",
+        "pipeline_processes",
+        "pipeline_nodes",
+        "pipeline_input_edges",
+        "pipeline_output_edges",
+    ]
     assert tables["pipeline_output_edges"].row() == {
         "rlnPipeLineEdgeProcess": "Reconstruct/job038/",
         "rlnPipeLineEdgeToNode": "Reconstruct/job038/merged.mrc",

@@ -107,7 +107,10 @@ def test_only_what_changed_is_rewritten(project):
 def test_rows_are_kept_with_all_their_columns(project):
     particles = relion.read_particles("Refine3D/job016/run_it003_data.star")
     relion.write_particles("some.star", particles[particles.half_set == 2])
-    before, after = read_star("Refine3D/job016/run_it003_data.star")["particles"], read_star("some.star")["particles"]
+    before, after = (
+        read_star("Refine3D/job016/run_it003_data.star")["particles"],
+        read_star("some.star")["particles"],
+    )
     rows = before["rlnRandomSubset"] == "2"
     for label, column in before.columns.items():
         assert column[rows].tolist() == after[label].tolist()
@@ -116,16 +119,28 @@ def test_rows_are_kept_with_all_their_columns(project):
 def test_origins_and_angles_are_always_written(project):
     path = Path("Extract/job024/particles.star")
     _without(
-        path, "particles", "rlnOriginZAngst", "rlnAnglePsi", "rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt",
-        "rlnTomoSubtomogramPsi", "rlnTomoParticleName",
-    )  # fmt: skip
+        path,
+        "particles",
+        "rlnOriginZAngst",
+        "rlnAnglePsi",
+        "rlnTomoSubtomogramRot",
+        "rlnTomoSubtomogramTilt",
+        "rlnTomoSubtomogramPsi",
+        "rlnTomoParticleName",
+    )
     particles = relion.read_particles(path)
     assert particles.name[:2].tolist() == ["TS_01/1", "TS_01/2"]
     assert particles.name[6] == "TS_03/1"
     assert not particles.subtomogram_angles_deg.any()
     relion.write_particles("new.star", particles)
     written = read_star("new.star")["particles"]
-    for label in ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst", *relion.ANGLES, *relion.SUBTOMOGRAM_ANGLES):
+    for label in (
+        "rlnOriginXAngst",
+        "rlnOriginYAngst",
+        "rlnOriginZAngst",
+        *relion.ANGLES,
+        *relion.SUBTOMOGRAM_ANGLES,
+    ):
         assert label in written
     assert written["rlnOriginZAngst"].tolist() == ["0.000000"] * 12
     assert written["rlnTomoParticleName"][0] == "TS_01/1"
@@ -147,7 +162,9 @@ def test_unknown_tables_and_columns_are_kept(project):
 def test_optics_groups_are_written_in_order(project):
     path = Path("Extract/job024/particles.star")
     tables = read_star(path)
-    optics = {label: text_column([column[0], column[0]]) for label, column in tables["optics"].columns.items()}
+    optics = {
+        label: text_column([column[0], column[0]]) for label, column in tables["optics"].columns.items()
+    }
     optics["rlnOpticsGroup"] = text_column(["7", "3"])
     optics["rlnOpticsGroupName"] = text_column(["seven", "three"])
     numbers = text_column(["7", "3"] * 6)
@@ -164,7 +181,9 @@ def test_optics_groups_are_written_in_order(project):
 
 def test_changed_optics_are_written(project):
     particles = relion.read_particles("Extract/job024/particles.star")
-    group = replace(particles.optics[0], image_pixel_size_angst=5.4, image_size_px=48, odd_zernike=(0.5, -1.25))
+    group = replace(
+        particles.optics[0], image_pixel_size_angst=5.4, image_size_px=48, odd_zernike=(0.5, -1.25)
+    )
     relion.write_particles("new.star", replace(particles, optics=(group,)))
     row = read_star("new.star")["optics"].row()
     assert (row["rlnImagePixelSize"], row["rlnImageSize"]) == ("5.400000", "48")
@@ -176,9 +195,13 @@ def test_changed_optics_are_written(project):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param(lambda p: _without(p, "particles", "rlnTomoName"), "no column rlnTomoName", id="no tomogram"),
         pytest.param(
-            lambda p: _without(p, "particles", "rlnCenteredCoordinateYAngst"), "no particle coordinates", id="no y"
+            lambda p: _without(p, "particles", "rlnTomoName"), "no column rlnTomoName", id="no tomogram"
+        ),
+        pytest.param(
+            lambda p: _without(p, "particles", "rlnCenteredCoordinateYAngst"),
+            "no particle coordinates",
+            id="no y",
         ),
         pytest.param(
             lambda p: _with(p, "particles", "rlnCenteredCoordinateYAngst", "nan", 3),
@@ -186,19 +209,28 @@ def test_changed_optics_are_written(project):
             id="nan",
         ),
         pytest.param(
-            lambda p: _with(p, "particles", "rlnAngleTilt", "ten", 0), "'ten' in column rlnAngleTilt", id="word"
-        ),
-        pytest.param(lambda p: _with(p, "particles", "rlnOpticsGroup", "4", 5), "optics group 4", id="unknown optics"),
-        pytest.param(
-            lambda p: _without(p, "particles", "rlnOpticsGroup"), "no column rlnOpticsGroup", id="no optics column"
+            lambda p: _with(p, "particles", "rlnAngleTilt", "ten", 0),
+            "'ten' in column rlnAngleTilt",
+            id="word",
         ),
         pytest.param(
-            lambda p: _without(p, "optics", "rlnTomoTiltSeriesPixelSize"), "no rlnTomoTiltSeriesPixelSize",
+            lambda p: _with(p, "particles", "rlnOpticsGroup", "4", 5), "optics group 4", id="unknown optics"
+        ),
+        pytest.param(
+            lambda p: _without(p, "particles", "rlnOpticsGroup"),
+            "no column rlnOpticsGroup",
+            id="no optics column",
+        ),
+        pytest.param(
+            lambda p: _without(p, "optics", "rlnTomoTiltSeriesPixelSize"),
+            "no rlnTomoTiltSeriesPixelSize",
             id="no pixel size",
         ),
-        pytest.param(lambda p: _edit(p, ("data_particles", "data_micrographs")), "no table data_particles", id="table"),
+        pytest.param(
+            lambda p: _edit(p, ("data_particles", "data_micrographs")), "no table data_particles", id="table"
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_particle_files_are_refused(project, change, words):
     path = Path("Extract/job024/particles.star")
     change(path)
@@ -239,7 +271,9 @@ def test_relion4_is_the_same_as_relion5(project, data):
         assert old[name].angles_xyz_deg is None
         assert new[name].matrices_zyx is None
         shift_px = new[name].shift_yx_angst / new[name].pixel_size_angst
-        expected = projection_matrices_zyx(new[name].angles_xyz_deg, shift_px, new[name].size_zyx_px, (384, 384))
+        expected = projection_matrices_zyx(
+            new[name].angles_xyz_deg, shift_px, new[name].size_zyx_px, (384, 384)
+        )
         np.testing.assert_allclose(old[name].matrices_zyx, expected, atol=1e-8)
         np.testing.assert_array_equal(old[name].defocus_u_angst, new[name].defocus_u_angst)
         assert old[name].hand == new[name].hand == -1
@@ -253,7 +287,9 @@ def test_relion4_is_the_same_as_relion5(project, data):
     written = read_star("new.star")["particles"]
     assert "rlnCoordinateX" not in written
     np.testing.assert_allclose(
-        written["rlnCenteredCoordinateXAngst"].astype(float), expected_particles.coordinate_zyx_angst[:, 2], atol=1e-6
+        written["rlnCenteredCoordinateXAngst"].astype(float),
+        expected_particles.coordinate_zyx_angst[:, 2],
+        atol=1e-6,
     )
 
 
@@ -269,7 +305,12 @@ def test_pixel_coordinates_need_the_tomograms(project, data):
 
 def test_fresh_picks_get_optics_from_the_tomograms(project):
     picks = read_star("Select/job023/particles.star")["particles"]
-    keep = ("rlnTomoName", "rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
+    keep = (
+        "rlnTomoName",
+        "rlnCenteredCoordinateXAngst",
+        "rlnCenteredCoordinateYAngst",
+        "rlnCenteredCoordinateZAngst",
+    )
     columns = {label: picks[label][::-1] for label in keep}  # TS_03 comes first now
     write_star("picks.star", [Table("particles", columns)])
     _with(Path("Tomograms/job007/tomograms.star"), "global", "rlnOpticsGroupName", "other", 1)
@@ -309,7 +350,13 @@ def test_tilt_series_fields(project):
 def test_images_named_row_by_row(project):
     path = Path("Tomograms/job007/tomograms.star")
     _without(path, "global", "rlnTomoTiltSeriesName", "rlnTomoFrameCount")
-    _with(Path("Tomograms/job007/tilt_series/TS_01.star"), "TS_01", "rlnMicrographName", "5@tilt_stacks/TS_03.mrc", 0)
+    _with(
+        Path("Tomograms/job007/tilt_series/TS_01.star"),
+        "TS_01",
+        "rlnMicrographName",
+        "5@tilt_stacks/TS_03.mrc",
+        0,
+    )
     one = relion.read_tilt_series_set(path)["TS_01"]
     assert one.images[:2] == (("tilt_stacks/TS_03.mrc", 4), ("tilt_stacks/TS_01.mrc", 1))
 
@@ -320,33 +367,53 @@ TILTS = Path("Tomograms/job007/tilt_series/TS_01.star")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param(lambda p: _without(p, "global", "rlnTomoHand"), "tomogram TS_01 has no rlnTomoHand", id="hand"),
+        pytest.param(
+            lambda p: _without(p, "global", "rlnTomoHand"), "tomogram TS_01 has no rlnTomoHand", id="hand"
+        ),
         pytest.param(lambda p: _with(p, "global", "rlnTomoHand", "0", 0), "rlnTomoHand is 0", id="hand 0"),
         pytest.param(lambda p: _without(p, "global", "rlnVoltage"), "no rlnVoltage", id="voltage"),
         pytest.param(lambda p: _without(p, "global", "rlnTomoSizeZ"), "rlnTomoSizeZ is missing", id="size"),
         pytest.param(
-            lambda p: _with(p, "global", "rlnAmplitudeContrast", "1.5", 0), "must lie between 0 and 1", id="contrast"
+            lambda p: _with(p, "global", "rlnAmplitudeContrast", "1.5", 0),
+            "must lie between 0 and 1",
+            id="contrast",
         ),
         pytest.param(
-            lambda p: _with(p, "global", "rlnTomoTiltSeriesPixelSize", "0", 0), "must be above 0", id="pixel size"
+            lambda p: _with(p, "global", "rlnTomoTiltSeriesPixelSize", "0", 0),
+            "must be above 0",
+            id="pixel size",
         ),
-        pytest.param(lambda p: _with(p, "global", "rlnTomoName", "TS_03", 0), "lists tomogram TS_03 twice", id="twice"),
-        pytest.param(lambda p: _with(p, "global", "rlnTomoFrameCount", "20", 0), "21 rows.*is 20", id="frame count"),
         pytest.param(
-            lambda p: _with(p, "global", "rlnTomoTiltSeriesStarFile", "gone.star", 0), "gone.star does not exist",
+            lambda p: _with(p, "global", "rlnTomoName", "TS_03", 0), "lists tomogram TS_03 twice", id="twice"
+        ),
+        pytest.param(
+            lambda p: _with(p, "global", "rlnTomoFrameCount", "20", 0), "21 rows.*is 20", id="frame count"
+        ),
+        pytest.param(
+            lambda p: _with(p, "global", "rlnTomoTiltSeriesStarFile", "gone.star", 0),
+            "gone.star does not exist",
             id="no per-tilt file",
         ),
-        pytest.param(lambda p: _with(p, "global", "rlnTomoTiltSeriesName", "gone.mrc", 0), "gone.mrc does not exist",
-                     id="no images"),
-        pytest.param(lambda _: _edit(TILTS, ("data_TS_01", "data_TS_1")), "no table data_TS_01.*data_TS_1", id="name"),
         pytest.param(
-            lambda _: _without(TILTS, "TS_01", "rlnMicrographPreExposure"), "no column rlnMicrographPreExposure",
+            lambda p: _with(p, "global", "rlnTomoTiltSeriesName", "gone.mrc", 0),
+            "gone.mrc does not exist",
+            id="no images",
+        ),
+        pytest.param(
+            lambda _: _edit(TILTS, ("data_TS_01", "data_TS_1")), "no table data_TS_01.*data_TS_1", id="name"
+        ),
+        pytest.param(
+            lambda _: _without(TILTS, "TS_01", "rlnMicrographPreExposure"),
+            "no column rlnMicrographPreExposure",
             id="dose",
         ),
-        pytest.param(lambda _: _without(TILTS, "TS_01", "rlnDefocusV"), "no column rlnDefocusV", id="defocus"),
+        pytest.param(
+            lambda _: _without(TILTS, "TS_01", "rlnDefocusV"), "no column rlnDefocusV", id="defocus"
+        ),
         pytest.param(
             lambda _: _without(TILTS, "TS_01", "rlnTomoZRot", "rlnTomoXShiftAngst"),
-            r"no alignment \(rlnTomoZRot, rlnTomoXShiftAngst missing\)", id="alignment",
+            r"no alignment \(rlnTomoZRot, rlnTomoXShiftAngst missing\)",
+            id="alignment",
         ),
         pytest.param(
             lambda p: (
@@ -354,10 +421,11 @@ TILTS = Path("Tomograms/job007/tilt_series/TS_01.star")
                 _with(p, "global", "rlnTomoDeformationGridSizeY", "2"),
                 _with(p, "global", "rlnTomoDeformationType", "wavy"),
             ),
-            "rlnTomoDeformationType is 'wavy'", id="deformation",
+            "rlnTomoDeformationType is 'wavy'",
+            id="deformation",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_tomogram_sets_are_refused(project, change, words):
     path = Path("Tomograms/job007/tomograms.star")
     change(path)
@@ -378,7 +446,7 @@ def test_deformations(project):
     assert (deformation.kind, deformation.grid_xy) == ("linear", (3, 4))
     assert deformation.coefficients[20].tolist() == [0.1, 0.2, 0.3]
     _with(TILTS, "TS_01", "rlnTomoDeformationCoefficients", "[1,2]", 4)
-    with pytest.raises(InputError, match="row 5.*has 2 numbers"):
+    with pytest.raises(InputError, match=r"row 5.*has 2 numbers"):
         relion.read_tilt_series_set(path)
 
 
@@ -389,7 +457,9 @@ def test_trajectories(project):
     motion = relion.read_trajectories("Polish/job020/motion.star")
     assert len(motion.shift_zyx_angst) == 12
     table = read_star("Polish/job020/motion.star")["TS_03/2"]
-    np.testing.assert_array_equal(motion.shift_zyx_angst["TS_03/2"][:, 0], table["rlnOriginZAngst"].astype(float))
+    np.testing.assert_array_equal(
+        motion.shift_zyx_angst["TS_03/2"][:, 0], table["rlnOriginZAngst"].astype(float)
+    )
     relion.write_trajectories("copy.star", motion)
     again = relion.read_trajectories("copy.star")
     for name, shift in motion.shift_zyx_angst.items():
@@ -421,7 +491,9 @@ def test_trajectories_that_do_not_fit(project):
     with pytest.raises(InputError, match="no trajectory of particle TS_01/3"):
         relion.load_sta_inputs("Select/job023/optimisation_set.star", in_trajectories="short.star")
     tables = read_star(path)
-    tables["TS_01/3"] = Table("TS_01/3", {label: column[:20] for label, column in tables["TS_01/3"].columns.items()})
+    tables["TS_01/3"] = Table(
+        "TS_01/3", {label: column[:20] for label, column in tables["TS_01/3"].columns.items()}
+    )
     write_star("short.star", tables)
     with pytest.raises(InputError, match="particle TS_01/3 has 20 rows, its tilt series 21"):
         relion.load_sta_inputs("Select/job023/optimisation_set.star", in_trajectories="short.star")
@@ -480,7 +552,7 @@ def test_direct_entries_override_the_set(project):
 
 
 def test_no_set_and_no_tomograms(project):
-    with pytest.raises(InputError, match="no tomogram set is given.*--in_tomograms"):
+    with pytest.raises(InputError, match=r"no tomogram set is given.*--in_tomograms"):
         relion.load_sta_inputs(in_parts="Extract/job024/particles.star")
     with pytest.raises(InputError, match="no particle set is given"):
         relion.load_sta_inputs(in_tomograms="Tomograms/job007/tomograms.star")
@@ -497,7 +569,9 @@ def test_jobs_that_need_no_tilt_series_do_not_look_for_them(project):
     inputs = relion.load_sta_inputs("Extract/job024/optimisation_set.star", need_tomograms=False)
     assert len(inputs.particles) == 12
     inputs.write_set("new.star", "Extract/job024/particles.star")
-    assert relion.read_optimisation_set("new.star")["rlnTomoTomogramsFile"] == "Tomograms/job007/tomograms.star"
+    assert (
+        relion.read_optimisation_set("new.star")["rlnTomoTomogramsFile"] == "Tomograms/job007/tomograms.star"
+    )
     with pytest.raises(InputError, match=r"tomograms\.star does not exist \(named in Extract"):
         relion.load_sta_inputs("Extract/job024/optimisation_set.star")
 
@@ -507,7 +581,10 @@ def test_particles_of_unknown_tomograms(project):
     tables = read_star(path)
     names = tables["particles"]["rlnTomoName"].copy()
     names[:2] = "TS_99"
-    write_star(path, tables | {"particles": Table("particles", {**tables["particles"].columns, "rlnTomoName": names})})
+    write_star(
+        path,
+        tables | {"particles": Table("particles", {**tables["particles"].columns, "rlnTomoName": names})},
+    )
     inputs = relion.load_sta_inputs("Extract/job024/optimisation_set.star")
     assert len(inputs.particles) == 10
     assert inputs.warnings == (
@@ -522,21 +599,31 @@ def test_particles_of_unknown_tomograms(project):
     ("change", "words"),
     [
         pytest.param(
-            lambda p: _with(p, "particles", "rlnRandomSubset", "3", 4), "row 5: rlnRandomSubset is 3", id="half set"
+            lambda p: _with(p, "particles", "rlnRandomSubset", "3", 4),
+            "row 5: rlnRandomSubset is 3",
+            id="half set",
         ),
         pytest.param(
             lambda p: _with(p, "particles", "rlnTomoParticleName", "TS_01/2", 0),
-            r"occur more than once \(rlnTomoParticleName TS_01/2\)", id="names",
+            r"occur more than once \(rlnTomoParticleName TS_01/2\)",
+            id="names",
         ),
         pytest.param(
             lambda p: _with(p, "optics", "rlnTomoTiltSeriesPixelSize", "2.702"),
-            "rlnTomoTiltSeriesPixelSize is 2.702 in optics group 1.*2.7 for tomogram TS_01", id="pixel size",
+            "rlnTomoTiltSeriesPixelSize is 2.702 in optics group 1.*2.7 for tomogram TS_01",
+            id="pixel size",
         ),
-        pytest.param(lambda p: _with(p, "optics", "rlnVoltage", "200"), "rlnVoltage is 200 in optics", id="voltage"),
-        pytest.param(lambda p: _with(p, "optics", "rlnSphericalAberration", "0.01"), "Aberration is 0.01", id="Cs"),
-        pytest.param(lambda p: _with(p, "optics", "rlnAmplitudeContrast", "0.07"), "Contrast is 0.07", id="Q0"),
+        pytest.param(
+            lambda p: _with(p, "optics", "rlnVoltage", "200"), "rlnVoltage is 200 in optics", id="voltage"
+        ),
+        pytest.param(
+            lambda p: _with(p, "optics", "rlnSphericalAberration", "0.01"), "Aberration is 0.01", id="Cs"
+        ),
+        pytest.param(
+            lambda p: _with(p, "optics", "rlnAmplitudeContrast", "0.07"), "Contrast is 0.07", id="Q0"
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_together_is_refused(project, change, words):
     change(Path("Extract/job024/particles.star"))
     with pytest.raises(InputError, match=words) as error:

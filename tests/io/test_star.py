@@ -53,7 +53,7 @@ def test_starfile_package_reads_the_same(data, tmp_path):
 def test_text_stays_verbatim(tmp_path):
     path = tmp_path / "x.star"
     path.write_text(
-        "# a comment\n\n# version 50001\n\ndata_\n\n_rlnA   001\n_rlnEmpty \"\"\n_rlnSpaced  \"two words\"\n"
+        '# a comment\n\n# version 50001\n\ndata_\n\n_rlnA   001\n_rlnEmpty ""\n_rlnSpaced  "two words"\n'
         "_rlnNothing\n \n"
         "\ndata_rows\n\nloop_ \n_rlnTomoName #1 \n_rlnValue #2 \n_rlnWords #3\n"
         "001  -21.64652 \"a b\"\n nan   1e-9  ''\n #3\t5.0 it's\n\n"
@@ -87,7 +87,9 @@ def test_written_syntax_is_relions(tmp_path):
 
 def test_empty_loop_and_windows_line_ends(tmp_path):
     path = tmp_path / "x.star"
-    path.write_bytes(b"data_a\r\n\r\nloop_\r\n_rlnX #1\r\n_rlnY #2\r\n\r\ndata_b\r\n\r\nloop_\r\n_rlnZ #1\r\n7\r\n")
+    path.write_bytes(
+        b"data_a\r\n\r\nloop_\r\n_rlnX #1\r\n_rlnY #2\r\n\r\ndata_b\r\n\r\nloop_\r\n_rlnZ #1\r\n7\r\n"
+    )
     tables = read_star(path)
     assert len(tables["a"]) == 0
     assert list(tables["a"].columns) == ["rlnX", "rlnY"]
@@ -99,11 +101,23 @@ def test_empty_loop_and_windows_line_ends(tmp_path):
     [
         pytest.param("hello\n", "no STAR file", id="no data line"),
         pytest.param("", "no STAR file", id="empty"),
-        pytest.param("data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n1 2\n1 2 3\n", r"line 7: 3 values.*2 columns", id="long row"),
-        pytest.param("data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n1\n", r"line 6: 1 values.*2 columns", id="short row"),
-        pytest.param("data_a\n\nloop_\n_rlnX #1\n1\n\n2\n", r"line 7: '2' stands after table data_a", id="row after gap"),
-        pytest.param("data_a\n\n_rlnX 1\n\ndata_a\n\n_rlnX 1\n", "two tables named data_a", id="same name twice"),
-        pytest.param("data_a\n\nloop_\n_rlnX #1\n_rlnX #2\n1 1\n", "column _rlnX twice", id="same column twice"),
+        pytest.param(
+            "data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n1 2\n1 2 3\n", r"line 7: 3 values.*2 columns", id="long row"
+        ),
+        pytest.param(
+            "data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n1\n", r"line 6: 1 values.*2 columns", id="short row"
+        ),
+        pytest.param(
+            "data_a\n\nloop_\n_rlnX #1\n1\n\n2\n",
+            r"line 7: '2' stands after table data_a",
+            id="row after gap",
+        ),
+        pytest.param(
+            "data_a\n\n_rlnX 1\n\ndata_a\n\n_rlnX 1\n", "two tables named data_a", id="same name twice"
+        ),
+        pytest.param(
+            "data_a\n\nloop_\n_rlnX #1\n_rlnX #2\n1 1\n", "column _rlnX twice", id="same column twice"
+        ),
         pytest.param("data_a\n\nloop_\n\n1 1\n", "no column labels", id="loop without labels"),
         pytest.param("data_a\n\nrubbish\n", "must start with loop_", id="rubbish in a table"),
         pytest.param("\0\1\2MAP ", "binary", id="binary"),
@@ -137,14 +151,18 @@ def test_what_cannot_be_written(tmp_path):
 _label = st.from_regex(r"[A-Za-z][A-Za-z0-9]{0,8}", fullmatch=True)
 _value = st.one_of(
     st.from_regex(r"-?[0-9]{1,5}\.[0-9]{1,8}", fullmatch=True),
-    st.sampled_from(["", "001", "nan", "[1,0,1]", "_x", "#5", "data_x", "loop_", "it's", '"q', "a b", " lead", "\ttab"]),
-    st.text(st.characters(exclude_characters="\n\r\0\"", exclude_categories=("Cs",)), max_size=12),
+    st.sampled_from(
+        ["", "001", "nan", "[1,0,1]", "_x", "#5", "data_x", "loop_", "it's", '"q', "a b", " lead", "\ttab"]
+    ),
+    st.text(st.characters(exclude_characters='\n\r\0"', exclude_categories=("Cs",)), max_size=12),
 )
 
 
 @st.composite
 def _tables(draw):
-    names = draw(st.lists(st.from_regex(r"[A-Za-z0-9_]{0,9}", fullmatch=True), min_size=1, max_size=3, unique=True))
+    names = draw(
+        st.lists(st.from_regex(r"[A-Za-z0-9_]{0,9}", fullmatch=True), min_size=1, max_size=3, unique=True)
+    )
     tables = []
     for name in names:
         labels = draw(st.lists(_label, min_size=1, max_size=4, unique=True))

@@ -218,22 +218,17 @@ def _read_loop(path: str | Path, name: str, lines: list[str], position: int) -> 
         if stop == len(lines) or not lines[stop].strip() or lines[stop].startswith("data_"):
             break
     body = lines[start:stop]
-    rows = [line.split() for line in body]
-    if any('"' in line or "'" in line for line in body):
-        rows = [
-            _tokens(line) if '"' in line or "'" in line else row for line, row in zip(body, rows, strict=True)
-        ]
     wanted = len(labels)
-    for offset, row in enumerate(rows):
+    values: list[str] = []
+    for offset, line in enumerate(body):
+        row = _tokens(line) if '"' in line or "'" in line else line.split()
         if len(row) != wanted:
             raise InputError(
                 f"{path}, line {start + offset + 1}: {len(row)} values where table {_shown(name)} has "
-                f"{wanted} "
-                "columns; quote values that contain blanks, or restore the missing ones"
+                f"{wanted} columns; quote values that contain blanks, or restore the missing ones"
             )
-    columns = {
-        label: text_column(values) for label, values in zip(labels, zip(*rows, strict=True), strict=True)
-    }
+        values += row
+    columns = {label: text_column(values[index::wanted]) for index, label in enumerate(labels)}
     return Table(name, columns), stop
 
 

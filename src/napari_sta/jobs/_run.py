@@ -130,9 +130,24 @@ class JobRun:
         JobError
             If the folder cannot be made.
         """
+        self.job = self._with_found_files()
         self.job.check()
         self._prepare()
         return self._steps()
+
+    def _with_found_files(self) -> Job:
+        """Return the job with its files where they are, seen from the current folder or the project's."""
+        found = {}
+        for field_name, value in self.job.input_files().items():
+            in_project = self.options.project / value if self.options.project else None
+            if in_project is not None and not Path(value).exists() and in_project.exists():
+                found[field_name] = str(in_project)
+                continue
+            try:
+                resolve(value)
+            except InputError as error:
+                raise InputError(f"--{field_name}: {error}") from None
+        return self.job.model_copy(update=found) if found else self.job
 
     def _prepare(self) -> None:
         job = self.job
