@@ -259,7 +259,8 @@ def volume_from_layer(data: Any, meta: Mapping[str, Any]) -> Volume:
     scale = np.asarray(meta.get("scale", (1.0, 1.0, 1.0)), dtype=np.float64)[-3:]
     if np.ptp(scale) > 1e-4 * scale[0]:
         raise InputError(f"layer {meta.get('name', '')} has voxels that are not cubes; a map's are.")
-    return Volume(array.astype(np.float32, copy=False), float(scale[0]))
+    path = meta.get("metadata", {}).get("napari_sta", {}).get("path", "")
+    return Volume(array.astype(np.float32, copy=False), float(scale[0]), path)
 
 
 def read_layers(path: str | Path) -> list[LayerData]:

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 from napari.layers import Layer
 from napari.qt.threading import create_worker
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDockWidget, QPushButton, QWidget
 
 from napari_sta.data.errors import InputError, StaError, Stopped
 from napari_sta.jobs._job import Job, Progress
-from napari_sta.layers import is_job_folder
+from napari_sta.layers import get_reader, is_job_folder
 from napari_sta.widgets._background import guarded, in_background, in_words
 from napari_sta.widgets.project_files import ProjectView, no_files, read_project
 
@@ -127,14 +127,32 @@ class Workbench(QObject):
             window = getattr(plain, "window", None)
             if window is not None:
                 window._qt_window.installEventFilter(bench)
+                window._qt_viewer.installEventFilter(bench)
                 window._qt_window.destroyed.connect(lambda *_: cls._of.pop(key, None))
         return bench
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Stop the running job when the window closes, so that napari need not wait for it."""
+        """Read what is dropped on the canvas in a worker; stop the running job when the window closes."""
+        if event.type() == QEvent.Type.Drop:
+            return self._dropped(event)
         if event.type() == QEvent.Type.Close and event.isAccepted():
             QTimer.singleShot(0, self._stop_if_closed)
         return False
+
+    def _dropped(self, event: Any) -> bool:
+        # With Shift or Alt the user asks for napari's own way: as a stack, or with another plugin.
+        if event.modifiers() & (Qt.KeyboardModifier.ShiftModifier | Qt.KeyboardModifier.AltModifier):
+            return False
+        urls = event.mimeData().urls()
+        if not urls or not all(url.isLocalFile() and get_reader(url.toLocalFile()) for url in urls):
+            return False
+        for url in urls:
+            path = Path(url.toLocalFile())
+            if path.is_dir() and not is_job_folder(path):
+                self.open_dock("project")
+            self.take(path)
+        event.acceptProposedAction()
+        return True
 
     def _stop_if_closed(self) -> None:
         viewer = self._viewer()

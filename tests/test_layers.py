@@ -1,0 +1,235 @@
+"""Layers against closed forms: where a voxel, a particle and its axis lie in the world."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from napari_sta import layers
+from napari_sta.data.errors import InputError
+from napari_sta.data.particles import OpticsGroup, Particles
+from napari_sta.data.volume import Volume
+from napari_sta.io.mrc import read_volume, write_stack, write_volume
+
+
+def world(meta: dict, index_zyx: tuple[float, float, float]) -> np.ndarray:
+    return np.asarray(meta["translate"]) + np.asarray(meta["scale"]) * np.asarray(index_zyx)
+
+
+@pytest.mark.parametrize(("shape", "pixel"), [((8, 8, 8), 2.7), ((7, 9, 11), 1.35), ((6, 7, 8), 5.4)])
+def test_origin_of_relion_is_world_zero(shape, pixel, rng):
+    volume = Volume(rng.normal(size=shape).astype(np.float32), pixel)
+    for data, meta, kind in [layers.map_layer(volume), *layers.mask_layers(volume)]:
+        assert kind in ("image", "labels")
+        np.testing.assert_allclose(world(meta, tuple(n // 2 for n in data.shape)), 0, atol=1e-12)
+        assert meta["units"] == ("angstrom",) * 3
+        assert meta["axis_labels"] == ("z", "y", "x")
+        assert meta["metadata"]["napari_sta"]["pixel_size_angst"] == pixel
+
+
+def test_maps_of_different_box_and_pixel_register_in_angstrom():
+    """The same Å position, put on three grids, comes out at one place of the world."""
+    place_angst = np.array([10.8, -5.4, 16.2])
+    for box, pixel in ((96, 2.7), (48, 5.4), (63, 1.35)):
+        index = place_angst / pixel + box // 2
+        meta = layers.map_layer(Volume(np.zeros((box,) * 3, np.float32), pixel))[1]
+        np.testing.assert_allclose(world(meta, index), place_angst, atol=0.01 * pixel)
+
+
+def a_set(n: int = 5, seed: int = 4) -> Particles:
+    rng = np.random.default_rng(seed)
+    names = np.array(["TS_01"] * 3 + ["TS_02"] * (n - 3), dtype=object)
+    column = np.array([f"{v:.3f}" for v in rng.uniform(size=n)], dtype=object)
+    return Particles(
+        tomogram=names,
+        name=np.array([f"{t}/{i}" for i, t in enumerate(names)], dtype=object),
+        coordinate_zyx_angst=rng.normal(scale=300, size=(n, 3)),
+        origin_zyx_angst=rng.normal(scale=5, size=(n, 3)),
+        angles_deg=rng.uniform(0, 180, size=(n, 3)),
+        subtomogram_angles_deg=rng.uniform(0, 180, size=(n, 3)),
+        optics_group=np.ones(n, dtype=np.int64),
+        half_set=np.arange(n) % 2 + 1,
+        optics=(OpticsGroup(1, "one", 2.7),),
+        text={"rlnTomoName": names, "rlnMaxValueProbDistribution": column},
+    )
+
+
+def relion_matrix_xyz(angles_deg: np.ndarray) -> Rotation:
+    return Rotation.from_euler("ZYZ", angles_deg, degrees=True).inv()
+
+
+def test_particles_lie_where_relion_extracts_them():
+    """Position = coordinate - R_subtomogram · origin; arrow = R_subtomogram · R_particle · z (by scipy)."""
+    particles = a_set()
+    made = layers.particle_layers(particles, "x/particles.star")
+    assert [kind for _, _, kind in made] == ["points", "vectors"] * 2
+    position = np.concatenate([made[0][0], made[2][0]])
+    vectors = np.concatenate([made[1][0], made[3][0]])
+    subtomogram = relion_matrix_xyz(particles.subtomogram_angles_deg)
+    shift_xyz = subtomogram.apply(particles.origin_zyx_angst[:, ::-1])
+    expected = particles.coordinate_zyx_angst - shift_xyz[:, ::-1]
+    np.testing.assert_allclose(position, expected, atol=1e-9)
+    z = (subtomogram * relion_matrix_xyz(particles.angles_deg)).apply([0, 0, 1])[:, ::-1]
+    np.testing.assert_allclose(vectors[:, 0], expected, atol=1e-9)
+    np.testing.assert_allclose(vectors[:, 1], z, atol=1e-9)
+
+
+def test_one_tomogram_is_shown_at_a_time():
+    made = layers.particle_layers(a_set())
+    assert [meta["visible"] for _, meta, _ in made] == [True, True, False, False]
+    assert made[0][1]["metadata"]["napari_sta"]["tomogram"] == "TS_01"
+    table = made[0][1]["features"]
+    assert len(table) == 3
+    assert table["rlnMaxValueProbDistribution"].dtype == float
+
+
+def test_particles_come_back_moved_and_otherwise_untouched():
+    particles = a_set()
+    data, meta, _ = layers.particle_layers(particles)[0]
+    same = layers.particles_from_layer(data, meta)
+    np.testing.assert_allclose(same.coordinate_zyx_angst, particles.coordinate_zyx_angst[:3], atol=1e-9)
+    moved = layers.particles_from_layer(data + [0.0, 1.0, -2.0], meta)
+    np.testing.assert_allclose(
+        moved.coordinate_zyx_angst - particles.coordinate_zyx_angst[:3], [[0, 1, -2]] * 3, atol=1e-9
+    )
+    np.testing.assert_array_equal(moved.origin_zyx_angst, particles.origin_zyx_angst[:3])
+    assert moved.text["rlnMaxValueProbDistribution"].tolist() == (
+        particles.text["rlnMaxValueProbDistribution"][:3].tolist()
+    )
+    with pytest.raises(InputError, match="2 points but its particle set has 3"):
+        layers.particles_from_layer(data[:2], meta)
+
+
+def test_map_survives_layer_and_file(tmp_path, rng):
+    volume = Volume(rng.normal(size=(6, 6, 6)).astype(np.float32), 3.21)
+    data, meta, _ = layers.map_layer(volume)
+    layers.write_map(str(tmp_path / "out.mrc"), data, meta)
+    back = read_volume(tmp_path / "out.mrc")
+    np.testing.assert_array_equal(back.data, volume.data)
+    assert back.pixel_size_angst == pytest.approx(3.21, abs=1e-6)
+
+
+def test_labels_are_written_as_a_mask(tmp_path):
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1, 2, 3] = 7
+    meta = {"scale": (2.0,) * 3, "name": "drawn"}
+    layers.write_mask(str(tmp_path / "mask.mrc"), labels, meta)
+    back = read_volume(tmp_path / "mask.mrc")
+    assert back.data.sum() == 1
+    assert back.data[1, 2, 3] == 1
+    with pytest.raises(InputError, match="not cubes"):
+        layers.write_mask(str(tmp_path / "m.mrc"), labels, {"scale": (2.0, 2.0, 3.0), "name": "drawn"})
+
+
+def test_display_range_shows_density_not_solvent(rng):
+    data = rng.normal(size=(32, 32, 32)).astype(np.float32)
+    data[12:20, 12:20, 12:20] += 20
+    low, high, level = layers.display_range(data)
+    assert abs(low) < 0.2  # the solvent's level is black
+    assert high > 15
+    assert 2 < level < 18
+    flat = layers.display_range(np.full((4, 4, 4), 3.0, np.float32))
+    assert flat[0] < flat[2] < flat[1]
+
+
+FOREIGN = {
+    "micrographs.star": "data_optics\n\nloop_\n_rlnOpticsGroup #1\n1\n\ndata_micrographs\n\nloop_\n"
+    "_rlnMicrographName #1\na.mrc\n",
+    "single.star": "data_particles\n\nloop_\n_rlnImageName #1\n_rlnAngleRot #2\n1@a.mrcs 3\n",
+    "default_pipeline.star": "data_pipeline_general\n\n_rlnPipeLineJobCounter 3\n",
+    "notes.star": "no table at all\n",
+    "empty.star": "",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_star_is_left_to_others(tmp_path, name):
+    (tmp_path / name).write_text(FOREIGN[name])
+    assert layers.get_reader(str(tmp_path / name)) is None
+
+
+def test_reader_takes_ours_and_refuses_the_rest_fast(tmp_path, small_project):
+    assert layers.get_reader(str(tmp_path)) is None
+    assert layers.get_reader(str(tmp_path / "missing.star")) is None
+    assert layers.get_reader("picture.png") is None
+    assert layers.get_reader([]) is None
+    assert layers.get_reader([str(small_project.map_path), "picture.png"]) is None
+    for path in (
+        small_project.root, small_project.map_path.parent, small_project.map_path,
+        small_project.particles_path, small_project.optimisation_set_path,
+    ):  # fmt: skip
+        assert layers.get_reader(str(path)) is not None
+    big = tmp_path / "big.star"
+    big.write_text("data_\n\nloop_\n_wrpOther #1\n" + "1\n" * 10_000_000)
+    began = time.perf_counter()
+    assert layers.get_reader(str(big)) is None
+    assert time.perf_counter() - began < 0.05
+
+
+def test_reader_makes_the_layers_of_a_project(small_project):
+    read = layers.get_reader([str(small_project.map_path), str(small_project.mask_path)])
+    names = [(meta["name"], kind) for _, meta, kind in read(
+        [str(small_project.map_path), str(small_project.mask_path)]
+    )]  # fmt: skip
+    assert names == [
+        ("Reconstruct/job003 · merged", "image"),
+        ("mask_align", "image"),
+        ("mask_align · contour", "labels"),
+    ]
+    [(data, _, kind)] = layers.read_layers(small_project.root)
+    assert kind == "image"
+    np.testing.assert_array_equal(data, read_volume(small_project.map_path).data)
+    from_set = layers.read_layers(small_project.optimisation_set_path)
+    direct = layers.read_layers(small_project.particles_path)
+    assert len(from_set) == len(direct) >= 2
+    np.testing.assert_array_equal(from_set[0][0], direct[0][0])
+
+
+def test_tilt_series_are_mapped_not_read(small_project):
+    [star] = small_project.root.glob("Tomograms/*/tomograms.star")
+    made = layers.read_layers(star)
+    data, meta, kind = made[0]
+    assert kind == "image"
+    assert isinstance(data, np.memmap)
+    assert meta["axis_labels"] == ("tilt", "y", "x")
+    assert meta["units"] == ("angstrom",) * 3
+    assert [m["visible"] for _, m, _ in made] == [True] + [False] * (len(made) - 1)
+
+
+def test_stack_of_images_is_no_map(tmp_path, rng):
+    write_stack(tmp_path / "a.mrcs", rng.normal(size=(3, 8, 9)).astype(np.float32), 2.0)
+    [(data, meta, _)] = layers.read_layers(tmp_path / "a.mrcs")
+    assert data.shape == (3, 8, 9)
+    assert meta["metadata"]["napari_sta"]["kind"] == "tilt_series"
+
+
+def test_what_cannot_be_shown_says_why(tmp_path):
+    (tmp_path / "job.star").write_text("data_job\n\n_rlnJobTypeLabel x\n")
+    with pytest.raises(InputError, match="no table that can be shown"):
+        layers.read_layers(tmp_path / "job.star")
+    with pytest.raises(InputError, match="neither a map"):
+        layers.read_layers(tmp_path / "x.txt")
+    (tmp_path / "Extract/job001").mkdir(parents=True)
+    with pytest.raises(InputError, match="no map, mask or particle set"):
+        layers.read_layers(tmp_path / "Extract/job001")
+
+
+def test_masks_are_told_from_maps(tmp_path, rng):
+    ball = np.zeros((8, 8, 8), np.float32)
+    ball[3:5, 3:5, 3:5] = 1
+    write_volume(tmp_path / "solvent.mrc", Volume(ball, 2.0))
+    write_volume(tmp_path / "postprocess_masked.mrc", Volume(rng.normal(size=(8, 8, 8)).astype("f4"), 2.0))
+    kinds = [m["metadata"]["napari_sta"]["kind"] for _, m, _ in layers.read_layers(tmp_path / "solvent.mrc")]
+    assert kinds == ["mask", "contour"]
+    [(_, meta, _)] = layers.read_layers(tmp_path / "postprocess_masked.mrc")
+    assert meta["metadata"]["napari_sta"]["kind"] == "map"
+
+
+def test_practice_project_is_sample_data():
+    made = layers.practice_project()
+    assert [kind for _, _, kind in made] == ["image", "image", "labels"]
+    folder = made[0][1]["metadata"]["napari_sta"]["project"]
+    assert layers.is_project_folder(layers.Path(folder))
