@@ -271,6 +271,40 @@ def test_sigkill_leaves_nothing_half_written(tmp_path):
     assert read_volume(out / "map.mrc").data[0, 0, 0] == 1
 
 
+def test_a_killed_job_of_a_project_can_be_resumed_or_discarded(project):
+    name = project.add_job("External", "relion.external")
+    out = project.root / name
+    words = [sys.executable, "-c", SCRIPT, str(out), "needed_angst=1", "n_steps=1000", "delay_s=0.01"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert project.job(name).status == "Running"
+        with pytest.raises(InputError, match="is running"):
+            project.trash_job(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    assert project.job(name).status == "Aborted"
+    assert project.trash_job(name) == project.root / "Trash/External/job038"
+
+
+def test_started_by_relions_gui_as_an_external_job(project, capsys):
+    from napari_sta.cli import main
+
+    name = project.add_job("External", "relion.external")
+    out = project.root / name
+    for file in ("job.star", "job_pipeline.star"):
+        (out / file).write_text("RELION's own")
+    before = (project.root / "default_pipeline.star").read_bytes()
+    words = ["practise", "--in_3dref", "masks/mask.mrc", "--needed_angst", "2", "--o", name, "--j", "1"]
+    assert main([*words, "--pipeline_control", name]) == 0
+    assert status_of(out) == "Succeeded"
+    assert (out / "RELION_OUTPUT_NODES.star").exists()
+    # RELION enters what it finds there itself.
+    assert (project.root / "default_pipeline.star").read_bytes() == before
+    assert (out / "job.star").read_text() == (out / "job_pipeline.star").read_text() == "RELION's own"
+    assert f"{name}: done" in capsys.readouterr().out
+
+
 def test_stop_takes_effect_at_once(tmp_path):
     run = JobRun(practise(n_steps=1000, delay_s=0.01), RunOptions(out=tmp_path / "out"))
     steps = run.steps()

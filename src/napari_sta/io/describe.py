@@ -304,7 +304,7 @@ def _particle_problems(found: Description, path: Path, table: Table, particles: 
         rows = positions[particles.tomogram == name]
         same += len(rows) - len(np.unique(rows, axis=0))
     if same:
-        found.problems.append(f"{_count(same, 'particle')} sit on exactly the same spot as another one")
+        found.problems.append(f"on exactly the same spot as another one: {_count(same, 'particle')}")
     if "rlnImageName" in table:
         missing = [name for name in table["rlnImageName"] if not _exists(name.rpartition("@")[2], path)]
         if missing:

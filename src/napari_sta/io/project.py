@@ -6,6 +6,7 @@ project.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -151,7 +152,8 @@ class Project:
     def jobs(self) -> list[ProjectJob]:
         """Return every job, by number: those in the pipeline file, and folders it does not list.
 
-        An exit marker in the folder counts more than a ``Running`` in the pipeline file.
+        An exit marker in the folder counts more than a ``Running`` in the pipeline file, and so does
+        the death of our process that ran the job.
 
         Raises
         ------
@@ -169,6 +171,8 @@ class Project:
         found = []
         for name, alias, type_label, status in _rows(processes, "pipeline_processes"):
             marked = status_of(self.root / name) if status in ("Running", "Scheduled") else "Unknown"
+            if status == "Running" and marked == "Unknown" and was_killed(self.root / name):
+                marked = "Aborted"
             found.append(
                 ProjectJob(
                     name=name,
@@ -560,13 +564,29 @@ def _is_orphan(file: Path) -> bool:
         return False
     if len(words) != 3 or words[0] != "napari-sta" or words[2] != socket.gethostname():
         return False
-    try:
-        os.kill(int(words[1]), 0)
-    except ProcessLookupError:
+    return words[1].isdigit() and not _is_alive(int(words[1]))
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 is no question but Ctrl-C
         return True
-    except (OSError, ValueError):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
         return False
-    return False
+    except OSError:
+        return True
+    return True
+
+
+def was_killed(folder: str | Path) -> bool:
+    """Whether a job of ours was still running when its process died (seen from the same computer)."""
+    try:
+        record = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
+        running, host, process = record["status"] == "Running", record["host"], int(record["process"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return running and host == socket.gethostname() and not _is_alive(process)
 
 
 def _rows(table: Table, name: str) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shlex
+import socket
 import sys
 import time
 import traceback
@@ -248,11 +249,11 @@ class JobRun:
         assert self.out is not None
         job, name = self._portable_job(), self._folder_name()
         own = self.out / "job.json"
-        # RELION's GUI has written job.star already where it started us as an External job.
+        # Where RELION's GUI started us as an External job, job.star and job_pipeline.star are its own.
         if own.exists() or not (self.out / "job.star").exists():
             write_job_star(self.out / "job.star", job_star(job, self.options.n_threads))
         inputs = self._input_nodes()
-        if self._project is not None:
+        if self._in_pipeline:
             write_job_pipeline(self.out, name, job.relion_type, "Running", inputs, [])
         commands = [line for line in (job.command_line(name), job.relion_command(name)) if line]
         when = datetime.fromtimestamp(began).strftime("%a %b %d %H:%M:%S %Y")
@@ -267,6 +268,8 @@ class JobRun:
             "inputs": self._input_hashes(),
             "commands": {"napari-sta": commands[0], "relion": commands[1] if len(commands) > 1 else None},
             "folder": str(Path.cwd()),
+            "process": os.getpid(),
+            "host": socket.gethostname(),
             "started": datetime.fromtimestamp(began).isoformat(timespec="seconds"),
             "status": "Running",
         }
@@ -303,7 +306,7 @@ class JobRun:
                 self._write_record()
             if status == "Succeeded":
                 write_output_nodes(self.out, name, outputs)
-                if self._project is not None:
+                if self._in_pipeline:
                     inputs = self._input_nodes()
                     write_job_pipeline(self.out, name, self.job.relion_type, status, inputs, outputs)
             mark(self.out, status)

@@ -1,0 +1,270 @@
+"""Score a map against a mask: how far apart are they along an axis?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+_WORKING_BOX_PX = 64
+_LOWPASS_ANGST = 15.0  # what masks are usually made at
+_FRACTIONS = (0.2, 0.35, 0.5, 0.75)
+_GROWTHS_ANGST = (0.0, 4.0, 8.0, 13.0, 18.0)
+_FINER = ((-0.05, 0.05), (-2.0, 0.0, 2.0))  # second pass, around the best of the first
+_TOLERANCE = 0.003  # recipes whose correlations differ by this are equally good
+
+
+class Candidate(NamedTuple):
+    """One maximum of a score curve."""
+
+    offset_px: float
+    score: float
+
+
+class OffsetCurve(NamedTuple):
+    """Score of a map against a mask as a function of the mask's shift.
+
+    Attributes
+    ----------
+    offset_px, score
+        (n,) shift along the axis in pixels of the map; correlation in [-1, 1] of the map's own envelope with
+        the shifted mask.
+    candidates
+        Maxima, best first.
+    confidence
+        0 to 1: how well the best one fits and how far it is ahead of the next.
+    spread_px
+        Half the range of the optimum among envelopes that fit nearly as well: the error to expect.
+    profile_map, profile_mask
+        (d,) mean of map and mask in planes across the axis, inside the mask's column.
+    """
+
+    offset_px: Float[ndarray, "n"]
+    score: Float[ndarray, "n"]
+    candidates: tuple[Candidate, ...]
+    confidence: float
+    spread_px: float
+    profile_map: Float[ndarray, "d"]
+    profile_mask: Float[ndarray, "d"]
+
+
+def score_curve(
+    map_zyx: Float[ndarray, "d d d"],
+    mask_zyx: Float[ndarray, "d d d"],
+    axis: str = "z",
+    range_px: float = 20.0,
+    step_px: float = 1 / 20,
+    pixel_size_angst: float = 1.0,
+) -> OffsetCurve:
+    """Find how far a map's density lies from a mask along one axis.
+
+    Parameters
+    ----------
+    map_zyx, mask_zyx
+        On one grid; density is positive.
+    axis
+        x, y or z.
+    range_px, step_px
+        The curve runs from -range to +range; pixels of the map.
+    pixel_size_angst
+        Of the map.
+
+    Returns
+    -------
+    curve
+        An offset of +d says: the density sits d pixels further along +axis than the mask.
+
+    Raises
+    ------
+    ValueError
+        If the grids differ, the mask is empty or fills the box, or the range leaves the box.
+
+    Notes
+    -----
+    A mask is a thresholded, grown and softened map, so plain correlation of density with mask is biased:
+    strong layers and whatever lies beyond one face pull it. Here the map is made into masks again, by
+    thresholds that keep a fraction of the mask's volume and by growth up to 18 Å, with the edge width
+    measured on the mask; each is correlated with the mask (Pearson, inside the column that the mask spans
+    along the axis), and the recipe that fits best gives the curve. Maps are brought to about 72 voxels
+    first, which keeps the cost near 0.3 s for any box.
+    """
+    if map_zyx.shape != mask_zyx.shape or len(set(map_zyx.shape)) != 1:
+        raise ValueError(f"map {map_zyx.shape} and mask {mask_zyx.shape} must be cubes of one size")
+    if axis not in "xyz":
+        raise ValueError(f"axis must be x, y or z, not {axis}")
+    if not 0 < range_px < map_zyx.shape[0] / 2:
+        raise ValueError(f"the range must lie between 0 and half the box ({map_zyx.shape[0] // 2} px)")
+    where = "zyx".index(axis)
+    size = map_zyx.shape[0]
+    density = np.moveaxis(np.asarray(map_zyx, dtype=np.float32), where, 0)
+    mask = np.moveaxis(np.asarray(mask_zyx, dtype=np.float32), where, 0)
+    volume = int((mask > 0.5).sum())
+    if volume == 0 or volume == mask.size:
+        raise ValueError("the mask is empty" if volume == 0 else "the mask fills the whole box")
+
+    working = min(size, _WORKING_BOX_PX)
+    ratio = size / working  # map pixels per working pixel
+    pixel = pixel_size_angst * ratio
+    small_density = _reduce(density, working, _LOWPASS_ANGST / pixel)
+    small_mask = np.clip(_reduce(mask, working, 0.0), 0, 1)
+    column = np.broadcast_to(small_mask.max(axis=0) > 0.05, small_mask.shape) & _ball(working)
+    offsets = np.arange(-round(range_px / step_px), round(range_px / step_px) + 1) * step_px
+
+    scorer = _RecipeScorer(small_density, small_mask, column, pixel, offsets / ratio)
+    for fraction in _FRACTIONS:
+        scorer.add(fraction, _GROWTHS_ANGST)
+    fraction, growth = scorer.best()
+    for step in _FINER[0]:
+        scorer.add(fraction + step, [max(growth + g, 0.0) for g in _FINER[1]])
+    scorer.add(fraction, [max(growth + g, 0.0) for g in _FINER[1] if g])
+    scores = np.array(scorer.scores)
+    peaks = scores.max(axis=1)
+    weight = np.exp((peaks - peaks.max()) / _TOLERANCE)
+    curve = weight @ scores / weight.sum()
+    candidates = _candidates(offsets, curve)
+    good = weight > np.exp(-3)
+    optima = np.array([_refine(offsets, one, int(one.argmax())).offset_px for one in scores[good]])
+    near = optima[np.abs(optima - candidates[0].offset_px) < 3 * ratio]
+    spread = float(np.ptp(near) / 2) if len(near) else 0.0
+    runner_up = candidates[1].score if len(candidates) > 1 else 0.0
+    lead = np.clip((candidates[0].score - runner_up) / 0.1, 0, 1)
+    confidence = float(np.clip((candidates[0].score - 0.4) / 0.5, 0, 1) * (0.5 + 0.5 * lead))
+    if abs(candidates[0].offset_px) > range_px - step_px:
+        confidence = 0.0  # the maximum is the end of the range, not a maximum
+    footprint = mask.max(axis=0) > 0.05
+    return OffsetCurve(
+        offsets, curve, candidates, confidence, spread,
+        density[:, footprint].mean(axis=1).astype(np.float64), mask[:, footprint].mean(axis=1).astype(np.float64),
+    )  # fmt: skip
+
+
+class _RecipeScorer:
+    """Correlates envelopes of the map with the shifted mask, recipe by recipe."""
+
+    def __init__(
+        self,
+        density: ndarray,
+        mask: ndarray,
+        column: Bool[ndarray, "d d d"],
+        pixel_angst: float,
+        shifts: ndarray,
+    ) -> None:
+        self._density, self._pixel_angst, self._shifts = density, pixel_angst, shifts
+        self._footprint = column.any(axis=0)
+        self._column = column[:, self._footprint]  # (d, columns): voxels outside never count
+        self._edge_px = _edge_width_px(mask)
+        self._ordered = np.sort(density[column])[::-1]
+        self._target = float((mask[column] > 0.5).sum())
+        columns = mask[:, self._footprint]
+        self._mask_hat = np.fft.rfft(columns, axis=0)
+        inside = self._column.astype(np.float32)
+        mask_sum = _correlate(inside, self._mask_hat, shifts)
+        square_sum = _correlate(inside, np.fft.rfft(columns * columns, axis=0), shifts)
+        self._mask_variance = np.maximum(square_sum - mask_sum**2 / inside.sum(), 1e-12)
+        self._distances: dict[float, ndarray | None] = {}
+        self.scores: list[ndarray] = []
+        self._recipes: list[tuple[float, float]] = []
+
+    def add(self, fraction: float, growths_angst: Sequence[float]) -> None:
+        """Threshold at a fraction of the mask's volume, grow by each distance, correlate."""
+        distance = self._distance(fraction)
+        if distance is None:
+            return
+        for growth in dict.fromkeys(growths_angst):
+            t = np.clip((distance - growth / self._pixel_angst) * (np.pi / max(self._edge_px, 1e-3)), 0, np.pi)
+            envelope = np.where(self._column, np.cos(t), 0.0).astype(np.float32)
+            count = self._column.sum()
+            mean = envelope.sum() / count
+            envelope -= mean * self._column
+            norm = np.sqrt((envelope**2).sum() * self._mask_variance)
+            self.scores.append(_correlate(envelope, self._mask_hat, self._shifts) / np.maximum(norm, 1e-12))
+            self._recipes.append((fraction, growth))
+
+    def best(self) -> tuple[float, float]:
+        """Return fraction and growth of the recipe that fits best so far."""
+        if not self.scores:
+            raise ValueError("the map has no positive density where the mask could lie")
+        return self._recipes[int(np.max(self.scores, axis=1).argmax())]
+
+    def _distance(self, fraction: float) -> ndarray | None:
+        """Distance of each voxel from the map's densest voxels; None if they are not density."""
+        from scipy.ndimage import distance_transform_edt
+
+        if fraction not in self._distances:
+            count = min(max(int(fraction * self._target), 1), len(self._ordered) - 1)
+            level = self._ordered[count]
+            outside = self._density < level
+            self._distances[fraction] = (
+                distance_transform_edt(outside)[:, self._footprint].astype(np.float32) if level > 0 else None
+            )
+        return self._distances[fraction]
+
+
+def _correlate(a: ndarray, mask_hat: ndarray, shifts: ndarray) -> ndarray:
+    """Sum over voxels of a(z) · mask(z - shift), for shifts of any fraction, along axis 0."""
+    n = len(a)
+    cross = (np.fft.rfft(a, axis=0) * mask_hat.conj()).sum(axis=1, dtype=np.complex128) / n
+    k = np.arange(len(cross))
+    cross[1 : (n + 1) // 2] *= 2  # the other half of the spectrum
+    result: ndarray = (np.exp(2j * np.pi * np.outer(shifts, k) / n) @ cross).real
+    return result
+
+
+def _candidates(offsets: ndarray, curve: ndarray) -> tuple[Candidate, ...]:
+    inner = np.flatnonzero((curve[1:-1] > curve[:-2]) & (curve[1:-1] >= curve[2:])) + 1
+    peaks = [_refine(offsets, curve, int(i)) for i in inner]
+    peaks = sorted(peaks, key=lambda c: -c.score)
+    if not peaks or curve.max() > peaks[0].score + 1e-6:
+        end = int(curve.argmax())
+        peaks.insert(0, Candidate(float(offsets[end]), float(curve[end])))
+    return tuple(peaks[:5])
+
+
+def _refine(offsets: ndarray, curve: ndarray, i: int) -> Candidate:
+    """Parabola through a maximum and its neighbours."""
+    if not 0 < i < len(curve) - 1:
+        return Candidate(float(offsets[i]), float(curve[i]))
+    left, mid, right = curve[i - 1 : i + 2]
+    bend = left - 2 * mid + right
+    move = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    return Candidate(float(offsets[i] + move * (offsets[1] - offsets[0])), float(mid - 0.25 * (left - right) * move))
+
+
+def _edge_width_px(mask: ndarray) -> float:
+    """Width of a raised-cosine edge, from its steepest slope pi / (2 width)."""
+    slope = np.sqrt(sum(g * g for g in np.gradient(mask)))
+    rim = (mask > 0.35) & (mask < 0.65)
+    if not rim.any():
+        return 1.0
+    return float(np.clip(np.pi / (2 * max(np.median(slope[rim]), 1e-3)), 1.0, len(mask) / 8))
+
+
+def _ball(size: int) -> Bool[ndarray, "n n n"]:
+    """Voxels that a reconstruction's taper leaves untouched: 0.9 of the inscribed sphere."""
+    index = np.arange(size) - size // 2
+    square = index[:, None, None] ** 2 + index[None, :, None] ** 2 + index[None, None, :] ** 2
+    ball: ndarray = square < (0.45 * size) ** 2
+    return ball
+
+
+def _reduce(volume: ndarray, size: int, lowpass_px: float) -> ndarray:
+    """Fourier-crop a cube to ``size`` voxels and low-pass it at ``lowpass_px`` voxels of the new grid."""
+    import torch
+
+    n = volume.shape[0]
+    spectrum = torch.fft.rfftn(torch.from_numpy(np.ascontiguousarray(volume)))
+    if size < n:
+        half = size // 2
+        rows = torch.cat([torch.arange(half), torch.arange(n - (size - half), n)])
+        spectrum = spectrum[rows][:, rows][:, :, : half + 1] * (size / n) ** 3
+    if lowpass_px > 2:
+        k = torch.fft.fftfreq(size)
+        kx = torch.fft.rfftfreq(size)
+        r = torch.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx[None, None, :] ** 2)
+        middle, width = 1 / lowpass_px, 1.5 / size
+        spectrum = spectrum * (0.5 + 0.5 * torch.cos(torch.pi * ((r - middle) / (2 * width) + 0.5).clamp(0, 1)))
+    reduced: ndarray = torch.fft.irfftn(spectrum, s=(size,) * 3).numpy()
+    return reduced
