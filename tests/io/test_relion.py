@@ -521,6 +521,8 @@ def test_set_keeps_what_we_do_not_use(project):
         Path("Extract/job024/optimisation_set.star"),
         ("_rlnTomoTomogramsFile", "_rlnTomoReferenceMaskFile masks/mask.mrc\n_rlnTomoTomogramsFile"),
     )
+    Path("masks").mkdir()
+    Path("masks/mask.mrc").touch()
     inputs = relion.load_sta_inputs("Extract/job024/optimisation_set.star")
     relion.write_particles("Recenter/job040/particles.star", inputs.particles)
     inputs.write_set("Recenter/job040/optimisation_set.star", "Recenter/job040/particles.star")
@@ -529,6 +531,9 @@ def test_set_keeps_what_we_do_not_use(project):
         "rlnTomoTomogramsFile": "Tomograms/job007/tomograms.star",
         "rlnTomoReferenceMaskFile": "masks/mask.mrc",
     }
+    inputs.write_set(project.parent / "elsewhere/set.star", "Recenter/job040/particles.star")
+    entries = relion.read_optimisation_set(project.parent / "elsewhere/set.star")
+    assert entries["rlnTomoReferenceMaskFile"] == str(project / "masks/mask.mrc")
 
 
 def test_set_outside_the_project_can_be_read_from_anywhere(project, tmp_path, monkeypatch):
@@ -563,7 +568,7 @@ def test_no_set_and_no_tomograms(project):
         relion.load_sta_inputs("Extract/job024/optimisation_set.star")
 
 
-def test_jobs_that_need_no_tilt_series_do_not_look_for_them(project):
+def test_jobs_that_need_no_tilt_series_do_not_look_for_them(project, monkeypatch):
     shutil.rmtree("tilt_stacks")
     shutil.rmtree("Tomograms")
     inputs = relion.load_sta_inputs("Extract/job024/optimisation_set.star", need_tomograms=False)
@@ -574,6 +579,11 @@ def test_jobs_that_need_no_tilt_series_do_not_look_for_them(project):
     )
     with pytest.raises(InputError, match=r"tomograms\.star does not exist \(named in Extract"):
         relion.load_sta_inputs("Extract/job024/optimisation_set.star")
+    monkeypatch.chdir("/")
+    inputs = relion.load_sta_inputs(project / "Extract/job024/optimisation_set.star", need_tomograms=False)
+    inputs.write_set(project / "Recenter/job040/set.star", project / "Extract/job024/particles.star")
+    entries = relion.read_optimisation_set(project / "Recenter/job040/set.star")
+    assert entries["rlnTomoTomogramsFile"] == "Tomograms/job007/tomograms.star"
 
 
 def test_particles_of_unknown_tomograms(project):

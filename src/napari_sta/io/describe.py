@@ -239,7 +239,7 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
             "coordinates in pixels from the tomogram corner (RELION 4): the tomogram set is needed"
         )
         try:
-            relion._stacked(table, relion.PIXEL, path)
+            relion.number_columns(table, relion.PIXEL, path)
         except InputError as error:
             found.problems.append(str(error))
         _describe_columns(found, table)
@@ -278,7 +278,7 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
     turned = np.abs(particles.subtomogram_angles_deg).max() > 0
     found.lines.append("subtomogram angles: " + ("given" if turned else "none (identity)"))
     if "rlnMaxValueProbDistribution" in table:
-        pmax = relion._numbers(table, "rlnMaxValueProbDistribution", path)
+        pmax = relion.number_column(table, "rlnMaxValueProbDistribution", path)
         found.lines.append(f"refined: Pmax {pmax.mean():.3f} on average")
     _describe_columns(found, table)
     _particle_problems(found, path, table, particles)
@@ -292,7 +292,7 @@ def _describe_columns(found: Description, table: Table) -> None:
 
 def _particle_problems(found: Description, path: Path, table: Table, particles: Particles) -> None:
     try:
-        relion._check_particles(particles, path)
+        relion.check_particles(particles, path)
     except InputError as error:
         if "rlnRandomSubset" not in str(error):
             found.problems.append(str(error))
@@ -405,7 +405,7 @@ def _describe_tilt_series(found: Description, path: Path, tables: dict[str, Tabl
     found.lines.append(f"{path.name}: tilt series {table.name}, {_count(len(table), 'tilt image')}")
     for label in ("rlnTomoYTilt", "rlnTomoZRot", "rlnDefocusU", "rlnMicrographPreExposure"):
         if label in table:
-            values = relion._numbers(table, label, path)
+            values = relion.number_column(table, label, path)
             known = LABELS[label]
             found.lines.append(
                 f"  {label} ({known.meaning}): {values.min():g} to {values.max():g} {known.unit}"
@@ -502,7 +502,7 @@ def _describe_postprocess(found: Description, path: Path, tables: dict[str, Tabl
     ):
         if label in head:
             value = head[label]
-            text = f"{float(value):g}" if unit and relion._is_number(value) else value
+            text = f"{float(value):g}" if unit and relion.is_number(value) else value
             found.lines.append(f"  {what}: {text}{unit}")
     for label in ("rlnUnfilteredMapHalf1", "rlnPostprocessedMap", "rlnMaskName"):
         if head.get(label) and not _exists(head[label], path):
@@ -520,7 +520,7 @@ def _describe_model(found: Description, path: Path, tables: dict[str, Table]) ->
         ("rlnAveragePmax", "average Pmax", ""),
         ("rlnNrClasses", "classes", ""),
     ):
-        if relion._is_number(head.get(label, "")):
+        if relion.is_number(head.get(label, "")):
             found.lines.append(f"  {what}: {float(head[label]):g}{unit}")
     classes = tables.get("model_classes")
     if classes is not None and len(classes):
@@ -563,7 +563,7 @@ def _describe_sampling(found: Description, path: Path, tables: dict[str, Table])
         ("rlnOffsetRange", "shift range", " Å"),
         ("rlnOffsetStep", "shift step", " Å"),
     ):
-        if relion._is_number(head.get(label, "")):
+        if relion.is_number(head.get(label, "")):
             found.lines.append(f"  {what}: {float(head[label]):g}{unit}")
     if "rlnSymmetryGroup" in head:
         found.lines.append(f"  symmetry: {head['rlnSymmetryGroup']}")

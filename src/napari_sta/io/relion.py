@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.tilt_series import Deformation, TiltSeries, Trajectories
-from napari_sta.io.files import path_for, resolve
+from napari_sta.io.files import path_for, project_root, resolve
 from napari_sta.io.star import (
     Column,
     Table,
@@ -44,13 +44,19 @@ TRAJECTORIES_FILE = "rlnTomoTrajectoriesFile"
 # Numbers out of text columns
 
 
-def _numbers(table: Table, label: str, path: str | Path) -> NDArray[np.float64]:
-    """Return a column as finite numbers, (n,)."""
+def number_column(table: Table, label: str, path: str | Path) -> NDArray[np.float64]:
+    """Return a column as finite numbers, (n,).
+
+    Raises
+    ------
+    InputError
+        If a value is no finite number; names file, row and column.
+    """
     column = table[label]
     try:
         values = column.astype(np.float64)
     except ValueError:
-        row = next(index for index, text in enumerate(column) if not _is_number(text))
+        row = next(index for index, text in enumerate(column) if not is_number(text))
         raise InputError(
             f"{path}, table data_{table.name}, row {row + 1}: {column[row]!r} in column {label} is not a "
             "number"
@@ -68,7 +74,8 @@ def _numbers(table: Table, label: str, path: str | Path) -> NDArray[np.float64]:
     return values
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number."""
     try:
         float(text)
     except ValueError:
@@ -77,7 +84,7 @@ def _is_number(text: str) -> bool:
 
 
 def _whole_numbers(table: Table, label: str, path: str | Path) -> NDArray[np.int64]:
-    values = _numbers(table, label, path)
+    values = number_column(table, label, path)
     if (values != np.rint(values)).any():
         row = int(np.flatnonzero(values != np.rint(values))[0])
         raise InputError(
@@ -86,12 +93,12 @@ def _whole_numbers(table: Table, label: str, path: str | Path) -> NDArray[np.int
     return values.astype(np.int64)
 
 
-def _stacked(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np.float64]:
+def number_columns(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np.float64]:
     """Return several columns side by side, (n, len(labels)); absent ones are 0."""
     stacked = np.zeros((len(table), len(labels)))
     for axis, label in enumerate(labels):
         if label in table:
-            stacked[:, axis] = _numbers(table, label, path)
+            stacked[:, axis] = number_column(table, label, path)
     return stacked
 
 
@@ -169,9 +176,9 @@ def _particles(
         tomogram=tomogram,
         name=name,
         coordinate_zyx_angst=_coordinates(path, table, tilt_series),
-        origin_zyx_angst=_stacked(table, ORIGIN, path),
-        angles_deg=_stacked(table, ANGLES, path),
-        subtomogram_angles_deg=_stacked(table, SUBTOMOGRAM_ANGLES, path),
+        origin_zyx_angst=number_columns(table, ORIGIN, path),
+        angles_deg=number_columns(table, ANGLES, path),
+        subtomogram_angles_deg=number_columns(table, SUBTOMOGRAM_ANGLES, path),
         optics_group=optics_group,
         half_set=half_set,
         optics=optics,
@@ -193,7 +200,7 @@ def _coordinates(
     path: str | Path, table: Table, tilt_series: Mapping[str, TiltSeries] | None
 ) -> NDArray[np.float64]:
     if all(label in table for label in CENTRED):
-        return _stacked(table, CENTRED, path)
+        return number_columns(table, CENTRED, path)
     if not all(label in table for label in PIXEL):
         raise InputError(
             f"{path} has no particle coordinates: neither rlnCenteredCoordinateX/Y/ZAngst nor "
@@ -205,7 +212,7 @@ def _coordinates(
             "too "
             "(--in_tomograms), which holds the tomogram sizes that turn them into Å"
         )
-    pixel = _stacked(table, PIXEL, path)
+    pixel = number_columns(table, PIXEL, path)
     angst = np.empty_like(pixel)
     for name in dict.fromkeys(table["rlnTomoName"]):
         rows = table["rlnTomoName"] == name
@@ -363,7 +370,7 @@ def _updated(path: str | Path, label: str, old: Column | None, values: NDArray[n
         same = old.astype(np.float64) == values
     except ValueError:
         same = np.array(
-            [_is_number(t) and float(t) == v for t, v in zip(old, values, strict=True)], dtype=bool
+            [is_number(t) and float(t) == v for t, v in zip(old, values, strict=True)], dtype=bool
         )
     if same.all():
         return old
@@ -408,7 +415,7 @@ def _optics_table(path: str | Path, groups: Iterable[OpticsGroup]) -> Table:
             elif isinstance(value, tuple):
                 if old is None or tuple(parse_vector(old).tolist()) != value:
                     row[label] = format_vector(value)
-            elif old is None or not _is_number(old) or float(old) != value:
+            elif old is None or not is_number(old) or float(old) != value:
                 row[label] = str(value) if isinstance(value, int) else format_number(float(value))[0]
         rows.append(row)
     labels = list(dict.fromkeys(label for row in rows for label in row))
@@ -490,7 +497,7 @@ def _tilt_series(
 
     def per_tilt(label: str, default: float | None = None) -> NDArray[np.float64]:
         if label in table:
-            return _numbers(table, label, tilt_path)
+            return number_column(table, label, tilt_path)
         if default is None:
             raise InputError(
                 f"{tilt_path}, table data_{name} has no column {label}; re-run the job that should have "
@@ -575,8 +582,8 @@ def _alignment(
             "every tilt "
             "as unrotated; use the output of an Align tilt-series job"
         )
-    angles = _stacked(table, ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot"), path)
-    return angles, _stacked(table, ("rlnTomoYShiftAngst", "rlnTomoXShiftAngst"), path), None
+    angles = number_columns(table, ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot"), path)
+    return angles, number_columns(table, ("rlnTomoYShiftAngst", "rlnTomoXShiftAngst"), path), None
 
 
 def _tilt_images(
@@ -680,7 +687,7 @@ def read_trajectories(path: str | Path, particle_names: Sequence[str] | None = N
         lacking = [label for label in _TRAJECTORY_AXES if label not in table]
         if lacking:
             raise InputError(f"{path}, table data_{name} has no column {lacking[0]}")
-        shifts[name] = _stacked(table, _TRAJECTORY_AXES, path)
+        shifts[name] = number_columns(table, _TRAJECTORY_AXES, path)
     if shifts and next(iter(shifts)) == "0" and particle_names is not None and "0" not in particle_names:
         if len(shifts) < len(particle_names):
             raise InputError(f"{path} has {len(shifts)} trajectories for {len(particle_names)} particles")
@@ -771,8 +778,7 @@ class StaInputs:
     tilt_series
         Of the tomograms that have particles; empty if not asked for.
     other_entries
-        Of the optimisation set (reference maps, manifolds), to be written back. Paths as they were if
-        they lie in the project, else absolute.
+        Of the optimisation set (reference maps, manifolds), to be written back.
     warnings
         What looks odd but does not stop a job, one sentence each.
     """
@@ -795,8 +801,16 @@ class StaInputs:
             particles=particles,
             tomograms=self.tomograms_path,
             trajectories=trajectories or self.trajectories_path,
-            other_entries=self.other_entries,
+            other_entries={
+                label: self._named_for(value, path) for label, value in self.other_entries.items()
+            },
         )
+
+    def _named_for(self, value: str, writer: str | Path) -> str:
+        try:
+            return path_for(resolve(value, self.particles_path), writer)
+        except InputError:  # does not exist, or is no path: leave it as it was
+            return value
 
 
 def load_sta_inputs(
@@ -836,8 +850,8 @@ def load_sta_inputs(
         (TRAJECTORIES_FILE, in_trajectories),
     ):
         if given:
-            hints = (in_optimisation_set,) if in_optimisation_set else ()
-            members[label] = (str(given), hints)
+            beside = (in_optimisation_set,) if in_optimisation_set else ()
+            members[label] = (str(given), beside)
 
     def member(label: str, option: str, what: str, needed: bool) -> Path | None:
         if label in members:
@@ -860,7 +874,8 @@ def load_sta_inputs(
         if need_tomograms or bare:
             raise
         # Not read by this job; the entry travels on as it is.
-        tomograms_path = Path(members[TOMOGRAMS_FILE][0])
+        value, hints = members[TOMOGRAMS_FILE]
+        tomograms_path = next(filter(None, map(project_root, hints)), Path()) / value
     trajectories_path = member(TRAJECTORIES_FILE, "in_trajectories", "trajectory set", needed=False)
 
     found_warnings: list[str] = []
@@ -885,7 +900,7 @@ def load_sta_inputs(
             kept = Table(table.name, {label: column[~gone] for label, column in table.columns.items()})
             tables = {**tables, "particles": kept}
     particles = _particles(particles_path, tables, series if series else None)
-    _check_particles(particles, particles_path)
+    check_particles(particles, particles_path)
     if series:
         _check_optics(particles, series, particles_path, tomograms_path)
     trajectories = None
@@ -905,7 +920,14 @@ def load_sta_inputs(
     )
 
 
-def _check_particles(particles: Particles, path: Path) -> None:
+def check_particles(particles: Particles, path: Path) -> None:
+    """Refuse repeated names and half sets other than 1 and 2.
+
+    Raises
+    ------
+    InputError
+        If there are any.
+    """
     names, counts = np.unique(particles.name.astype(str), return_counts=True)
     if (counts > 1).any():
         raise InputError(
