@@ -174,7 +174,9 @@ class _RecipeScorer:
         if distance is None:
             return
         for growth in dict.fromkeys(growths_angst):
-            t = np.clip((distance - growth / self._pixel_angst) * (np.pi / max(self._edge_px, 1e-3)), 0, np.pi)
+            t = np.clip(
+                (distance - growth / self._pixel_angst) * (np.pi / max(self._edge_px, 1e-3)), 0, np.pi
+            )
             envelope = np.where(self._column, np.cos(t), 0.0).astype(np.float32)
             count = self._column.sum()
             mean = envelope.sum() / count
@@ -230,7 +232,9 @@ def _refine(offsets: ndarray, curve: ndarray, i: int) -> Candidate:
     left, mid, right = curve[i - 1 : i + 2]
     bend = left - 2 * mid + right
     move = 0.5 * (left - right) / bend if bend < 0 else 0.0
-    return Candidate(float(offsets[i] + move * (offsets[1] - offsets[0])), float(mid - 0.25 * (left - right) * move))
+    return Candidate(
+        float(offsets[i] + move * (offsets[1] - offsets[0])), float(mid - 0.25 * (left - right) * move)
+    )
 
 
 def _edge_width_px(mask: ndarray) -> float:
@@ -265,6 +269,8 @@ def _reduce(volume: ndarray, size: int, lowpass_px: float) -> ndarray:
         kx = torch.fft.rfftfreq(size)
         r = torch.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx[None, None, :] ** 2)
         middle, width = 1 / lowpass_px, 1.5 / size
-        spectrum = spectrum * (0.5 + 0.5 * torch.cos(torch.pi * ((r - middle) / (2 * width) + 0.5).clamp(0, 1)))
+        spectrum = spectrum * (
+            0.5 + 0.5 * torch.cos(torch.pi * ((r - middle) / (2 * width) + 0.5).clamp(0, 1))
+        )
     reduced: ndarray = torch.fft.irfftn(spectrum, s=(size,) * 3).numpy()
     return reduced

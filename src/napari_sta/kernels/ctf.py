@@ -93,9 +93,7 @@ def ctf_2d(
     -----
     At k = 0 the CTF is +Q0: dark protein turns white only after contrast inversion.
     """
-    yy, yx, xx, quartic, constant = (
-        coefficients[..., i, None, None].to(torch.float64) for i in range(5)
-    )
+    yy, yx, xx, quartic, constant = (coefficients[..., i, None, None].to(torch.float64) for i in range(5))
     y = ky_inv_angst.to(torch.float64)[:, None]
     x = kx_inv_angst.to(torch.float64)[None, :]
     square = y * y + x * x

@@ -125,7 +125,9 @@ def guinier(spectrum: Tensor, size: int, pixel_size_angst: float) -> Guinier:
     count = fourier.shell_sum(torch.ones_like(shells, dtype=torch.float64), shells, n_shells)
     mean = amplitude / count.clamp(min=1)
     log = torch.where(mean > 0, mean.clamp(min=1e-300).log(), torch.full_like(mean, -99.0))
-    square = (torch.arange(n_shells, dtype=torch.float64, device=spectrum.device) / (size * pixel_size_angst)) ** 2
+    square = (
+        torch.arange(n_shells, dtype=torch.float64, device=spectrum.device) / (size * pixel_size_angst)
+    ) ** 2
     return Guinier(square, log)
 
 

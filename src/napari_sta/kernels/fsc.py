@@ -43,7 +43,9 @@ def fourier_shell_correlation(
     Harauz & van Heel (1986), Optik 73, 146. Rosenthal & Henderson (2003), J. Mol. Biol. 333, 721.
     """
     if a.shape != b.shape or len(set(a.shape)) != 1:
-        raise ValueError(f"FSC needs two cubic volumes of one size, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(
+            f"FSC needs two cubic volumes of one size, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
     return fsc_of_transforms(
         torch.fft.rfftn(a.to(torch.float64)), torch.fft.rfftn(b.to(torch.float64)), a.shape[0]
     )

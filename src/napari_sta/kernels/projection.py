@@ -51,7 +51,9 @@ def projection_matrices_zyx(
             @ rotation_about_axis_zyx("y", y_tilt)
             @ rotation_about_axis_zyx("x", x_tilt)
         )
-        image_centre = np.array([0.0, image_size_yx_px[0] // 2 + shift[0], image_size_yx_px[1] // 2 + shift[1]])
+        image_centre = np.array(
+            [0.0, image_size_yx_px[0] // 2 + shift[0], image_size_yx_px[1] // 2 + shift[1]]
+        )
         matrices.append(translation_zyx(image_centre) @ rotation @ translation_zyx(-centre))
     return np.array(matrices)
 
@@ -115,9 +117,7 @@ def is_visible(
     """Whether projected points lie more than a margin inside the image (strictly, as RELION)."""
     height, width = image_size_yx_px
     v, u = position_yx_px[..., 0], position_yx_px[..., 1]
-    inside: ndarray = (
-        (u > margin_px) & (u < width - margin_px) & (v > margin_px) & (v < height - margin_px)
-    )
+    inside: ndarray = (u > margin_px) & (u < width - margin_px) & (v > margin_px) & (v < height - margin_px)
     return inside
 
 

@@ -92,7 +92,9 @@ def symmetrise_reference(
     k = torch.arange(size, dtype=torch.float64, device=device) - half
     for plane in range(size):
         grid = torch.stack(
-            torch.meshgrid(k[plane : plane + 1], k, torch.arange(half + 1, device=device).double(), indexing="ij")
+            torch.meshgrid(
+                k[plane : plane + 1], k, torch.arange(half + 1, device=device).double(), indexing="ij"
+            )
         ).reshape(3, -1)
         for operator in operators_zyx[1:]:
             at = torch.as_tensor(operator, device=device) @ grid

@@ -185,3 +185,11 @@ def _close(generators: list[ndarray]) -> ndarray:
                         raise ValueError("the generators do not close to a point group")
         frontier = fresh
     return np.array(group)
+
+
+def free_axes(symmetry: str) -> tuple[str, ...]:
+    """Axes along which a map of this point group may be shifted without losing its symmetry."""
+    family, order = parse_symmetry(symmetry)
+    if family == "C":
+        return ("x", "y", "z") if order == 1 else ("z",)
+    return ("x",) if (family, order) == ("D", 1) else ()

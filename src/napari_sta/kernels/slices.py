@@ -159,7 +159,9 @@ def _weigh_fast(  # type: ignore[no-untyped-def]
 
     n, size, half = len(spectra), len(row_of), len(kx)
     out = torch.empty((n, size + 1, half + 1, 4), dtype=torch.float32)
-    half_turns = np.full((n, 5), np.nan) if coefficients is None else np.ascontiguousarray(coefficients / np.pi)
+    half_turns = (
+        np.full((n, 5), np.nan) if coefficients is None else np.ascontiguousarray(coefficients / np.pi)
+    )
     extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
     arguments = (
         torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(), _as_pairs(ramp_y), _as_pairs(ramp_x),
@@ -273,7 +275,11 @@ def gather_slices_reference(
         for step in range(1 - reach, reach + 1):
             along = middle.floor() + step
             at = [torch.zeros_like(along)] * 3
-            at[axis], at[others[0]], at[others[1]] = along, p.expand_as(along).float(), q.expand_as(along).float()
+            at[axis], at[others[0]], at[others[1]] = (
+                along,
+                p.expand_as(along).float(),
+                q.expand_as(along).float(),
+            )
             z, y, x = at
             depth, v, u = (
                 m[:, r, 0, None, None] * z + m[:, r, 1, None, None] * y + m[:, r, 2, None, None] * x

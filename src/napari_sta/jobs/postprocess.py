@@ -1,0 +1,284 @@
+"""Post-processing: masked FSC, B-factor sharpening, FSC weighting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from napari_sta.data.errors import InputError
+from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Postprocess(Job):
+    """Measure the resolution inside a mask and sharpen the map.
+
+    The FSC of the masked half maps is corrected for the mask by phase randomisation; their mean is divided
+    by the detector's MTF, weighted by the FSC, sharpened by a B-factor (fitted or given) and low-passed.
+    """
+
+    label: ClassVar[str] = "Post-processing"
+    folder: ClassVar[str] = "PostProcess"
+    relion_type: ClassVar[str] = "relion.postprocess"
+    order: ClassVar[int] = 90
+    outputs: ClassVar[dict[str, Node]] = {
+        "postprocess.star": Node("ProcessData.star.relion.postprocess", 1, "curves and numbers"),
+        "postprocess.mrc": Node("DensityMap.mrc.relion.postprocess", 1, "sharpened map"),
+        "postprocess_masked.mrc": Node(
+            "DensityMap.mrc.relion.postprocess.masked", 1, "sharpened, masked map"
+        ),
+        "logfile.pdf": Node("LogFile.pdf.relion.postprocess", 1, "plots"),
+    }
+
+    in_half_map: str = param(
+        title="One of the 2 half-maps", kind="file:map", relion="fn_in", flag="--i",
+        help="Unfiltered half map; its partner is found by exchanging half1 and half2 in the file name.",
+    )  # fmt: skip
+    in_mask: str | None = param(
+        None, title="Solvent mask", kind="file:mask", relion="fn_mask", flag="--mask",
+        help="Soft mask around the structure, 1 inside. Empty: only the unmasked FSC.",
+    )  # fmt: skip
+    pixel_size_angst: float | None = param(
+        None, title="Calibrated pixel size", unit="Å", relion="angpix", flag="--angpix",
+        help="Empty or negative: from the half maps' header.",
+    )  # fmt: skip
+    auto_bfactor: bool = param(
+        True, title="Estimate B-factor automatically?", tab="Sharpen", relion="do_auto_bfac", flag="--auto_bfac",
+        help="Fit the Guinier plot, unless a B-factor is given below.",
+    )  # fmt: skip
+    auto_bfactor_lowest_resolution_angst: float = param(
+        10.0, title="Lowest resolution for auto-B fit", unit="Å", tab="Sharpen", relion="autob_lowres",
+        flag="--autob_lowres", gt=0, help="Shells finer than this are fitted.",
+    )  # fmt: skip
+    adhoc_bfactor_angst2: float | None = param(
+        None, title="Use your own B-factor", unit="Å²", tab="Sharpen", relion="adhoc_bfac", flag="--adhoc_bfac",
+        help="Negative sharpens; takes the place of the fit. Empty: none.",
+    )  # fmt: skip
+    mtf_file: str | None = param(
+        None, title="MTF of the detector", tab="Sharpen", kind="file:star", relion="fn_mtf", flag="--mtf",
+        help="STAR file with the detector's MTF; amplitudes are divided by it.",
+    )  # fmt: skip
+    mtf_pixel_size_angst: float = param(
+        1.0, title="Original detector pixel size", unit="Å", tab="Sharpen", relion="mtf_angpix",
+        flag="--mtf_angpix", gt=0, help="Pixel size the MTF's frequencies refer to.",
+    )  # fmt: skip
+    skip_fsc_weighting: bool = param(
+        False, title="Skip FSC-weighting?", tab="Filter", relion="do_skip_fsc_weighting",
+        flag="--skip_fsc_weighting", help="Yes: do not weigh amplitudes by the FSC; give a low-pass then.",
+    )  # fmt: skip
+    lowpass_angst: float | None = param(
+        None, title="Ad-hoc low-pass filter", unit="Å", tab="Filter", relion="low_pass", flag="--low_pass",
+        help="Low-pass the sharpened map here. Negative: at the resolution found. Empty or 0: none.",
+    )  # fmt: skip
+    randomise_at_fsc: float = param(
+        0.8, title="Randomise phases from FSC", tab="Filter", flag="--randomize_at_fsc", gt=0, lt=1, advanced=True,
+        help="Phases are randomised from the shell where the unmasked FSC falls below this.",
+    )  # fmt: skip
+    force_mask: bool = param(
+        False, title="Use the mask even if it does not help", tab="Filter", flag="--force_mask", advanced=True,
+        help="No: where the unmasked FSC reaches further than the corrected one, it is used instead.",
+    )  # fmt: skip
+    clamp_mask: bool = param(
+        False, title="Clamp mask to 0..1", tab="I/O", advanced=True,
+        help="Yes: cut off mask values below 0 and above 1 instead of refusing them.",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Find both halves, hold boxes against each other, read the MTF."""
+        from napari_sta.io.mrc import read_header
+        from napari_sta.io.postprocess import read_mtf
+        from napari_sta.jobs._maps import other_half
+
+        first = read_header(self.in_half_map)
+        partner = other_half(self.in_half_map)
+        if read_header(partner).shape_zyx != first.shape_zyx:
+            raise InputError(f"{self.in_half_map} and {partner} differ in box size")
+        if self.in_mask:
+            read_header(self.in_mask)
+        if self.mtf_file:
+            read_mtf(self.mtf_file)
+
+    def run(self, context: Context) -> RunSteps:
+        """Compute curves, sharpen, write maps, STAR file and plots."""
+        import numpy as np
+        import torch
+
+        from napari_sta.io import mrc
+        from napari_sta.io.postprocess import read_mtf, write_fsc_xml, write_postprocess_star
+        from napari_sta.jobs._maps import other_half, read_map, read_mask
+        from napari_sta.kernels import filters, fourier, fsc
+
+        own_pixel = self.pixel_size_angst if self.pixel_size_angst and self.pixel_size_angst > 0 else None
+        paths = sorted([self.in_half_map, other_half(self.in_half_map)])
+        first, second = (read_map(path, own_pixel, "in_half_map") for path in paths)
+        if abs(first.pixel_size_angst - second.pixel_size_angst) > 1e-3:
+            raise InputError(f"{paths[0]} and {paths[1]} differ in pixel size; give --pixel_size_angst")
+        pixel, box = first.pixel_size_angst, first.box_px
+        mask = read_mask(self.in_mask, first, context.log, clamp=self.clamp_mask) if self.in_mask else None
+        half1, half2 = (torch.from_numpy(v.data).to(torch.float64) for v in (first, second))
+        if torch.equal(half1, half2):
+            raise InputError(
+                f"{paths[0]} and {paths[1]} hold the same map; two independent halves are needed"
+            )
+        yield Progress(1, 5, "maps read")
+
+        general: dict[str, Any] = {}
+        curves: dict[str, Tensor] = {}
+        if mask is None:
+            true_fsc = fsc.fourier_shell_correlation(half1, half2)
+            true_fsc[0] = torch.where(true_fsc[0] <= 0, 1.0, true_fsc[0])
+            curves["unmasked"] = true_fsc
+        else:
+            try:
+                found = fsc.masked_fsc(half1, half2, torch.from_numpy(mask.data), self.randomise_at_fsc)
+            except ValueError as error:
+                raise InputError(
+                    f"{self.in_half_map}: {error}, so phases cannot be randomised; the half maps are not "
+                    "independent, or are filtered"
+                ) from error
+            true_fsc = found.corrected
+            n_inside = float((mask.data > 0.5).mean())
+            fraction = 0.476 / n_inside  # protein is taken to fill 47.6 % of the mask (cisTEM)
+            unmasked = found.unmasked
+            curves |= {
+                "corrected": true_fsc,
+                "mask_fraction": fraction * unmasked / (1 + (fraction - 1) * unmasked),
+                "unmasked": unmasked,
+                "masked": found.masked,
+                "randomised": found.randomised,
+            }
+            randomised_from = box * pixel / found.randomised_from
+            general |= {"randomised_from_angst": randomised_from, "mask_fraction": fraction}
+            true_fsc = self._choose(curves, found.randomised, box, pixel, context)
+            curves["corrected"] = true_fsc
+        resolution = fsc.resolution_angst(true_fsc, box, pixel)
+        yield Progress(2, 5, f"resolution {resolution:.2f} Å")
+
+        size = (box,) * 3
+        spectrum = torch.fft.rfftn((half1 + half2) / 2)
+        plots = {"original": filters.guinier(spectrum, box, pixel)}
+        radius = fourier.radius_px(size)
+        if self.mtf_file:
+            rho, mtf = read_mtf(self.mtf_file)
+            k = radius / (box * pixel)
+            inside = k < 0.5 / pixel
+            value = filters.mtf_of_radius(rho, mtf, self.mtf_pixel_size_angst, k)
+            spectrum = torch.where(inside, spectrum / value, spectrum)
+            plots["mtf"] = filters.guinier(spectrum, box, pixel)
+        if not self.skip_fsc_weighting:
+            shells = fourier.shell_index(size)
+            weight = filters.fsc_weight(true_fsc)
+            weight = torch.cat([weight, torch.zeros(1, dtype=weight.dtype)])
+            spectrum = spectrum * weight[shells.clamp(max=len(weight) - 1)]
+            plots["weighted"] = filters.guinier(spectrum, box, pixel)
+        last = list(plots.values())[-1]
+        bfactor, fit = 0.0, None
+        if self.adhoc_bfactor_angst2 is not None:
+            bfactor = self.adhoc_bfactor_angst2
+        elif self.auto_bfactor:
+            try:
+                fit = filters.fit_line(last, self.auto_bfactor_lowest_resolution_angst)
+            except ValueError as error:
+                raise InputError(
+                    f"--auto_bfactor_lowest_resolution_angst {self.auto_bfactor_lowest_resolution_angst:g}: {error}; "
+                    "the B-factor cannot be fitted, take a larger value or give --adhoc_bfactor_angst2"
+                ) from error
+            bfactor = 4 * fit.slope
+            general |= {"slope": fit.slope, "intercept": fit.intercept, "correlation": fit.correlation}
+        if abs(bfactor) > 0:
+            spectrum = spectrum * filters.bfactor_factor(box, pixel, bfactor)
+            plots["sharpened"] = filters.guinier(spectrum, box, pixel)
+        lowpass = resolution if self.lowpass_angst and self.lowpass_angst < 0 else self.lowpass_angst
+        if lowpass and np.isfinite(lowpass):
+            spectrum = spectrum * filters.lowpass_factor(box, pixel, lowpass)
+        sharpened = torch.fft.irfftn(spectrum, s=size).to(torch.float32).numpy()
+        yield Progress(3, 5, f"sharpened with B = {bfactor:.0f} Å²")
+
+        from napari_sta.data.volume import Volume
+        from napari_sta.io.files import path_for
+
+        out = context.out
+        mrc.write_volume(out / "postprocess.mrc", Volume(sharpened, pixel))
+        star = out / "postprocess.star"
+        names: dict[str, str] = {
+            "half1": path_for(paths[0], star),
+            "half2": path_for(paths[1], star),
+            "map": path_for(out / "postprocess.mrc", star),
+        }
+        if mask is not None:
+            mrc.write_volume(out / "postprocess_masked.mrc", Volume(sharpened * mask.data, pixel))
+            names |= {
+                "mask": path_for(mask.path, star), "masked_map": path_for(out / "postprocess_masked.mrc", star)
+            }  # fmt: skip
+        as_arrays = {key: value.numpy() for key, value in curves.items()}
+        amplitudes = {key: plot.log_amplitude.numpy() for key, plot in plots.items()}
+        if fit is not None:
+            amplitudes["intercept"] = np.full(box // 2 + 1, fit.intercept)
+        first_keys = {"resolution_angst": resolution, "bfactor_angst2": bfactor}
+        inverse_square = last.inverse_square_angst2.numpy()
+        write_postprocess_star(
+            star, {**first_keys, **names, **general}, box, pixel, as_arrays, inverse_square, amplitudes
+        )
+        title = "napari-sta masked-corrected FSC" if mask is not None else "napari-sta unmasked FSC"
+        write_fsc_xml(out / "postprocess_fsc.xml", title, true_fsc.numpy(), box * pixel)
+        yield Progress(4, 5, "maps written")
+        from napari_sta.jobs._plots import plot_postprocess
+
+        fit_range = (fit.slope, fit.intercept, self.auto_bfactor_lowest_resolution_angst) if fit else None
+        plot_postprocess(
+            out, box * pixel, as_arrays, inverse_square, amplitudes, resolution, bfactor, fit_range
+        )
+        yield Progress(5, 5, "plots written")
+        return {
+            "resolution_angst": round(resolution, 3),
+            "bfactor_angst2": round(bfactor, 2),
+            "pixel_size_angst": round(pixel, 6),
+            "box_size_px": box,
+            "nyquist_angst": round(2 * pixel, 4),
+            "summary": f"Resolution {resolution:.2f} Å at FSC 0.143; B-factor {bfactor:.0f} Å²; Nyquist "
+            f"{2 * pixel:.2f} Å.",
+        }
+
+    def _choose(
+        self, curves: dict[str, Tensor], randomised: Tensor, box: int, pixel: float, context: Context
+    ) -> Tensor:
+        """Use the unmasked FSC where it reaches further, as RELION does, and say so."""
+        from napari_sta.kernels import fsc
+
+        corrected, unmasked = curves["corrected"], curves["unmasked"]
+        with_mask = fsc.resolution_angst(corrected, box, pixel)
+        without = fsc.resolution_angst(unmasked, box, pixel)
+        if without < with_mask and not self.force_mask:
+            context.log.warning(
+                "the mask was ignored: without it the FSC reaches %.2f Å, with it %.2f Å. Usually the mask is too "
+                "tight or off-centre; see Align & recentre, or --force_mask Yes", without, with_mask,
+            )  # fmt: skip
+            return unmasked.clone()
+        shell = round(box * pixel / with_mask) if with_mask not in (float("inf"), 999.0) else 0
+        if shell and float(randomised[shell]) > 0.1:
+            context.log.warning(
+                "the phase-randomised FSC is still %.2f at the resolution: the mask is too tight or its edge too "
+                "hard; soften it", float(randomised[shell]),
+            )  # fmt: skip
+        return corrected
+
+    def relion_command(self, out: str) -> str | None:
+        """Return the ``relion_postprocess`` line."""
+        words = [f"relion_postprocess --i {self.in_half_map} --o {out}postprocess"]
+        if self.in_mask:
+            words.append(f"--mask {self.in_mask}")
+        words.append(f"--angpix {self.pixel_size_angst or -1:g}")
+        if self.adhoc_bfactor_angst2 is not None:
+            words.append(f"--adhoc_bfac {self.adhoc_bfactor_angst2:g}")
+        elif self.auto_bfactor:
+            words.append(f"--auto_bfac --autob_lowres {self.auto_bfactor_lowest_resolution_angst:g}")
+        if self.mtf_file:
+            words.append(f"--mtf {self.mtf_file} --mtf_angpix {self.mtf_pixel_size_angst:g}")
+        if self.skip_fsc_weighting:
+            words.append("--skip_fsc_weighting")
+        if self.lowpass_angst:
+            words.append(f"--low_pass {self.lowpass_angst:g}")
+        if self.force_mask:
+            words.append("--force_mask")
+        return " ".join(words)
