@@ -37,7 +37,7 @@ class Progress(NamedTuple):
     done: int
     total: int
     message: str = ""
-    data: Mapping[str, Any] = {}  # noqa: RUF012  (never mutated)
+    data: Mapping[str, Any] = {}
 
 
 class Node(NamedTuple):
@@ -125,7 +125,7 @@ def param(
     bounds
         ``gt``, ``ge``, ``lt``, ``le`` as in :func:`pydantic.Field`.
     """
-    extra = {
+    extra: dict[str, Any] = {
         "unit": unit, "tab": tab, "relion": relion, "flag": flag, "kind": kind,
         "choices": dict(choices) if choices else None, "advanced": advanced,
     }  # fmt: skip
@@ -185,8 +185,7 @@ class Job(BaseModel):
 
     def run(self, context: Context) -> RunSteps:
         """Do the work: yield progress, write files below ``context.out``, return the result record."""
-        raise NotImplementedError
-        yield
+        raise TypeError(f"{type(self).__name__} declares no run()")
 
     def relion_command(self, out: str) -> str | None:
         """Return the RELION command line that does the same, or None where RELION has none."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from napari_sta.data.particles import Particles
     from napari_sta.data.tilt_series import TiltSeries, Trajectories
+    from napari_sta.io.relion import StaInputs
 
 _FFT_BATCH = 48  # transforms of this many windows stay in cache; whole batches are up to 4 times slower
 _TAPER_PX = 10.0
@@ -205,16 +206,19 @@ class Reconstruct(StaInputsJob):
         window = int(self.binning * self.box_size_px + 0.5)
         return window + window % 2
 
-    def _checked_inputs(self) -> Any:
+    def _checked_inputs(self) -> StaInputs:
+        import numpy as np
+
         from napari_sta.io.mrc import image_size_yx_px
 
         inputs = self.load()
-        if inputs.particles.half_set is None and not self.merged_only:
+        halves = inputs.particles.half_set
+        if halves is None and not self.merged_only:
             raise InputError(
                 f"{inputs.particles_path} has no rlnRandomSubset, so there are no half sets; add the column, or "
                 "use --merged_only Yes for one map without half maps"
             )
-        if not self.merged_only and set(inputs.particles.half_set.tolist()) != {1, 2}:
+        if halves is not None and not self.merged_only and set(np.unique(halves)) != {1, 2}:
             raise InputError(
                 f"{inputs.particles_path}: all particles are in one half set (rlnRandomSubset); both 1 and 2 "
                 "are needed, or --merged_only Yes"

@@ -1,4 +1,4 @@
-"""Score a map against a mask: how far apart are they along an axis?"""
+"""Score a map against a mask: how far apart they are along an axis."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def score_curve(
     footprint = mask.max(axis=0) > 0.05
     return OffsetCurve(
         offsets, curve, candidates, confidence, spread,
-        density[:, footprint].mean(axis=1).astype(np.float64), mask[:, footprint].mean(axis=1).astype(np.float64),
+        density[:, footprint].mean(axis=1).astype(np.float64),
+        mask[:, footprint].mean(axis=1).astype(np.float64),
     )  # fmt: skip
 
 

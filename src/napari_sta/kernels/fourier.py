@@ -18,7 +18,7 @@ def signed_frequency_px(n: int, device: torch.device | str = "cpu") -> Int[Tenso
     return torch.where(index < (n + 1) // 2, index, index - n)
 
 
-def radius_px(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, "..."]:
+def radius_px(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, ...]:
     """Radius |k| in Fourier pixels on the half grid of a cubic or square box, FFTW order, float64."""
     square = torch.zeros((), dtype=torch.float64, device=device)
     for axis, n in enumerate(shape):
@@ -29,12 +29,12 @@ def radius_px(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Flo
     return square.sqrt()
 
 
-def shell_index(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Int[Tensor, "..."]:
+def shell_index(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Int[Tensor, ...]:
     """Nearest shell of every half-grid pixel, rounding half up (RELION's ROUND)."""
     return torch.floor(radius_px(shape, device) + 0.5).to(torch.int64)
 
 
-def checkerboard(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, "..."]:
+def checkerboard(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, ...]:
     """(-1)^(x + y + z) on a half grid: moves the phase origin between pixel 0 and pixel n/2."""
     parity = torch.zeros((), dtype=torch.int64, device=device)
     for axis, n in enumerate(shape):

@@ -127,7 +127,7 @@ def weigh_transforms(
     -----
     Contrast is inverted, as RELION does: dark protein becomes bright.
     """
-    n, half = len(spectra), size // 2 + 1
+    half = size // 2 + 1
     rows = torch.arange(size) - size // 2
     row_of = torch.where(rows < 0, rows + spectra.shape[1], rows)
     # Phase origin from pixel 0 to the centre pixel: (-1)^(x + y), folded into the ramps.
@@ -164,7 +164,8 @@ def _weigh_fast(  # type: ignore[no-untyped-def]
     )
     extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
     arguments = (
-        torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(), _as_pairs(ramp_y), _as_pairs(ramp_x),
+        torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(),
+        _as_pairs(ramp_y), _as_pairs(ramp_x),
         half_turns, ky, kx, np.ascontiguousarray(envelope, dtype=np.float32), extra,
         np.ascontiguousarray(x_end, dtype=np.int64), out.numpy(),
     )  # fmt: skip
@@ -289,7 +290,7 @@ def gather_slices_reference(
             square = z * z + y * y + x * x
             legal = (near > 0) & (square <= radius_px * radius_px) & (x >= 0) & (x <= half)
             legal &= (z >= -half) & (z < half) & (y >= -half) & (y < half)
-            n_index, a, b = legal.nonzero(as_tuple=True)
+            n_index = legal.nonzero(as_tuple=True)[0]
             near, u, v = near[legal], u[legal], v[legal]
             flip = u < 0
             u, v = torch.where(flip, -u, u), torch.where(flip, -v, v) + half
