@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from qtpy.compat import isalive
@@ -156,9 +157,19 @@ class Latest(QObject):
         )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: its record, or the error in words."""
+
+    record: Any = None
+    error: StaError | None = None
+
+
 def guarded(
-    start: Callable[[], Generator[Progress, None, Any]], stop: threading.Event
-) -> Generator[Progress, None, Any]:
+    start: Callable[[], Generator[Progress, None, Any]],
+    stop: threading.Event,
+    note: Callable[[Progress], None] | None = None,
+) -> Generator[Progress, None, Outcome]:
     """Drive a job's steps inside a worker thread: thin out progress, obey Stop, put errors in words.
 
     Parameters
@@ -167,6 +178,8 @@ def guarded(
         Called in the worker thread; gives the generator of steps.
     stop
         Set by the Stop button; the job is told at its next yield, so that it can leave its marks.
+    note
+        Called in the worker thread with every step, also those that are not yielded.
 
     Yields
     ------
@@ -175,13 +188,9 @@ def guarded(
 
     Returns
     -------
-    record
-        What the steps returned.
-
-    Raises
-    ------
-    StaError
-        Never a RuntimeError: a generator worker would lose it.
+    outcome
+        Also of a failure: a generator worker loses a RuntimeError without any signal, and napari 0.9
+        trips over every other error.
     """
     try:
         steps = start()
@@ -190,9 +199,11 @@ def guarded(
         try:
             while True:
                 progress = next(steps)
+                if note is not None:
+                    note(progress)
                 if stop.is_set():
                     _tell_to_stop(steps)
-                    raise Stopped("Stopped. What was finished is kept.")
+                    return Outcome(error=Stopped("Stopped. What was finished is kept."))
                 now = time.monotonic()
                 if now - last >= YIELD_EVERY_S:
                     last, held = now, None
@@ -202,13 +213,11 @@ def guarded(
         except StopIteration as end:
             if held is not None:
                 yield held
-            return end.value
+            return Outcome(record=end.value)
         finally:
             steps.close()
-    except StaError:
-        raise
     except Exception as error:
-        raise in_words(error) from error
+        return Outcome(error=in_words(error))
 
 
 def _tell_to_stop(steps: Generator[Progress, None, Any]) -> None:

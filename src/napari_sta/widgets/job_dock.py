@@ -125,6 +125,7 @@ class JobDock(Dock):
         self.forms: dict[str, JobForm] = {}
         self.watched: Ticket | None = None
         self._blocking = ""
+        self._logged = 0
         self._checks = Latest(self, CHECK_AFTER_MS)
 
         self.chooser = QComboBox()
@@ -367,6 +368,7 @@ class JobDock(Dock):
         self.watched = ticket
         self.card.hide()
         self.log.clear()
+        self._logged = 0
         self.bar.setRange(0, 0)
         self.bar.setFormat("")
         self.doing.setText(f"{ticket.title}: starting")
@@ -382,9 +384,10 @@ class JobDock(Dock):
         self.bar.setRange(0, 1000 if progress.total else 0)
         if progress.total:
             self.bar.setValue(round(1000 * min(1.0, progress.done / progress.total)))
-        if ticket.messages and self.log.property("last") != ticket.messages[-1]:
-            self.log.appendPlainText(ticket.messages[-1])
-            self.log.setProperty("last", ticket.messages[-1])
+        new = ticket.messages[self._logged :]
+        if new:
+            self._logged += len(new)
+            self.log.appendPlainText("\n".join(new))
         self._tick()
 
     def _tick(self) -> None:

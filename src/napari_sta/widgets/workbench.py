@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QDockWidget, QPushButton, QWidget
 from napari_sta.data.errors import InputError, StaError, Stopped
 from napari_sta.jobs._job import Job, Progress
 from napari_sta.layers import get_reader, is_job_folder
-from napari_sta.widgets._background import guarded, in_background, in_words
+from napari_sta.widgets._background import Outcome, guarded, in_background
 from napari_sta.widgets.project_files import ProjectView, no_files, read_project
 
 logger = logging.getLogger("napari_sta")
@@ -70,6 +70,11 @@ class Ticket:
     seconds: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
+
+    def note(self, progress: Progress) -> None:
+        """Keep a step's message, unless it says what the last one said; called in the worker thread."""
+        if progress.message and progress.message not in self.messages[-1:]:
+            self.messages.append(progress.message)
 
     @property
     def title(self) -> str:
@@ -156,7 +161,8 @@ class Workbench(QObject):
 
     def _stop_if_closed(self) -> None:
         viewer = self._viewer()
-        if viewer is None or not viewer.window._qt_window.isVisible():
+        window = getattr(viewer.window, "_qt_window", None) if viewer is not None else None
+        if window is None or not window.isVisible():
             self.stop_all()
 
     @property
@@ -392,12 +398,12 @@ class Workbench(QObject):
             guarded,
             start,
             ticket.stop,
+            ticket.note,
             _start_thread=False,
             _ignore_errors=True,
             _connect={
                 "yielded": lambda progress: self._progress(ticket, progress),
-                "returned": lambda record: self._end(ticket, "done", record=record),
-                "errored": lambda error: self._errored(ticket, error),
+                "returned": lambda outcome: self._finished(ticket, outcome),
                 "aborted": lambda: self._end(ticket, "stopped", error=Stopped("Stopped.")),
             },
         )
@@ -406,13 +412,14 @@ class Workbench(QObject):
 
     def _progress(self, ticket: Ticket, progress: Progress) -> None:
         ticket.progress = progress
-        if progress.message and progress.message not in ticket.messages[-1:]:
-            ticket.messages.append(progress.message)
         self.progressed.emit(ticket)
 
-    def _errored(self, ticket: Ticket, error: Exception) -> None:
-        words = in_words(error)
-        self._end(ticket, "stopped" if isinstance(words, Stopped) else "failed", error=words)
+    def _finished(self, ticket: Ticket, outcome: Outcome) -> None:
+        if outcome.error is None:
+            self._end(ticket, "done", record=outcome.record)
+        else:
+            state = "stopped" if isinstance(outcome.error, Stopped) else "failed"
+            self._end(ticket, state, error=outcome.error)
 
     def _end(
         self,

@@ -1,0 +1,58 @@
+"""A real viewer, real docks, and jobs that fail on purpose."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests say `from fake_jobs import ...`
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    made = make_napari_viewer(show=False)
+    yield made
+    from napari_sta.widgets.workbench import Workbench
+
+    bench = Workbench.of(made)
+    bench.stop_all()
+    settle(lambda: bench.running is None, 10)
+
+
+@pytest.fixture
+def bench(viewer):
+    from napari_sta.widgets.workbench import Workbench
+
+    return Workbench.of(viewer)
+
+
+@pytest.fixture
+def project(small_project, tmp_path) -> Path:
+    """A copy of the practice project, to be changed at will."""
+    return Path(shutil.copytree(small_project.root, tmp_path / "project"))
+
+
+def settle(ready: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Let Qt work until something holds; return whether it came to hold."""
+    from qtpy.QtWidgets import QApplication
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        if ready():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+@pytest.fixture
+def wait():
+    def until(ready: Callable[[], bool], seconds: float = 10.0) -> None:
+        assert settle(ready, seconds), "it did not happen in time"
+
+    return until

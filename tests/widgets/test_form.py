@@ -1,0 +1,199 @@
+"""The form of every job gives back the job it was given."""
+
+from __future__ import annotations
+
+import random
+import typing
+from pathlib import Path
+
+import annotated_types
+import pytest
+from pydantic import ValidationError
+from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+
+from napari_sta.data.errors import InputError
+from napari_sta.jobs._job import Job, all_jobs, extra_of, param
+from napari_sta.widgets.fields import NumberField, PathField
+from napari_sta.widgets.form import JobForm, is_file, label_of, plain_type
+
+JOBS = list(all_jobs().values())
+
+
+def legal_numbers(info, whole: bool) -> list:
+    low, high = -1000.0, 1000.0
+    for item in info.metadata:
+        if isinstance(item, annotated_types.Gt | annotated_types.Ge):
+            low = float(getattr(item, "gt", getattr(item, "ge", low)))
+        if isinstance(item, annotated_types.Lt | annotated_types.Le):
+            high = float(getattr(item, "lt", getattr(item, "le", high)))
+    span = min(high, low + 500) - low
+    if whole:
+        return [int(low) + k for k in (2, 4, 12, 64, 100) if int(low) + k < high]
+    return [low + f * span for f in (0.5, 0.0123456789, 0.25)]
+
+
+def options_of(name: str, info, rng: random.Random) -> list:
+    kind, _ = plain_type(info.annotation)
+    choices = extra_of(info).get("choices")
+    if typing.get_origin(kind) is typing.Literal and not choices:
+        choices = {v: v for v in typing.get_args(kind)}
+    if choices:
+        return list(choices)
+    if kind is bool:
+        return [True, False]
+    if kind in (int, float):
+        return legal_numbers(info, kind is int)
+    if is_file(info):
+        return [f"Extract/job0{rng.randint(10, 99)}/{name}.star"]
+    return ["C6", "D2", "C3"] if "symmetry" in name else ["text with blanks"]
+
+
+def examples(job_class: type[Job], seed: int) -> Job:
+    """Draw values for all fields until the job's own rules accept them; leave out more and more of them."""
+    rng = random.Random(seed)
+    for attempt in range(3000):
+        keep = 1.0 - attempt / 3000
+        values = {
+            name: rng.choice(options_of(name, info, rng))
+            for name, info in job_class.model_fields.items()
+            if info.is_required() or is_file(info) or rng.random() < keep
+        }
+        try:
+            return job_class(**values)
+        except ValidationError:
+            continue
+    raise AssertionError(f"no legal example of {job_class.name()}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("job_class", JOBS, ids=lambda j: j.name())
+def test_form_gives_back_the_equal_job(qtbot, job_class, seed):
+    job = examples(job_class, seed)
+    form = JobForm(job_class)
+    qtbot.addWidget(form)
+    form.set_value(job)
+    assert form.value() == job
+
+
+@pytest.mark.parametrize("job_class", JOBS, ids=lambda j: j.name())
+def test_every_field_has_a_row_with_words(qtbot, job_class):
+    form = JobForm(job_class)
+    qtbot.addWidget(form)
+    assert list(form.rows) == list(job_class.model_fields)
+    for row in form.rows.values():
+        assert row.label.text()
+        assert row.info.description
+        assert f"--{row.name}" in row.widget.native.toolTip()
+    assert form.changed_fields == []
+
+
+class Sample(Job):
+    """A job with one field of every kind."""
+
+    in_parts: str = param(title="Particles", help="A set.", kind="file:particles")
+    size_px: int = param(128, title="Box size", help="Edge.", unit="px", gt=0)
+    radius_angst: float | None = param(None, title="Radius", help="Of it.", unit="Å", ge=0.0)
+    fast: bool = param(True, title="Fast", help="Or not.")
+    rule: str = param("relion", title="Rule", help="Which.", choices={"relion": "RELION's", "own": "Ours"})
+    note: str = param("", title="Note", help="Free text.", advanced=True, tab="Other")
+
+
+@pytest.fixture
+def form(qtbot):
+    made = JobForm(Sample)
+    qtbot.addWidget(made)
+    return made
+
+
+def test_dots_mark_what_differs_from_the_default(form):
+    form.rows["size_px"].set(256)
+    form.rows["rule"].set("own")
+    form.rows["in_parts"].set("a.star")
+    assert sorted(form.changed_fields) == ["rule", "size_px"]
+    form.reset()
+    assert form.changed_fields == []
+
+
+def test_changed_is_told_once_per_edit_and_once_for_many(form, qtbot):
+    with qtbot.waitSignal(form.changed, timeout=1000):
+        form.rows["size_px"].widget.native.setValue(64)
+    told = []
+    form.changed.connect(lambda: told.append(1))
+    form.set_values({"size_px": 32, "fast": False, "rule": "own", "unknown": 3})
+    assert told == [1]
+    assert form.rows["fast"].get() is False
+
+
+def test_missing_and_illegal_values_say_which(form):
+    with pytest.raises(InputError, match=r"in_parts \(Particles\) must be given"):
+        form.value()
+    form.set_values({"in_parts": "a.star", "size_px": 0})
+    with pytest.raises(InputError, match="size_px 0"):
+        form.value()
+
+
+def test_empty_optional_number_is_not_given(form, qtbot):
+    form.set_values({"in_parts": "a.star", "radius_angst": 12.5})
+    assert form.value().radius_angst == 12.5
+    form.rows["radius_angst"].widget.native.setValue(None)
+    assert form.value().radius_angst is None
+    assert form.rows["radius_angst"].widget.native.lineEdit().placeholderText() == "automatic"
+
+
+def test_labels_carry_units():
+    assert label_of(Sample.model_fields["size_px"]) == "Box size (px)"
+    assert label_of(Sample.model_fields["fast"]) == "Fast"
+
+
+@pytest.mark.parametrize("value", [2.75, 1e-7, -123456.789012, 0.1 + 0.2, 1 / 3, 0.0])
+def test_number_field_keeps_every_digit_it_shows(qtbot, value):
+    field = NumberField()
+    qtbot.addWidget(field)
+    field.configure(integer=False, optional=True)
+    field.setValue(value)
+    assert field.value() == value
+    field.lineEdit().selectAll()
+    qtbot.keyClicks(field.lineEdit(), f"{value:.15g}")
+    assert field.value() == pytest.approx(value, rel=1e-14)
+
+
+def test_number_field_refuses_letters_and_steps_within_bounds(qtbot):
+    field = NumberField()
+    qtbot.addWidget(field)
+    field.configure(integer=True, optional=False, gt=0)
+    field.setValue(2)
+    qtbot.keyClicks(field.lineEdit(), "x")
+    assert field.value() == 2
+    field.stepBy(-1)
+    assert field.value() == 1
+    field.stepBy(-1)
+    assert field.value() == 1
+    field.stepBy(3)
+    assert field.value() == 4
+
+
+def test_path_field_shows_paths_from_the_project_folder(qtbot, tmp_path):
+    field = PathField()
+    qtbot.addWidget(field)
+    inside, outside = str(tmp_path / "Extract/job001/particles.star"), "/elsewhere/particles.star"
+    field.set_choices([inside, outside], tmp_path)
+    assert [field.combo.itemText(i) for i in range(2)] == ["Extract/job001/particles.star", outside]
+    field.setValue(inside)
+    assert field.value() == "Extract/job001/particles.star"
+    field.set_choices([outside], tmp_path)  # a refresh must not lose the choice
+    assert field.value() == "Extract/job001/particles.star"
+    field.setValue(None)
+    assert field.value() == ""
+
+
+def test_file_dropped_on_a_path_field_fills_it(qtbot, tmp_path):
+    field = PathField()
+    qtbot.addWidget(field)
+    path = tmp_path / "mask.mrc"
+    path.touch()
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    field.dropEvent(QDropEvent(QPoint(3, 3), Qt.DropAction.CopyAction, mime, left, none))
+    assert Path(field.value()) == path
