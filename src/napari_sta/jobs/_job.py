@@ -147,6 +147,8 @@ class Job(BaseModel):
         File name to :class:`Node`.
     order
         Place in the workflow, for menus.
+    uses_torch
+        Whether ``run`` needs torch; the runner sets its threads then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -156,6 +158,7 @@ class Job(BaseModel):
     relion_type: ClassVar[str] = "relion.external"
     outputs: ClassVar[dict[str, Node]] = {}
     order: ClassVar[int] = 100
+    uses_torch: ClassVar[bool] = True
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,7 @@ class Recenter(StaInputsJob):
     label: ClassVar[str] = "Recentre particles"
     folder: ClassVar[str] = "External"
     order: ClassVar[int] = 50
+    uses_torch: ClassVar[bool] = False
     outputs: ClassVar[dict[str, Node]] = {
         "particles.star": Node("ParticleGroupMetadata.star.relion.tomo", 1, "recentred particles"),
         "optimisation_set.star": Node("TomoOptimisationSet.star.relion.tomo", 1, "recentred set"),

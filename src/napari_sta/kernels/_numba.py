@@ -15,15 +15,20 @@ _SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
 _PI = np.float32(np.pi)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def cut_windows(first, last, image, corners, radius, falloff, out):  # type: ignore[no-untyped-def]
-    """Copy windows out of one image, repeating edge pixels; soft circle crop about the corner mean.
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def cut_windows(first, last, image, corners, factor, outside, out):  # type: ignore[no-untyped-def]
+    """Copy windows out of one image, repeating edge pixels; subtract the outer mean and fade.
 
-    ``image`` (h, w), ``corners`` (n, 2) top-left y and x, ``out`` (n, s, s); ``radius`` <= 0: no crop.
+    ``image`` (h, w), ``corners`` (n, 2) top-left y and x, ``out`` (n, s, s).
+    ``factor`` and ``outside`` (s, s): fading factor, and 1 where a pixel counts as background; (0, 0): plain
+    copies.
     """
     height, width = image.shape
     size = out.shape[1]
-    half = size // 2
+    n_outside = np.float64(0)
+    for y in range(outside.shape[0]):
+        for x in range(outside.shape[1]):
+            n_outside += outside[y, x]
     for i in range(first, last):
         y0, x0 = corners[i, 0], corners[i, 1]
         for y in range(size):
@@ -34,30 +39,18 @@ def cut_windows(first, last, image, corners, radius, falloff, out):  # type: ign
             else:
                 for x in range(size):
                     out[i, y, x] = image[yy, min(max(x0 + x, 0), width - 1)]
-        if radius <= 0:
+        if n_outside == 0:
             continue
-        total, count = 0.0, 0
+        total = np.float64(0)
         for y in range(size):
-            dy = y - half
+            row = np.float32(0)
             for x in range(size):
-                dx = x - half
-                if dy * dy + dx * dx > radius * radius:
-                    total += out[i, y, x]
-                    count += 1
-        mean = np.float32(total / count) if count else np.float32(0)
-        inner = radius - falloff
+                row += out[i, y, x] * outside[y, x]
+            total += row
+        mean = np.float32(total / n_outside)
         for y in range(size):
-            dy = y - half
             for x in range(size):
-                dx = x - half
-                square = dy * dy + dx * dx
-                if square < inner * inner:
-                    out[i, y, x] -= mean
-                elif square < radius * radius:
-                    edge = 0.5 - 0.5 * np.cos(np.pi * (radius - np.sqrt(square)) / falloff)
-                    out[i, y, x] = (out[i, y, x] - mean) * np.float32(edge)
-                else:
-                    out[i, y, x] = 0
+                out[i, y, x] = (out[i, y, x] - mean) * factor[y, x]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -57,16 +59,16 @@ def cut_windows(
     -----
     RELION's extraction and circle crop (radius s / 2, raised cosine inside it).
     """
-    n = len(corner_yx_px)
-    radius = window_px / 2 if circle else 0.0
     if image.device.type == "cpu":
         from napari_sta.kernels._numba import cut_windows as fast
 
+        n = len(corner_yx_px)
         out = torch.empty((n, window_px, window_px), dtype=torch.float32)
-        pixels, corners, windows = image.numpy(), np.ascontiguousarray(corner_yx_px), out.numpy()
-        run_in_threads(
-            lambda a, b: fast(a, b, pixels, corners, radius, CIRCLE_FALLOFF_PX, windows), n, threads
-        )
+        factor = outside = np.zeros((0, 0), np.float32)
+        if circle:
+            factor, outside = (t.numpy() for t in _circle(window_px, window_px / 2, CIRCLE_FALLOFF_PX))
+        arrays = image.numpy(), np.ascontiguousarray(corner_yx_px), factor, outside, out.numpy()
+        run_in_threads(lambda first, last: fast(first, last, *arrays), n, threads)
         return out
     return cut_windows_reference(image, corner_yx_px, window_px, circle=circle)
 
@@ -88,12 +90,19 @@ def circle_crop(
     images: Float[Tensor, "*n s s"], radius_px: float, falloff_px: float = CIRCLE_FALLOFF_PX
 ) -> Float[Tensor, "*n s s"]:
     """Subtract the mean outside a circle and fade to zero inside its rim (RELION's circle crop)."""
-    size = images.shape[-1]
-    index = torch.arange(size, dtype=torch.float64, device=images.device) - size // 2
-    r = torch.sqrt(index[:, None] ** 2 + index[None, :] ** 2)
-    outside = (r > radius_px).to(images.dtype)
+    factor, outside = (t.to(images) for t in _circle(images.shape[-1], radius_px, falloff_px))
     mean = (images * outside).sum(dim=(-2, -1), keepdim=True) / outside.sum().clamp(min=1)
+    return (images - mean) * factor
+
+
+@lru_cache(maxsize=8)
+def _circle(
+    size: int, radius_px: float, falloff_px: float
+) -> tuple[Float[Tensor, "s s"], Float[Tensor, "s s"]]:
+    """Fading factor, and 1 outside the circle; float32."""
+    index = torch.arange(size, dtype=torch.float64) - size // 2
+    r = torch.sqrt(index[:, None] ** 2 + index[None, :] ** 2)
     edge = 0.5 - 0.5 * torch.cos(torch.pi * (radius_px - r) / falloff_px)
     factor = torch.where(r < radius_px - falloff_px, torch.ones_like(r), edge)
-    factor = torch.where(r < radius_px, factor, torch.zeros_like(r)).to(images.dtype)
-    return (images - mean) * factor
+    factor = torch.where(r < radius_px, factor, torch.zeros_like(r))
+    return factor.to(torch.float32), (r > radius_px).to(torch.float32)
