@@ -156,7 +156,8 @@ def deform(
         _expect(coefficients, 3, kind)
         axx, axy, ayy = coefficients
         rx, ry = u - width / 2, v - height / 2
-        return np.stack([v + axy * rx + ayy * ry, u + axx * rx + axy * ry], axis=-1)
+        # Not symmetric: RELION's x does not depend on ry.
+        return np.stack([v + axy * rx + ayy * ry, u + axx * rx], axis=-1)
     if kind == "spline":
         _expect(coefficients, 8 * gx * gy, kind)
         dx, dy = _hermite(coefficients.reshape(2, gy, gx, 4), u * (gx - 1) / width, v * (gy - 1) / height)
@@ -164,8 +165,8 @@ def deform(
     if kind == "Fourier":
         waves = []
         for j in range(gy):
-            signed = j if j < gy / 2 else j - gy
-            first = 0 if j < gy / 2 else 1
+            lower = j < gy // 2  # whole division: an odd grid has one more negative row
+            signed, first = (j, 0) if lower else (j - gy, 1)
             waves += [(np.pi * i / width, np.pi * signed / height)
                       for i in range(max(first, int(j == 0)), gx // 2 + 1)]  # fmt: skip
         _expect(coefficients, 4 * len(waves), kind)
