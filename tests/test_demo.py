@@ -21,11 +21,9 @@ BETTER = {"half_maps_mean_fsc": 0.6, "truth_mean_fsc": 0.7}
 
 def small_spec():
     return replace(
-        demo.demo_spec(seed=4),
-        image_size_yx_px=(184, 190),
-        tomogram_size_zyx_px=(180, 186, 184),
-        sphere_radius_angst=220.0,
-        tilts_deg=tuple(float(t) for t in range(-56, 57, 14)),
+        demo.demo_spec(seed=5),
+        n_tomograms=1,
+        tilts_deg=tuple(float(t) for t in range(-60, 61, 10)),
         snr=0.2,
         hidden_offset_px=-2.3,
     )

@@ -29,6 +29,7 @@ from napari_sta.data.tilt_series import TiltSeries
 from napari_sta.data.volume import HalfMaps, Volume
 from napari_sta.io.files import write_text
 from napari_sta.io.mrc import write_stack, write_volume
+from napari_sta.io.project import JobStar, write_job_star
 from napari_sta.io.relion import write_optimisation_set, write_particles
 from napari_sta.io.star import Table, table, write_star
 from napari_sta.kernels.ctf import (
@@ -611,7 +612,7 @@ def simulate(spec: PhantomSpec) -> Phantom:
         truth_map=truth,
         lattice_map=lattice_map,
         mask_align=mask_align,
-        mask_fsc=_soft_mask(blobs, spec, grow_angst=8.0, soft_angst=16.0),
+        mask_fsc=_soft_mask(blobs, spec, threshold=0.2, grow_angst=8.0, soft_angst=16.0),
     )
 
 
@@ -795,19 +796,21 @@ def _lattice_maps(spec: PhantomSpec, blobs: Blobs, offset_px: float) -> tuple[Vo
             np.exp(-((r - spec.sphere_radius_angst - h) ** 2) / (2 * 6.0**2)) for h in spec.membrane_angst
         ) / (np.sqrt(2 * np.pi) * 6.0)
         density = density + (_leaflet_mass(spec, blobs) * pixel**3 * profile).astype(np.float32)
-    mask = _soft_mask(lattice, spec, grow_angst=5.4, soft_angst=13.5).data
-    # What leaves the mask sideways is cut by a soft cylinder, as users do for lattices.
-    cylinder = np.clip((min(108.0, 0.45 * n * pixel) - np.hypot(y, x)) / 13.5 + 0.5, 0, 1)
+    mask = _soft_mask(lattice, spec, threshold=0.4, grow_angst=5.4, soft_angst=13.5).data
+    # The lattice goes on sideways: users cut it with a soft cylinder, inside the taper of averages.
+    radius = min(108.0, (n / 2 - 10) * pixel)
+    cylinder = np.clip((radius - np.hypot(y, x)) / 13.5 + 0.5, 0, 1)
     mask = mask * (0.5 - 0.5 * np.cos(np.pi * cylinder))
     return Volume(density.astype(np.float32), pixel), Volume(mask.astype(np.float32), pixel)
 
 
-def _soft_mask(blobs: Blobs, spec: PhantomSpec, *, grow_angst: float, soft_angst: float) -> Volume:
-    """Soft mask round a density blurred to about 18 Å."""
+def _soft_mask(
+    blobs: Blobs, spec: PhantomSpec, *, threshold: float, grow_angst: float, soft_angst: float
+) -> Volume:
+    """Soft mask round a density blurred to about 18 Å; the threshold is relative to its maximum."""
     pixel = spec.pixel_size_angst
-    blurred = density_map(blobs._replace(sigma_angst=5.5), spec.map_box_px, pixel).data
-    inside = blurred > 0.2 * blurred.max()
-    distance = distance_transform_edt(~inside) * pixel - grow_angst
+    blurred = density_map(blobs._replace(sigma_angst=6.0), spec.map_box_px, pixel).data
+    distance = distance_transform_edt(blurred < threshold * blurred.max()) * pixel - grow_angst
     mask = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance / soft_angst, 0, 1))
     return Volume(mask.astype(np.float32), pixel)
 
@@ -1070,6 +1073,16 @@ def make_practice_project(out: Path, seed: int = 0) -> PracticeProject:
     mean = (halves.half1.data + halves.half2.data) / 2
     merged = Volume(mean.astype(np.float32), spec.pixel_size_angst)
     write_volume(folder / "merged.mrc", merged)
+    options = {
+        "in_optimisation": str(paths.optimisation_set.relative_to(paths.root)),
+        "use_direct_entries": "No",
+        "binning": "1",
+        "box_size": "80",  # more would reach over the edges of these small images
+        "crop_size": str(spec.map_box_px),
+        "snr": "0",
+        "sym_name": "C6",
+    }
+    write_job_star(folder / "job.star", JobStar("relion.reconstructparticletomo", options))
     write_text(folder / "RELION_JOB_EXIT_SUCCESS", "")
     write_star(paths.root / "default_pipeline.star", _pipeline_tables(3))
     return PracticeProject(
