@@ -538,7 +538,9 @@ class AlignDock(Dock):
                 self._bind_keys(layer)
         maps = [r() for r in self._layers["map"] if r() is not None]
         if maps:
-            self.bench.viewer.layers.selection.active = maps[0]
+            layers = self.bench.viewer.layers
+            layers.move(layers.index(maps[0]), 0)  # the mask is drawn over the map
+            layers.selection.active = maps[0]
         symmetry = self._map_settings.get("symmetry")
         if symmetry:
             self.symmetry.setText(symmetry)

@@ -433,11 +433,12 @@ class JobDock(Dock):
     def _succeeded(self, ticket: Ticket) -> None:
         out = ticket.out
         actions: list[tuple[str, Any]] = []
-        maps = viewable_outputs(out) if out is not None else []
-        if maps:
-            self.bench.show(maps[:1])
-            if len(maps) > 1:
-                actions.append(("Show all outputs", lambda: self.bench.show(maps)))
+        files = viewable_outputs(out) if out is not None else []
+        # A job that another dock started is that dock's to show.
+        if files and files[0].suffix == ".mrc" and ticket.done is None:
+            self.bench.show(files[:1])
+        if len(files) > 1 or (files and files[0].suffix != ".mrc"):
+            actions.append(("Show outputs", lambda: self.bench.show(files)))
         name = ticket.job.name()
         if out is not None and name == "reconstruct":
             actions.append(("Align to mask", lambda: self.bench.go_align(out / "merged.mrc")))

@@ -132,7 +132,8 @@ def next_values(
         kind = str(extra_of(info).get("kind", ""))
         if not kind.startswith("file:"):
             continue
-        found = _best(name, made.get(kind[5:], []))
+        # "star" says only that it is some table: none of a job's own tables is meant.
+        found = _best(name, made.get(kind[5:], [])) if kind != "file:star" else ""
         if found:
             values[name] = found
     if "in_optimisation_set" in values:  # it names the others
