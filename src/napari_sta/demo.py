@@ -85,6 +85,7 @@ def run_demo(
         f"tilts each, {spec.pixel_size_angst:g} Å/px"
     )
     run = _Runner(out, threads, device, say)
+    run.seconds["1 simulate"] = round(time.monotonic() - start, 1)
     averaging = {"box_size_px": BOX_SIZE_PX, "crop_size_px": CROP_SIZE_PX, "symmetry": "C6"}
 
     say("2. Averaging the particles as they were picked")
@@ -120,10 +121,7 @@ def run_demo(
     seconds = time.monotonic() - start
     say("Result")
     say(f"   offset        {offset_px:+.2f} px found, {spec.hidden_offset_px:+.2f} px hidden")
-    say(
-        f"   resolution    {final['resolution_angst']:.1f} Å (half maps in the mask, FSC 0.143, "
-        "corrected for the mask)"
-    )
+    say(f"   resolution    {final['resolution_angst']:.1f} Å (half maps in the mask, corrected FSC at 0.143)")
     say(
         f"   against truth {quality['truth_angst']:.1f} Å at FSC 0.5; "
         f"{quality_before['truth_angst']:.1f} Å before recentring"
@@ -154,12 +152,12 @@ def _judge(record: Mapping[str, Any], before: Mapping[str, float], after: Mappin
             f"the demo failed: the offset found is {error_px:.2f} px from the hidden one (limit "
             f"{OFFSET_TOLERANCE_PX} px); please report it with the folder {record['root']}"
         )
-    for name, what in (("half_maps", "the half maps"), ("truth", "map and truth")):
-        if after[f"{name}_mean_fsc"] <= before[f"{name}_mean_fsc"]:
-            raise JobError(
-                f"the demo failed: recentring did not improve the FSC of {what} in the mask; please report "
-                f"it with the folder {record['root']}"
-            )
+    # Not the half maps: where the mask cuts off-centre density, both halves lose the same.
+    if after["truth_mean_fsc"] <= before["truth_mean_fsc"]:
+        raise JobError(
+            "the demo failed: recentring did not improve the FSC of map and truth in the mask; please report "
+            f"it with the folder {record['root']}"
+        )
 
 
 def _quality(folder: Path, mask_path: Path, truth_path: Path) -> dict[str, float]:
@@ -180,7 +178,6 @@ def _quality(folder: Path, mask_path: Path, truth_path: Path) -> dict[str, float
     against = fsc.fourier_shell_correlation(merged, torch.from_numpy(truth.data) * mask)
     return {
         "half_maps_angst": float(fsc.resolution_angst(halves, box, pixel)),
-        "half_maps_mean_fsc": float(halves[1:].mean()),
         "truth_angst": float(fsc.resolution_angst(against, box, pixel, 0.5)),
         "truth_mean_fsc": float(against[1:].mean()),
     }
