@@ -224,7 +224,7 @@ class _Runner:
 
 def _open(out: Path, average: Path, final: Path, mask: Path) -> None:
     """Open napari with the docks on the project, the recentred map, the mask and the sharpened map."""
-    shown = [str(path) for path in (out, average / "merged.mrc", mask, final)]
+    shown = [str(path) for path in (out, final, average / "merged.mrc", mask)]
     # By name: this module lies below the widgets and must work without Qt.
     try:
         importlib.import_module("napari_sta.widgets").open_viewer(shown)
