@@ -1,0 +1,35 @@
+"""Compile the fast CPU kernels before they are needed.
+
+numba keeps compiled code beside the package, so this costs about 4 s once after an installation and a
+few milliseconds afterwards. ``python -m napari_sta.kernels.warm_up`` does it at set-up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def warm_up() -> None:
+    """Call every compiled kernel once on arrays of a few elements."""
+    from napari_sta.kernels import _numba
+
+    f4 = np.float32
+    size, half = 8, 5
+    windows = np.zeros((1, 4, 4), f4)
+    _numba.cut_windows(
+        0, 1, np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), windows[0], windows[0], windows.copy()
+    )
+    slices = np.zeros((1, size + 1, half + 1, 4), f4)
+    _numba.weigh_transforms(
+        0, 1, np.zeros((1, size, half, 2), f4), np.zeros(size, np.int64), np.zeros((1, size, 2), f4),
+        np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
+        np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros(size, np.int64), slices,
+    )  # fmt: skip
+    volume = np.zeros((size, size, half, 4), f4)
+    _numba.gather_into_planes(0, 1, slices, np.zeros((1, 3, 3)), 4.0, volume)
+    _numba.symmetrise_planes(0, 1, volume, np.zeros((2, 3, 3)), volume.copy())
+    _numba.additive_generator(np.zeros(31, np.uint32), 1)
+
+
+if __name__ == "__main__":
+    warm_up()
