@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="virtual environment to use")
     parser.add_argument("--no-input", action="store_true", help="never ask; print what is missing and stop")
     parser.add_argument("--headless", action="store_true", help="demo: do not open napari")
-    parser.add_argument("--o", type=Path, help="demo: folder of the project it makes")
+    parser.add_argument("--o", type=Path, help="demo: folder of the project it makes (napari-sta-demo)")
     options = parser.parse_args(arguments)
     ask = not options.no_input and sys.stdin is not None and sys.stdin.isatty()
     start = time.monotonic()
@@ -196,7 +196,7 @@ def ensure_environment(venv: Path, extras: str, ask: bool) -> Path:
     if not python.exists():
         make_environment(venv, ask)
     install_torch(python)
-    say(f"installing napari-sta[{extras}]")
+    say(f"installing napari-sta[{extras}] and what it needs (a few minutes)")
     run([*pip(python), "install", "-q", "-e", f"{ROOT}[{extras}]"])
     stamp.write_text(wanted)
     return python
@@ -274,10 +274,15 @@ def demo(python: Path, screen: bool, out: Path | None) -> int:
     command = [str(python), "-m", "napari_sta.cli", "demo"]
     if not screen:
         command.append("--headless")
-    if out:
-        command += ["--o", str(out)]
+    command += ["--o", str(out or free_folder(Path("napari-sta-demo")))]
     say("running the demo" + ("" if screen else " (no screen: headless)"))
     return subprocess.run(command, env=environment_for_runs()).returncode
+
+
+def free_folder(wish: Path) -> Path:
+    """Return the wished name, or that name with the first number that is not taken."""
+    names = [wish, *(wish.with_name(f"{wish.name}-{number}") for number in range(2, 1000))]
+    return next(name for name in names if not name.exists())
 
 
 def test(python: Path) -> int:

@@ -145,3 +145,10 @@ def test_a_failed_step_fails_the_whole_but_all_run(bootstrap, monkeypatch, tmp_p
         bootstrap.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 0)
     )
     assert bootstrap.test(tmp_path / "python") == 0
+
+
+def test_every_demo_gets_a_folder_of_its_own(bootstrap, tmp_path):
+    assert bootstrap.free_folder(tmp_path / "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert bootstrap.free_folder(tmp_path / "demo") == tmp_path / "demo-3"
