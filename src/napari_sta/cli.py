@@ -145,7 +145,8 @@ class _Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(self._normalised(words, known))
         if unknown:
             word = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(word, known, n=1)
+            near = [option for option in known if option.startswith(word)]
+            near = near or difflib.get_close_matches(word, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
             what = "option" if word.startswith("-") else "value expected here"
             raise InputError(f"{word} is no {what} of {self.prog}; {hint}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+
+if TYPE_CHECKING:
+    from napari_sta.data.volume import Volume
 
 
 class MeasureOffset(Job):
@@ -57,27 +61,31 @@ class MeasureOffset(Job):
         return value.upper()
 
     def check(self) -> None:
-        """Read map and mask headers and hold the axis against the symmetry."""
-        from napari_sta.io.mrc import read_header
+        """Read map and mask, and hold the axis against the symmetry."""
         from napari_sta.kernels.rotations import free_axes
 
         free = free_axes(self.symmetry)
         if self.axis not in free:
             allowed = f"only {', '.join(free)} is free" if free else "no axis is free"
             raise InputError(f"--axis {self.axis}: {self.symmetry} fixes the centre on it; {allowed}")
-        read_header(self.in_mask)
-        box = min(read_header(self.in_3dref).shape_zyx)
-        if self.range_px >= box / 2:
-            raise InputError(f"--range_px {self.range_px:g} must be below half the map's box ({box // 2} px)")
+        reference, _ = self._read(logging.getLogger("napari_sta.unheard"))
+        if self.range_px >= reference.box_px / 2:
+            raise InputError(
+                f"--range_px {self.range_px:g} must be below half the map's box ({reference.box_px // 2} px)"
+            )
+
+    def _read(self, log: logging.Logger) -> tuple[Volume, Volume]:
+        from napari_sta.jobs._maps import read_map, read_mask
+
+        reference = read_map(self.in_3dref)
+        return reference, read_mask(self.in_mask, reference, log, clamp=self.clamp_mask)
 
     def run(self, context: Context) -> RunSteps:
         """Score, print the offset in px, Å and RELION's words, write the curve."""
         from napari_sta.io.files import write_text
-        from napari_sta.jobs._maps import read_map, read_mask
         from napari_sta.kernels.alignment import score_curve
 
-        reference = read_map(self.in_3dref)
-        mask = read_mask(self.in_mask, reference, context.log, clamp=self.clamp_mask)
+        reference, mask = self._read(context.log)
         yield Progress(0, 1, "scoring")
         pixel = reference.pixel_size_angst
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari_sta.data.errors import InputError
@@ -9,6 +10,8 @@ from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from napari_sta.data.volume import Volume
 
 
 class Postprocess(Job):
@@ -85,19 +88,33 @@ class Postprocess(Job):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Find both halves, hold boxes against each other, read the MTF."""
-        from napari_sta.io.mrc import read_header
+        """Read both halves, the mask and the MTF."""
         from napari_sta.io.postprocess import read_mtf
-        from napari_sta.jobs._maps import other_half
 
-        first = read_header(self.in_half_map)
-        partner = other_half(self.in_half_map)
-        if read_header(partner).shape_zyx != first.shape_zyx:
-            raise InputError(f"{self.in_half_map} and {partner} differ in box size")
-        if self.in_mask:
-            read_header(self.in_mask)
+        self._read(logging.getLogger("napari_sta.unheard"))
         if self.mtf_file:
             read_mtf(self.mtf_file)
+
+    def _read(self, log: logging.Logger) -> tuple[Volume, Volume, Volume | None]:
+        """Read the half maps, first half first, and the mask."""
+        from napari_sta.jobs._maps import other_half, read_map, read_mask
+
+        own_pixel = self.pixel_size_angst if self.pixel_size_angst and self.pixel_size_angst > 0 else None
+        paths = sorted([self.in_half_map, other_half(self.in_half_map)])
+        first, second = (read_map(path, own_pixel, "in_half_map") for path in paths)
+        if first.box_px != second.box_px:
+            raise InputError(
+                f"{paths[0]} and {paths[1]} differ in box size ({first.box_px} and {second.box_px} px); take the "
+                "two halves of one reconstruction"
+            )
+        if abs(first.pixel_size_angst - second.pixel_size_angst) > 1e-3:
+            raise InputError(f"{paths[0]} and {paths[1]} differ in pixel size; give --pixel_size_angst")
+        if (first.data == second.data).all():
+            raise InputError(
+                f"{paths[0]} and {paths[1]} hold the same map; two independent halves are needed"
+            )
+        mask = read_mask(self.in_mask, first, log, clamp=self.clamp_mask) if self.in_mask else None
+        return first, second, mask
 
     def run(self, context: Context) -> RunSteps:
         """Compute curves, sharpen, write maps, STAR file and plots."""
@@ -106,21 +123,11 @@ class Postprocess(Job):
 
         from napari_sta.io import mrc
         from napari_sta.io.postprocess import read_mtf, write_fsc_xml, write_postprocess_star
-        from napari_sta.jobs._maps import other_half, read_map, read_mask
         from napari_sta.kernels import filters, fourier, fsc
 
-        own_pixel = self.pixel_size_angst if self.pixel_size_angst and self.pixel_size_angst > 0 else None
-        paths = sorted([self.in_half_map, other_half(self.in_half_map)])
-        first, second = (read_map(path, own_pixel, "in_half_map") for path in paths)
-        if abs(first.pixel_size_angst - second.pixel_size_angst) > 1e-3:
-            raise InputError(f"{paths[0]} and {paths[1]} differ in pixel size; give --pixel_size_angst")
+        first, second, mask = self._read(context.log)
         pixel, box = first.pixel_size_angst, first.box_px
-        mask = read_mask(self.in_mask, first, context.log, clamp=self.clamp_mask) if self.in_mask else None
         half1, half2 = (torch.from_numpy(v.data).to(torch.float64) for v in (first, second))
-        if torch.equal(half1, half2):
-            raise InputError(
-                f"{paths[0]} and {paths[1]} hold the same map; two independent halves are needed"
-            )
         yield Progress(1, 5, "maps read")
 
         general: dict[str, Any] = {}
@@ -202,8 +209,8 @@ class Postprocess(Job):
         mrc.write_volume(out / "postprocess.mrc", Volume(sharpened, pixel))
         star = out / "postprocess.star"
         names: dict[str, str] = {
-            "half1": path_for(paths[0], star),
-            "half2": path_for(paths[1], star),
+            "half1": path_for(first.path, star),
+            "half2": path_for(second.path, star),
             "map": path_for(out / "postprocess.mrc", star),
         }
         if mask is not None:
