@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from laws import assert_inputs_untouched
 
+from laws import assert_inputs_untouched
 from napari_sta.kernels.projection import (
     deform,
     depth_angst,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from laws import assert_group, assert_inverse
 from scipy.spatial.transform import Rotation
 
+from laws import assert_group, assert_inverse
 from napari_sta.kernels.rotations import (
     angular_distance_deg,
     euler_to_matrix_zyx,

@@ -67,7 +67,7 @@ def shell(
     inner_radius_px: float,
     outer_radius_px: float,
     edge_px: float,
-    centre_zyx_px: tuple[float, float, float] = (0, 0, 0),
+    centre_zyx_px: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Float[ndarray, "n n n"]:
     """Spherical shell (a ball if the inner radius is 0), soft on both sides.
 
@@ -90,7 +90,7 @@ def cylinder(
     outer_radius_px: float,
     height_px: float,
     edge_px: float,
-    centre_zyx_px: tuple[float, float, float] = (0, 0, 0),
+    centre_zyx_px: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Float[ndarray, "n n n"]:
     """Cylinder (a tube if the inner radius is positive) along z, soft on every side."""
     z, y, x = _axes(size, centre_zyx_px)
