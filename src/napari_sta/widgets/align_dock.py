@@ -40,7 +40,7 @@ from qtpy.QtWidgets import (
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.data.volume import Volume
 from napari_sta.jobs._job import Job, job_named
-from napari_sta.layers import read_layers, volume_from_layer
+from napari_sta.layers import is_job_folder, map_layer, mask_layers, volume_from_layer
 from napari_sta.widgets._background import Latest, in_background
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.job_dock import CommandLine
@@ -407,7 +407,7 @@ class AlignDock(Dock):
         self._cursor = score.axvline(0.0, color=LINE_COLOURS[1], lw=1.2)
         (self._here,) = score.plot([0], [np.nan], "o", color=LINE_COLOURS[1], ms=5)
         profile.set_yticks([])
-        profile.set_ylabel("density by plane")
+        profile.set_ylabel("density")
         score.set_ylabel("score")
         score.set_xlabel("Z offset, px")
         profile.set_xlabel("Z from the centre, px")
@@ -508,17 +508,18 @@ class AlignDock(Dock):
         if not map_path:
             return
         view = self.bench.view
+        from napari_sta.io.mrc import read_volume
 
         def read() -> tuple[dict[str, list[Any]], Pair | None, dict[str, str]]:
-            layers = {"map": self._tuples(map_path), "mask": self._tuples(mask_path) if mask_path else []}
+            # The box it was chosen in says what a file is, not its name or values.
+            layers = {"map": [map_layer(read_volume(map_path))], "mask": []}
+            if mask_path:
+                layers["mask"] = mask_layers(read_volume(mask_path))
             settings = _made_with(view, map_path)
             return layers, _score(layers) if mask_path else None, settings
 
         self.confidence.setText("reading and scoring …")
         self._reading.request(read, done=self._arrived, failed=self._not_read)
-
-    def _tuples(self, path: str) -> list[Any]:
-        return read_layers(path)
 
     def _not_read(self, error: StaError) -> None:
         self.confidence.setText("")
@@ -551,8 +552,9 @@ class AlignDock(Dock):
         self.offset_box.setSingleStep(STEP_PX)
         if first or self.bench.viewer.dims.ndisplay == 2:
             self.show_xz()
-        self._fill_particles()
+        self._fill_particles(fresh=True)
         self.set_offset(0.0, note=False)
+        self._settle.stop()
         if self.pair is not None and self.pair.notes:
             self.card.tell("info", self.pair.notes)
 
@@ -658,6 +660,9 @@ class AlignDock(Dock):
         self.angstrom.setText(f"= {d * pixel:+.2f} Å" if self.pair is not None and d else "= 0 Å")
         if self.pair is None:
             self.sentence.setText("Choose a map and a mask: the mask can then be moved along Z.")
+            return
+        if not np.any(self._offset):
+            self.sentence.setText("Map and mask as they are. Move the mask until it covers the density.")
             return
         extra = "".join(
             f" --center_{name} {value:g}" for name, value in zip("YX", self._offset[1:], strict=True) if value
@@ -779,9 +784,10 @@ class AlignDock(Dock):
         self.mask_box.refresh()
         self._fill_particles()
 
-    def _fill_particles(self) -> None:
+    def _fill_particles(self, *, fresh: bool = False) -> None:
+        """List the particle sets; choose the one the map was made from (``fresh``: whatever was chosen)."""
         view = self.bench.view
-        chosen = self.particles.currentData()
+        chosen = None if fresh else self.particles.currentData()
         with QSignalBlocker(self.particles):
             self.particles.clear()
             self.particles.addItem("choose a particle set …", ("", ""))
@@ -963,12 +969,7 @@ def _score(layers: Mapping[str, list[Any]]) -> Pair:
     from napari_sta.kernels.alignment import score_curve
     from napari_sta.kernels.filters import resample_to_grid
 
-    volumes = {}
-    for what, tuples in layers.items():
-        data, meta, kind = tuples[0]
-        if kind != "image" or data.ndim != 3:
-            raise InputError(f"{meta['name']} is no {what}: choose a 3D map (.mrc).")
-        volumes[what] = volume_from_layer(data, meta)
+    volumes = {what: volume_from_layer(*tuples[0][:2]) for what, tuples in layers.items()}
     density, mask = volumes["map"], volumes["mask"]
     if len(set(density.data.shape)) != 1:
         raise InputError("The map is not cubic; recentring needs a cubic map.")
@@ -992,10 +993,11 @@ def _made_with(view: ProjectView | None, map_path: str) -> dict[str, str]:
     """Return how the map was made, its input set by a path from the project folder; in a worker."""
     if view is None:
         return {}
-    name = view.job_of(map_path)
-    if not name:
+    folder = Path(map_path).absolute().parent
+    if not is_job_folder(folder) or not folder.is_relative_to(view.root):
         return {}
-    settings = settings_of(view.folder(name))
+    name = str(folder.relative_to(view.root))
+    settings = settings_of(folder)
     if not any(key in settings for key in ("in_optimisation_set", "in_parts")):
         job = next((j for j in view.jobs if j.name.rstrip("/") == name), None)
         for path in job.inputs if job is not None else ():

@@ -187,7 +187,7 @@ class PathField(QWidget):
             self.combo.setCurrentIndex(index)
         else:
             self.combo.setEditText(text)
-        self.combo.lineEdit().setCursorPosition(0 if len(text) < 30 else len(text))
+        self.combo.lineEdit().setCursorPosition(len(text))  # the end of a long path tells more
 
     def set_choices(self, paths: list[str], root: Path | None) -> None:
         """Offer the project's files of this kind, newest first; the value stays."""

@@ -82,7 +82,7 @@ class _Row:
         self.label.setToolTip(self._tip())
         self.label.setBuddy(native)
         self.dot = QLabel("")
-        self.dot.setFixedWidth(10)
+        self.dot.setFixedWidth(8)
         self.dot.setStyleSheet("color: #d9a43b; font-size: 14pt;")
         self.dot.setToolTip(f"Changed; the default is {self._default_text()}")
 
@@ -262,8 +262,8 @@ class JobForm(QWidget):
         grid.setContentsMargins(6, 0, 0, 2)
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(3)
-        grid.setColumnStretch(0, 45)
-        grid.setColumnStretch(1, 55)
+        grid.setColumnStretch(0, 38)
+        grid.setColumnStretch(1, 62)
         for i, row in enumerate(rows):
             grid.addWidget(row.label, i, 0)
             align = Qt.AlignmentFlag.AlignLeft if isinstance(row.widget, CheckBox) else Qt.AlignmentFlag(0)

@@ -470,16 +470,21 @@ def _details(ticket: Ticket) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+UNITS = {"_angst": "Å", "_angst2": "Å²", "_px": "px", "_deg": "°"}
+
+
 def _result_words(ticket: Ticket) -> str:
-    """Say the record's plain numbers in a line."""
+    """Say the result in a line: the job's own summary, else the plain numbers of its record."""
+    record = ticket.record
+    if isinstance(record.get("summary"), str):
+        return str(record["summary"])
     words = []
-    for key, value in ticket.record.items():
-        if isinstance(value, bool) or key in ("seconds", "job", "version"):
+    for key, value in record.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or key == "seconds":
             continue
-        if isinstance(value, (int, float)):
-            words.append(f"{key.replace('_', ' ')} {value:.6g}")
-        elif isinstance(value, str) and key in ("message", "sentence", "summary"):
-            words.insert(0, value)
+        suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if key.endswith(s)), "")
+        label = key.removesuffix(suffix).removeprefix("n_").replace("_", " ")
+        words.append(f"{label} {value:.5g} {UNITS.get(suffix, '')}".strip())
     return " · ".join(words[:6])
 
 

@@ -96,9 +96,16 @@ class Plot(FigureCanvasQTAgg):
         self.draw_idle()
 
     def legend(self, axis: Axes, **where: Any) -> None:
-        """Draw a legend without a frame, in the theme's colours."""
+        """Draw a legend in the theme's colours."""
         legend = axis.legend(
-            frameon=False, fontsize=7, handlelength=1.4, borderaxespad=0.2, labelspacing=0.25, **where
+            fontsize=7,
+            handlelength=1.4,
+            borderaxespad=0.2,
+            labelspacing=0.25,
+            facecolor=axis.get_facecolor(),
+            edgecolor="none",
+            framealpha=0.75,
+            **where,
         )
         for text in legend.get_texts():
             text.set_color(self.text_colour)

@@ -237,9 +237,7 @@ class ProjectDock(Dock):
         self.where.setToolTip(str(view.root))
         self._elide()
         current = self.selected_job
-        opened = {
-            item.text(0) for item in self._top_items() if item.isExpanded()
-        } if self.tree.topLevelItemCount() else None  # fmt: skip
+        folded = {item.text(0) for item in self._top_items() if not item.isExpanded()}
         self.tree.clear()
         groups: dict[str, QTreeWidgetItem] = {}
         for job in view.jobs:
@@ -251,7 +249,7 @@ class ProjectDock(Dock):
                 font.setBold(True)
                 group.setFont(0, font)
                 self.tree.addTopLevelItem(group)
-                group.setExpanded(opened is None or folder in opened)
+                group.setExpanded(folder not in folded)
                 groups[folder] = group
             mark, colour = STATUS.get(job.status, STATUS["Unknown"])
             alias = f"  {job.alias.rstrip('/').rpartition('/')[2]}" if job.alias else ""

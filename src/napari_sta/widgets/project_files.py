@@ -57,15 +57,6 @@ class ProjectView:
         """Return a job's folder."""
         return self.root / job_name
 
-    def job_of(self, path: str | Path) -> str:
-        """Return the name of the job whose folder a file lies in; empty if none."""
-        try:
-            parts = Path(path).absolute().relative_to(self.root).parts
-        except ValueError:
-            return ""
-        name = "/".join(parts[:2])
-        return name if name in self.by_job else ""
-
 
 def read_project(path: str | Path) -> ProjectView:
     """Read the project that a folder or file lies in.

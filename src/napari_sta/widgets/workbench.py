@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -203,6 +204,8 @@ class Workbench(QObject):
         """Contours belong to slices; in 3D they would hide the isosurface of the mask."""
         if self._viewer() is None:
             return
+        # napari's own handlers come first, and would put this up as a notification.
+        warnings.filterwarnings("ignore", message="Contours are not displayed during 3D")
         if self.viewer.dims.ndisplay == 3:
             for layer in self.ours("contour"):
                 if layer.visible:

@@ -1,0 +1,265 @@
+"""The offset is found, moved, dragged, previewed, applied and undone; the numbers are checked."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_sta.data.volume import Volume
+from napari_sta.io.mrc import read_volume, write_volume
+from napari_sta.io.project import Project
+from napari_sta.io.relion import read_particles
+from napari_sta.widgets.align_dock import AlignDock
+
+
+@pytest.fixture
+def dock(viewer, qtbot, bench, project, wait):
+    made = AlignDock(viewer)
+    qtbot.addWidget(made)
+    made.show()
+    bench.open_project(project)
+    wait(lambda: bench.view is not None)
+    return made
+
+
+@pytest.fixture
+def loaded(dock, project, wait):
+    dock.load(str(project / "Reconstruct/job003/merged.mrc"))
+    wait(lambda: dock.pair is not None, 30)
+    return dock
+
+
+def layer_of(viewer, kind: str):
+    return next(layer for layer in viewer.layers if layer.metadata["napari_sta"]["kind"] == kind)
+
+
+def test_hidden_offset_is_suggested(loaded, small_project):
+    assert "mask_align" in loaded.mask_box.path()
+    assert loaded.offset_px == 0.0
+    loaded.suggest()
+    assert loaded.offset_px == pytest.approx(small_project.hidden_offset_px, abs=0.1)
+    pixel = loaded.pair.map.pixel_size_angst
+    assert f"{loaded.offset_px:+.2f} px ({loaded.offset_px * pixel:+.2f} Å)" in loaded.sentence.text()
+    assert f"--center_Z {loaded.offset_px:g}" in loaded.sentence.text()
+    assert loaded.score == pytest.approx(loaded.pair.curve.score.max(), abs=1e-3)
+
+
+def test_layers_move_by_the_offset_in_angstrom(loaded, viewer, wait):
+    mask, contour, density = (layer_of(viewer, kind) for kind in ("mask", "contour", "map"))
+    before = {layer: np.array(layer.translate) for layer in (mask, contour, density)}
+    pixel = loaded.pair.map.pixel_size_angst
+    loaded.set_offset(2.75)
+    for layer in (mask, contour):
+        np.testing.assert_allclose(layer.translate - before[layer], [2.75 * pixel, 0, 0], atol=1e-9)
+    np.testing.assert_array_equal(density.translate, before[density])
+    loaded.map_moves.setChecked(True)
+    np.testing.assert_allclose(density.translate - before[density], [-2.75 * pixel, 0, 0], atol=1e-9)
+    np.testing.assert_array_equal(mask.translate, before[mask])
+    loaded.mask_moves.setChecked(True)
+    np.testing.assert_array_equal(density.translate, before[density])
+    wait(lambda: not loaded._settle.isActive())
+    # The viewer's extent follows once the drag has settled.
+    assert viewer.layers.extent.world[1][0] >= contour.extent.world[1][0] - 1e-6
+
+
+def test_a_tick_of_the_drag_takes_less_than_16_ms(loaded, qtbot):
+    from qtpy.QtWidgets import QApplication
+
+    for i in range(10):
+        loaded.set_offset(0.1 * i)
+        QApplication.processEvents()
+    ticks = []
+    for i in range(60):
+        began = time.perf_counter()
+        loaded.set_offset(1 + 0.05 * i)
+        ticks.append(1e3 * (time.perf_counter() - began))
+        QApplication.processEvents()
+    print(f"drag tick: median {np.median(ticks):.1f} ms, p95 {np.percentile(ticks, 95):.1f} ms")
+    assert np.median(ticks) <= 16
+
+
+def test_keys_step_the_number(loaded, qtbot):
+    box = loaded.offset_box
+    for modifier, step in (
+        (Qt.KeyboardModifier.NoModifier, 0.25),
+        (Qt.KeyboardModifier.ShiftModifier, 1.0),
+        (Qt.KeyboardModifier.AltModifier, 0.05),
+    ):
+        before = loaded.offset_px
+        qtbot.keyPress(box, Qt.Key.Key_Up, modifier)
+        qtbot.keyRelease(box, Qt.Key.Key_Up, modifier)
+        assert loaded.offset_px == pytest.approx(before + step, abs=1e-9)
+        qtbot.keyPress(box, Qt.Key.Key_Down, modifier)
+        assert loaded.offset_px == pytest.approx(before, abs=1e-9)
+
+
+def test_arrow_keys_on_the_canvas_are_bound_to_the_layers_only(loaded, viewer):
+    mask = layer_of(viewer, "mask")
+    keys = {str(k): call for k, call in mask.keymap.items()}
+    keys["Down"](mask)
+    assert loaded.offset_px == 0.25
+    keys["Shift+Down"](mask)
+    assert loaded.offset_px == 1.25
+    keys["Alt+Up"](mask)
+    assert loaded.offset_px == pytest.approx(1.2)
+    assert not viewer.keymap
+
+
+def test_undo_steps_back_through_offsets(loaded, wait):
+    for offset in (1.0, 2.5):
+        loaded.set_offset(offset)
+        wait(lambda: not loaded._settle.isActive())
+    loaded.step_back()
+    assert loaded.offset_px == 1.0
+    loaded.step_back()
+    assert loaded.offset_px == 0.0
+
+
+class Event:
+    """What napari hands to a mouse callback."""
+
+    def __init__(self, z: float) -> None:
+        self.type = "mouse_press"
+        self.position = (z, 0.0, 0.0)
+        self.handled = False
+
+
+def test_mask_is_dragged_along_z_in_the_xz_view(loaded, viewer):
+    loaded.drag_button.setChecked(True)
+    assert tuple(viewer.dims.displayed) == (0, 2)
+    assert viewer.scene.camera.mouse_pan is False
+    callback = viewer.mouse_drag_callbacks[-1]
+    pixel = loaded.pair.map.pixel_size_angst
+    event = Event(10.0)
+    drag = callback(viewer, event)
+    next(drag)
+    event.type = "mouse_move"
+    event.position = (10.0 + 3 * pixel, 99.0, 55.0)
+    next(drag)
+    assert loaded.offset_px == pytest.approx(3.0, abs=0.01)
+    assert event.handled
+    np.testing.assert_allclose(layer_of(viewer, "mask").translate[1:], layer_of(viewer, "map").translate[1:])
+    event.type = "mouse_release"
+    with pytest.raises(StopIteration):
+        next(drag)
+    loaded.drag_button.setChecked(False)
+    assert callback not in viewer.mouse_drag_callbacks
+    assert viewer.scene.camera.mouse_pan is True
+
+
+def test_symmetry_decides_what_may_move(loaded):
+    assert loaded.symmetry.text() == "C6"  # read from the job that made the map
+    assert not loaded.x_box.isEnabled()
+    loaded.symmetry.setText("C1")
+    assert loaded.x_box.isEnabled()
+    loaded.x_box.setValue(1.5)
+    assert "--center_X 1.5" in loaded.sentence.text()
+    loaded.symmetry.setText("C6")
+    assert loaded.x_box.value() == 0
+    loaded.set_offset(2.0)
+    loaded.symmetry.setText("D2")
+    assert loaded.offset_px == 0
+    assert not loaded.offset_box.isEnabled()
+
+
+def test_mask_of_other_box_and_pixel_size_registers(dock, viewer, tmp_path, wait):
+    """A slab on a finer, larger grid: the offset is found in the map's pixels."""
+    z = np.arange(48) - 24
+    density = np.zeros((48, 48, 48), np.float32)
+    density[np.abs(z - 3) <= 4] = 1
+    density[:, np.hypot(*np.meshgrid(z, z)) > 14] = 0
+    fine = np.arange(128) - 64
+    mask = np.zeros((128, 128, 128), np.float32)
+    mask[np.abs(fine) <= 10] = 1
+    mask[:, np.hypot(*np.meshgrid(fine, fine)) > 30] = 0
+    write_volume(tmp_path / "map.mrc", Volume(density, 4.0))
+    write_volume(tmp_path / "slab_mask.mrc", Volume(mask, 2.0))
+    dock.load(str(tmp_path / "map.mrc"), str(tmp_path / "slab_mask.mrc"))
+    wait(lambda: dock.pair is not None, 30)
+    dock.suggest()
+    assert dock.offset_px == pytest.approx(3.0, abs=0.25)
+    assert "128 px at 2 Å" in dock.card.text
+    for kind, pixel in (("map", 4.0), ("mask", 2.0)):
+        layer = layer_of(viewer, kind)
+        centre = np.array(layer.data.shape) // 2
+        moved = dock.offset_px * 4.0 if kind == "mask" else 0.0
+        np.testing.assert_allclose(layer.data_to_world(centre), [moved, 0, 0], atol=0.01 * pixel)
+
+
+def test_empty_mask_is_a_card(dock, tmp_path, wait):
+    write_volume(tmp_path / "map.mrc", Volume(np.random.default_rng(0).random((16,) * 3, "f4"), 4.0))
+    write_volume(tmp_path / "empty_mask.mrc", Volume(np.zeros((16,) * 3, np.float32), 4.0))
+    dock.load(str(tmp_path / "map.mrc"), str(tmp_path / "empty_mask.mrc"))
+    wait(dock.card.isVisible)
+    assert "empty" in dock.card.text
+    assert not dock.apply_button.isEnabled()
+    dock.load(str(tmp_path / "map.mrc"), str(tmp_path / "missing_mask.mrc"))
+    wait(lambda: "missing_mask.mrc" in dock.card.text)
+
+
+def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, bench, project, wait, small_project):
+    before = read_particles(project / "Select/job002/particles.star")
+    loaded.suggest()
+    d = loaded.offset_px
+    wait(lambda: loaded.apply_button.isEnabled())
+    assert "recenter" in loaded.command.text()
+    loaded.apply()
+    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "done", 60)
+    recentred, again = bench.tickets
+    assert recentred.state == "done", recentred.error
+    after = read_particles(recentred.out / "particles.star")
+    # origin += -(R_particle · d z) in the subtomogram frame, all else as it was
+    from napari_sta.kernels.rotations import euler_to_matrix_zyx
+
+    axis = euler_to_matrix_zyx(before.angles_deg)[:, :, 0]
+    pixel = loaded.pair.map.pixel_size_angst
+    np.testing.assert_allclose(after.origin_zyx_angst, before.origin_zyx_angst - d * pixel * axis, atol=1e-3)
+    np.testing.assert_array_equal(after.coordinate_zyx_angst, before.coordinate_zyx_angst)
+    wait(lambda: loaded._reading.idle and again.name in loaded.map_box.path(), 20)
+    wait(lambda: loaded.pair.map.path.endswith(f"{again.name}/merged.mrc"), 20)
+    loaded.suggest()
+    assert loaded.offset_px == pytest.approx(0, abs=0.25)  # map and mask agree now
+    assert read_volume(again.out / "merged.mrc").box_px == 64
+    assert loaded.particles.currentText() == f"{recentred.name}/optimisation_set.star"
+
+    loaded.undo()
+    wait(lambda: "undone" in loaded.card.text)
+    assert not (project / recentred.name).exists()
+    assert (project / "Trash" / recentred.name).is_dir()
+    names = [job.name for job in Project(project).jobs()]
+    assert f"{recentred.name}/" not in names
+    assert f"{again.name}/" not in names
+
+
+def test_score_curve_of_a_large_map_is_fast(rng):
+    from napari_sta.kernels.alignment import score_curve
+
+    z = np.arange(192) - 96
+    r = np.sqrt(z[:, None, None] ** 2 + z[:, None] ** 2 + z**2)
+    mask = (r < 40).astype(np.float32)
+    density = np.roll(mask, 3, axis=0) + rng.normal(scale=0.1, size=mask.shape).astype(np.float32)
+    score_curve(density, mask, "z", 20.0, pixel_size_angst=1.35)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        curve = score_curve(density, mask, "z", 20.0, pixel_size_angst=1.35)
+        times.append(time.perf_counter() - began)
+    print(f"score curve at 192: {min(times):.2f} s")
+    assert curve.candidates[0].offset_px == pytest.approx(3, abs=0.3)
+    assert min(times) <= 0.5
+
+
+def test_dropped_file_is_chosen(dock, project):
+    from qtpy.QtCore import QMimeData, QPoint, QUrl
+    from qtpy.QtGui import QDropEvent
+
+    path = project / "masks/mask_fsc.mrc"
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    dock.mask_box.dropEvent(QDropEvent(QPoint(3, 3), Qt.DropAction.CopyAction, mime, left, none))
+    assert Path(dock.mask_box.path()) == path
