@@ -53,6 +53,34 @@ def cut_windows(first, last, image, corners, factor, outside, out):  # type: ign
                 out[i, y, x] = (out[i, y, x] - mean) * factor[y, x]
 
 
+@njit(inline="always")
+def _contrast_row(g, end, y, ky, kx, coefficients, envelope, extra_phase):  # type: ignore[no-untyped-def]
+    """Fill ``g[:end]`` with -CTF·envelope of one row; ``coefficients`` (5,) in half turns, NaN: no CTF.
+
+    The phase in half turns t: subtracting the nearest whole turn in float64 keeps float32 exact after it, and
+    sin(pi t) = sin(pi (t mod 2)) is an odd polynomial.
+    """
+    yy, yx, xx = coefficients[0], coefficients[1], coefficients[2]
+    quartic, constant = coefficients[3], coefficients[4]
+    if np.isnan(yy):
+        for x in range(end):
+            g[x] = np.float32(-1)
+        return
+    use_extra = extra_phase.shape[0] > 0
+    base = yy * ky[y] * ky[y] + constant
+    square_y = ky[y] * ky[y]
+    for x in range(end):
+        square = square_y + kx[x] * kx[x]
+        t = base + (yx * ky[y] + xx * kx[x]) * kx[x] + quartic * square * square
+        if use_extra:
+            t += extra_phase[y, x]
+        r = np.float32(t - 2.0 * np.floor(t * 0.5 + 0.5))  # [-1, 1)
+        folded = min(max(r, -np.float32(1) - r), np.float32(1) - r)  # same sine, in [-1/2, 1/2]
+        f2 = folded * folded
+        poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
+        g[x] = folded * (_PI + f2 * poly) * envelope[y, x]  # -CTF = +sin(gamma)
+
+
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def weigh_transforms(  # type: ignore[no-untyped-def]
     first, last, spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, extra_phase, x_end, out
@@ -68,7 +96,7 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
     ramp_y, ramp_x
         (n, s, 2) and (n, h, 2) factors of the shift; binning's scale is in ``ramp_y``.
     coefficients
-        (n, 5) of the CTF phase, in half turns; row 0 all NaN: no CTF.
+        (n, 5) of the CTF phase, in half turns; NaN: no CTF.
     ky, kx
         Frequencies in 1/Å of the output rows and columns.
     envelope
@@ -83,37 +111,13 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
     """
     size = len(row_of)
     half = len(kx)
-    use_ctf = not np.isnan(coefficients[0, 0])
-    use_extra = extra_phase.shape[0] > 0
     g = np.empty(half, np.float32)
     for i in range(first, last):
-        yy, yx, xx = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2]
-        quartic, constant = coefficients[i, 3], coefficients[i, 4]
         for y in range(size):
             source = row_of[y]
             ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
             end = x_end[y]
-            if use_ctf:
-                # The phase in half turns t: subtracting the nearest whole number keeps float32 exact, and
-                # sin(pi·t) = ±sin(pi·remainder) is an odd polynomial. The square below hides no sign.
-                base = yy * ky[y] * ky[y] + constant
-                square_y = ky[y] * ky[y]
-                for x in range(end):
-                    square = square_y + kx[x] * kx[x]
-                    t = base + (yx * ky[y] + xx * kx[x]) * kx[x] + quartic * square * square
-                    if use_extra:
-                        t += extra_phase[y, x]
-                    turns = np.floor(t * 0.5 + 0.5)
-                    r = np.float32(t - 2.0 * turns)  # [-1, 1)
-                    # sin(pi r) on [-1, 1): fold to [-1/2, 1/2]
-                    folded = min(max(r, -np.float32(1) - r), np.float32(1) - r)
-                    f2 = folded * folded
-                    poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
-                    sine = folded * (_PI + f2 * poly)
-                    g[x] = sine * envelope[y, x]  # -CTF = +sin(gamma)
-            else:
-                for x in range(end):
-                    g[x] = np.float32(-1)
+            _contrast_row(g, end, y, ky, kx, coefficients[i], envelope, extra_phase)
             for x in range(end):
                 rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
                 ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
@@ -130,6 +134,124 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
         for x in range(half + 1):
             for c in range(4):
                 out[i, size, x, c] = out[i, 0, x, c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def filter_transforms(  # type: ignore[no-untyped-def]
+    first, last, spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, extra_phase, out
+):
+    """Crop, shift and multiply transforms by -CTF·envelope, for the way back to real space.
+
+    As :func:`weigh_transforms`, but output rows are in FFTW order and ``out`` is (n, s, h, 2).
+    """
+    half = len(kx)
+    g = np.empty(half, np.float32)
+    for i in range(first, last):
+        for y in range(len(row_of)):
+            source = row_of[y]
+            ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
+            _contrast_row(g, half, y, ky, kx, coefficients[i], envelope, extra_phase)
+            for x in range(half):
+                rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
+                ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
+                a, b = spectra[i, source, x, 0], spectra[i, source, x, 1]
+                out[i, y, x, 0] = (a * rr - b * ri) * g[x]
+                out[i, y, x, 1] = (a * ri + b * rr) * g[x]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def finish_images(first, last, images, factor, outside, out):  # type: ignore[no-untyped-def]
+    """Subtract the mean of the background, fade, and cut the middle out.
+
+    ``images`` (n, s, s); ``outside`` (s, s) 1 where a pixel is background; ``factor`` and ``out[i]`` (c, c)
+    of the middle. ``outside`` of shape (0, 0): only cut.
+    """
+    size, crop = images.shape[1], out.shape[1]
+    margin = (size - crop) // 2
+    n_outside = np.float64(0)
+    for y in range(outside.shape[0]):
+        for x in range(outside.shape[1]):
+            n_outside += outside[y, x]
+    for i in range(first, last):
+        mean = np.float32(0)
+        if n_outside > 0:
+            total = np.float64(0)
+            for y in range(size):
+                row = np.float32(0)
+                for x in range(size):
+                    row += images[i, y, x] * outside[y, x]
+                total += row
+            mean = np.float32(total / n_outside)
+        for y in range(crop):
+            for x in range(crop):
+                out[i, y, x] = (images[i, y + margin, x + margin] - mean) * factor[y, x]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def scatter_slices(  # type: ignore[no-untyped-def]
+    first, last, spectra, weights, axes, x_end, data, weight, multiplicity
+):
+    """Spread the slices of particles [first, last) into one half volume each, trilinearly.
+
+    Parameters
+    ----------
+    spectra, weights
+        (n, t, s, h, 2) and (n, t, s, h) float32 in FFTW order; all tilts of a particle.
+    axes
+        (n, t, 2, 3) float64: where steps along v and u of the image go in the volume, zyx.
+    x_end
+        (n, t, s) columns from here on are left out; 0 for tilts that are not there.
+    data, weight, multiplicity
+        (n, c, c, c / 2 + 1[, 2]) float32 in FFTW order, added to.
+
+    Notes
+    -----
+    Neighbours outside the volume are skipped; on its x = 0 plane the Friedel mate is added too.
+    """
+    n_tilts, size = spectra.shape[1], spectra.shape[2]
+    crop = data.shape[1]
+    half_crop = crop // 2
+    for i in range(first, last):
+        for t in range(n_tilts):
+            vz, vy, vx = axes[i, t, 0, 0], axes[i, t, 0, 1], axes[i, t, 0, 2]
+            uz, uy, ux = axes[i, t, 1, 0], axes[i, t, 1, 1], axes[i, t, 1, 2]
+            area = np.sqrt((vz * vz + vy * vy + vx * vx) * (uz * uz + uy * uy + ux * ux))
+            for row in range(size):
+                y = row if row < size // 2 else row - size
+                for x in range(0 if row < size // 2 else 1, x_end[i, t, row]):
+                    pz, py, px = vz * y + uz * x, vy * y + uy * x, vx * y + ux * x
+                    re, im = spectra[i, t, row, x, 0], spectra[i, t, row, x, 1]
+                    w = weights[i, t, row, x]
+                    if px < 0:
+                        pz, py, px, im = -pz, -py, -px, -im
+                    z0, y0, x0 = int(np.floor(pz)), int(np.floor(py)), int(px)
+                    fz, fy, fx = pz - z0, py - y0, px - x0
+                    for dz in range(2):
+                        gz = z0 + dz
+                        mz = (fz if dz else 1.0 - fz) * area
+                        if gz < -half_crop or gz >= half_crop:
+                            continue
+                        for dy in range(2):
+                            gy = y0 + dy
+                            mzy = mz * (fy if dy else 1.0 - fy)
+                            if gy < -half_crop or gy >= half_crop:
+                                continue
+                            for dx in range(2):
+                                gx = x0 + dx
+                                if gx > half_crop:
+                                    continue
+                                m = np.float32(mzy * (fx if dx else 1.0 - fx))
+                                iz, iy = gz % crop, gy % crop
+                                data[i, iz, iy, gx, 0] += m * re
+                                data[i, iz, iy, gx, 1] += m * im
+                                weight[i, iz, iy, gx] += m * w
+                                multiplicity[i, iz, iy, gx] += m
+                                if gx == 0:
+                                    iz, iy = -gz % crop, -gy % crop
+                                    data[i, iz, iy, 0, 0] += m * re
+                                    data[i, iz, iy, 0, 1] -= m * im
+                                    weight[i, iz, iy, 0] += m * w
+                                    multiplicity[i, iz, iy, 0] += m
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

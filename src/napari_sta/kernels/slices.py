@@ -159,9 +159,7 @@ def _weigh_fast(  # type: ignore[no-untyped-def]
 
     n, size, half = len(spectra), len(row_of), len(kx)
     out = torch.empty((n, size + 1, half + 1, 4), dtype=torch.float32)
-    half_turns = (
-        np.full((n, 5), np.nan) if coefficients is None else np.ascontiguousarray(coefficients / np.pi)
-    )
+    half_turns = np.zeros((0, 5)) if coefficients is None else np.ascontiguousarray(coefficients / np.pi)
     extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
     arguments = (
         torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(),

@@ -1,0 +1,223 @@
+"""Envelopes, symmetry, division and taper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from laws import assert_inputs_untouched
+from napari_sta.kernels import fourier
+from napari_sta.kernels.ctf import dose_weight
+from napari_sta.kernels.reconstruction import (
+    full_weight,
+    new_accumulator,
+    reconstruct_map,
+    symmetrise,
+    symmetrise_reference,
+    taper,
+    tilt_envelope,
+)
+from napari_sta.kernels.rotations import symmetry_operators_zyx
+
+
+def centred_distance(size: int) -> np.ndarray:
+    index = np.arange(size) - size // 2
+    return np.sqrt(index[:, None, None] ** 2 + index[:, None] ** 2 + index**2)
+
+
+def accumulator_of(volume: torch.Tensor, weight: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """What insertion leaves for a density: centred half transform and weights."""
+    size = volume.shape[0]
+    spectrum = torch.fft.rfftn(volume.double(), norm="ortho") * fourier.checkerboard((size,) * 3)
+    spectrum = torch.fft.fftshift(spectrum, dim=(0, 1))
+    out = new_accumulator(size)
+    out[..., 0], out[..., 1], out[..., 2] = spectrum.real, spectrum.imag, weight
+    return out
+
+
+def density_of(volume: torch.Tensor) -> torch.Tensor:
+    size = volume.shape[0]
+    spectrum = torch.fft.ifftshift(torch.complex(volume[..., 0], volume[..., 1]), dim=(0, 1))
+    return torch.fft.irfftn(spectrum * fourier.checkerboard((size,) * 3), s=(size,) * 3, norm="ortho")
+
+
+def smooth_density(rng, size: int, radius: float) -> torch.Tensor:
+    """Random density without components at or beyond a radius in Fourier space."""
+    noise = torch.from_numpy(rng.normal(size=(size,) * 3))
+    spectrum = torch.fft.rfftn(noise)
+    spectrum[fourier.radius_px((size,) * 3) >= radius] = 0
+    return torch.fft.irfftn(spectrum, s=(size,) * 3)
+
+
+@pytest.mark.parametrize(("dose", "end"), [(30.0, 97), (60.0, 51), (120.0, 28)])
+def test_dose_ends_the_rows(dose, end):
+    """RELION's x range of row 0 for N = 192 at 1.35 Å, printed in the format's specification."""
+    envelope, x_end = tilt_envelope(192, 1.35, dose, 0.7, 0.0)
+    assert x_end[96] == end
+    assert envelope.shape == (192, 97)
+    # Every row ends at the circle or where 1 % is reached, whichever comes first.
+    weight = dose_weight(np.arange(0, 97) / (192 * 1.35), dose)
+    limit = min(np.flatnonzero(weight > 0.01)[-1], 96)
+    for row in (0, 40, 110, 191):
+        y = row - 96
+        inside = np.arange(97) ** 2 + y * y <= min(96**2, limit**2 + 2 * limit)
+        last = np.flatnonzero(inside)
+        assert abs(x_end[row] - (last[-1] + 1 if len(last) else 0)) <= 1
+
+
+def test_envelope_is_scale_bfactor_and_dose():
+    envelope, _ = tilt_envelope(24, 3.0, 12.0, 0.6, 55.0)
+    k = np.hypot(5, 7) / 72
+    expected = 0.6 * np.exp(-55 * k * k / 4) * dose_weight(np.array([k]), 12.0)[0]
+    assert envelope[12 - 5, 7] == pytest.approx(expected, rel=1e-5)
+    assert envelope[12, 0] == pytest.approx(0.6)
+    by_factor, _ = tilt_envelope(24, 3.0, 12.0, 1.0, 0.0, 4.0)
+    assert by_factor[12 - 5, 7] == pytest.approx(np.exp(-4 * 12 * k * k / 4), rel=1e-5)
+
+
+def test_nothing_is_left_of_a_burnt_image():
+    _, x_end = tilt_envelope(16, 2.0, 50_000.0, 1.0, 0.0, 1.0)
+    assert x_end[8] == 1  # only frequency 0
+    assert x_end[3] == 0
+
+
+@pytest.mark.parametrize("name", ["C2", "C3", "C6", "D2", "D3", "T", "O", "I1"])
+def test_symmetry_agrees_with_its_twin(rng, name):
+    volume = torch.from_numpy(rng.normal(size=(10, 10, 6, 4)).astype(np.float32))
+    volume[..., 3] = 0
+    operators = symmetry_operators_zyx(name)
+    fast = assert_inputs_untouched(symmetrise, volume, operators)
+    torch.testing.assert_close(fast, symmetrise_reference(volume, operators), atol=2e-5, rtol=0)
+    assert torch.equal(fast, symmetrise(volume, operators, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "turns"),
+    [
+        pytest.param("C2", [(2, (1, 2))], id="C2 about z"),
+        pytest.param("C4", [(1, (1, 2)), (2, (1, 2)), (3, (1, 2))], id="C4 about z"),
+        pytest.param("D2", [(2, (1, 2)), (2, (0, 1)), (2, (0, 2))], id="D2"),
+    ],
+)
+def test_symmetry_is_the_mean_of_turned_densities(rng, name, turns):
+    """Quarter and half turns about voxel n / 2 are exact in real space."""
+    density = smooth_density(rng, 12, 5.0)
+    found = density_of(symmetrise(accumulator_of(density), symmetry_operators_zyx(name)))
+    total = density.clone()
+    for count, axes in turns:
+        turned = torch.rot90(density, count, axes)
+        # rot90 turns about the middle between voxels; bring voxel n / 2 back onto itself.
+        shift = {1: [1, 0], 2: [1, 1], 3: [0, 1]}[count]
+        total += torch.roll(turned, shift, axes)
+    torch.testing.assert_close(found.double(), total / (1 + len(turns)), atol=2e-6, rtol=0)
+
+
+def test_a_symmetric_volume_stays():
+    """Six blobs on a ring: turning and averaging changes only what interpolation smears."""
+    size = 24
+    index = np.arange(size) - size // 2
+    z, y, x = np.meshgrid(index, index, index, indexing="ij")
+    volume = np.zeros((size,) * 3)
+    for i in range(6):
+        a = np.deg2rad(60 * i + 11)
+        volume += np.exp(-((x - 4 * np.cos(a)) ** 2 + (y - 4 * np.sin(a)) ** 2 + (z - 2) ** 2) / (2 * 1.7**2))
+    before = torch.from_numpy(volume)
+    after = density_of(symmetrise(accumulator_of(before), symmetry_operators_zyx("C6"))).double()
+    assert float(torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]) > 0.998
+    other = density_of(symmetrise(accumulator_of(before), symmetry_operators_zyx("C5"))).double()
+    assert float(torch.corrcoef(torch.stack([before.flatten(), other.flatten()]))[0, 1]) < 0.99
+
+
+def test_weights_are_divided_out(rng):
+    """A density seen with uneven weights comes back, but for the gridding correction."""
+    size = 16
+    wanted = smooth_density(rng, size, 5.0)
+    sinc = np.sinc(centred_distance(size) / size) ** 2
+    seen = wanted * torch.from_numpy(sinc)  # insertion spreads, which multiplies by sinc²
+    result = reconstruct_map(accumulator_of(seen))
+    low = fourier.radius_px((size,) * 3) < 7
+    found, expected = torch.fft.rfftn(result.map.double()), torch.fft.rfftn(wanted)
+    torch.testing.assert_close(found[low], expected[low], atol=1e-4, rtol=0)
+    torch.testing.assert_close(result.data.double(), wanted, atol=1e-5, rtol=0)
+
+
+def test_division_by_the_weight_of_each_frequency(rng):
+    size = 12
+    density = smooth_density(rng, size, 5.5)
+    weight = 1 + fourier.radius_px((size,) * 3)
+    spectrum = torch.fft.rfftn(density) * weight
+    # The numerator is given after its gridding correction here, so that division alone is seen.
+    numerator = torch.fft.irfftn(spectrum, s=(size,) * 3) * torch.from_numpy(
+        np.sinc(centred_distance(size) / size) ** 2
+    )
+    volume = accumulator_of(numerator, torch.fft.fftshift(weight, dim=(0, 1)).float())
+    torch.testing.assert_close(reconstruct_map(volume).map.double(), density, atol=2e-6, rtol=0)
+    snr = 0.2
+    found = torch.fft.rfftn(reconstruct_map(volume, snr).map.double())
+    expected = torch.fft.rfftn(density) * weight / (weight + 5)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("offset", "sinc_squared"), [(8, 0.810569), (-16, 0.405285), (0, 1.0)])
+def test_gridding_correction(offset, sinc_squared):
+    """Radial sinc²(r / box), printed values at a quarter and a half of the box."""
+    volume = torch.zeros((32, 32, 32))
+    volume[16, 16 + offset, 16] = 1.0
+    data = reconstruct_map(accumulator_of(volume)).data
+    assert float(data[16, 16 + offset, 16]) == pytest.approx(1 / sinc_squared, rel=1e-5)
+
+
+def test_weak_weights_are_held_up_by_their_shell(rng):
+    """No frequency is divided by less than a thousandth of the mean weight at its radius."""
+    size = 16
+    weight = torch.full((size, size, size // 2 + 1), 8.0)
+    weight[8, 8, 5] = 1e-6  # frequency (0, 0, 5)
+    volume = accumulator_of(torch.zeros((size,) * 3), weight)
+    volume[8, 8, 5, 0] = 1.0
+    spectrum = torch.fft.rfftn(reconstruct_map(volume).map, norm="ortho")
+    in_shell = float(spectrum[0, 0, 5].abs())
+    plain = accumulator_of(torch.zeros((size,) * 3), torch.full_like(weight, 8.0))
+    plain[8, 8, 5, 0] = 1.0
+    with_full_weight = float(torch.fft.rfftn(reconstruct_map(plain).map, norm="ortho")[0, 0, 5].abs())
+    # 8 against 0.008 (the shell's mean is a little below 8, one of its members being 0).
+    assert in_shell / with_full_weight == pytest.approx(1000, rel=0.02)
+
+
+def test_nothing_at_or_beyond_nyquist(rng):
+    density = torch.from_numpy(rng.normal(size=(12, 12, 12)))
+    spectrum = torch.fft.rfftn(reconstruct_map(accumulator_of(density)).map.double())
+    radius = fourier.radius_px((12, 12, 12))
+    assert float(spectrum[radius >= 6].abs().max()) < 1e-4
+    assert float(spectrum[(radius < 6) & (radius >= 5)].abs().min()) > 1e-3
+    # A Wiener constant keeps the corners, as RELION does.
+    wiener = torch.fft.rfftn(reconstruct_map(accumulator_of(density), 10.0).map.double())
+    assert float(wiener[radius >= 6].abs().max()) > 1
+
+
+@pytest.mark.parametrize("size", [6, 8, 7])
+def test_full_weights(rng, size):
+    volume = torch.from_numpy(rng.normal(size=(size,) * 3))
+    half, full = torch.fft.rfftn(volume).abs() ** 2, torch.fft.fftn(volume).abs() ** 2
+    torch.testing.assert_close(full_weight(half), torch.fft.fftshift(full))
+
+
+def test_taper_profile():
+    """Raised cosine over the last 10 voxels; c(43.5) = 0.421783 in a box of 96."""
+    size = 96
+    odd = torch.arange(size, dtype=torch.float64)[:, None, None] - 48
+    volume = odd.expand(size, size, size).contiguous()  # its weighted mean is 0
+    c = (taper(volume, 10.0) / volume).numpy()
+    low, high = c[48 - 42, 48 + 8, 48 - 8], c[48 + 41, 48 + 14, 48 + 4]  # r² = 1892 and 1893
+    part = (43.5 - np.sqrt(1892)) / (np.sqrt(1893) - np.sqrt(1892))
+    assert low + part * (high - low) == pytest.approx(0.421783, abs=2e-6)
+    assert c[48 + 38, 48, 48] == pytest.approx(1)
+    assert c[48 + 43, 48, 48] == pytest.approx(0.5)
+    assert c[0, 48, 48] == 0
+
+
+def test_taper_takes_the_mean_away(rng):
+    volume = torch.from_numpy(rng.normal(3, 1, (20, 20, 20)))
+    tapered = assert_inputs_untouched(taper, volume, 4.0)
+    assert abs(float(tapered.sum())) < 1e-9
+    assert float(taper(torch.full((20, 20, 20), 5.0), 4.0).abs().max()) < 1e-5

@@ -1,0 +1,314 @@
+"""Central slices: adjoint pair, closed forms, signs, and fast code against its plain twin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from laws import assert_adjoint, assert_inputs_untouched, assert_linear
+from napari_sta.kernels import fourier
+from napari_sta.kernels.ctf import Defocus, Microscope, ctf_2d, phase_coefficients
+from napari_sta.kernels.slices import (
+    extract_slices,
+    gather_slices,
+    gather_slices_reference,
+    insert_slices,
+    weigh_transforms,
+)
+
+AXES = Rotation.from_euler("z", 20, degrees=True).as_matrix()
+COVARIANCE = AXES @ np.diag([2.2, 1.2, 0.7]) @ AXES.T  # px², zyx; no two axes alike
+OFF_CENTRE = np.array([0.9, -0.6, 0.4])
+
+
+def rotations(n: int, seed: int = 1) -> np.ndarray:
+    return Rotation.random(n, random_state=seed).as_matrix()
+
+
+def gaussian_transform(k_zyx: np.ndarray, size: int) -> np.ndarray:
+    """Transform, about the box centre, of a Gaussian that sits off the centre; k in Fourier pixels."""
+    k = k_zyx / size
+    return np.exp(-2 * np.pi**2 * np.einsum("...i,ij,...j", k, COVARIANCE, k) - 2j * np.pi * (k @ OFF_CENTRE))
+
+
+def half_grid(size: int) -> np.ndarray:
+    """(s, s, h, 3) frequencies in centred order."""
+    full = np.arange(size) - size // 2
+    return np.stack(np.meshgrid(full, full, np.arange(size // 2 + 1), indexing="ij"), axis=-1)
+
+
+@pytest.mark.parametrize(("size", "radius"), [(12, None), (16, 5.5), (10, 3.0)])
+def test_extraction_and_insertion_are_adjoint(rng, size, radius):
+    """To the rounding of double precision, hence exact in form."""
+    matrices = torch.from_numpy(rotations(7))
+    half = size // 2 + 1
+
+    def draw(*shape):
+        return torch.from_numpy(rng.normal(size=shape) + 1j * rng.normal(size=shape))
+
+    volume, images = draw(size, size, half), draw(7, size, half)
+    images = images + extract_slices(volume, matrices, radius)  # not orthogonal to the range
+    assert_adjoint(
+        lambda v: extract_slices(v, matrices, radius),
+        lambda s: insert_slices(s, matrices, radius),
+        volume,
+        images,
+        rtol=1e-14,
+    )
+
+
+def test_extraction_and_insertion_are_linear(rng):
+    matrices = torch.from_numpy(rotations(3))
+    a, b = (torch.from_numpy(rng.normal(size=(10, 10, 6)) + 1j * rng.normal(size=(10, 10, 6))) for _ in "ab")
+    assert_linear(lambda v: extract_slices(v, matrices), a, b, rtol=1e-12)
+    assert_linear(lambda s: insert_slices(s, matrices), a[:3], b[:3], rtol=1e-12)
+
+
+def test_slices_of_a_gaussian():
+    """A slice is the transform of the projection: compared with the closed form at every pose."""
+    size = 32
+    volume = torch.from_numpy(gaussian_transform(half_grid(size), size))
+    matrices = rotations(6, seed=3)
+    taken = assert_inputs_untouched(extract_slices, volume, torch.from_numpy(matrices)).numpy()
+    v, u = np.meshgrid(np.arange(size) - size // 2, np.arange(size // 2 + 1), indexing="ij")
+    plane = np.stack([np.zeros_like(v), v, u], axis=-1)
+    inside = np.hypot(v, u) <= size // 2 - 1
+    for image, matrix in zip(taken, matrices, strict=True):
+        expected = gaussian_transform(plane @ matrix, size)  # k = M^T (0, v, u)
+        assert np.abs(image - expected)[inside].max() < 0.04
+        assert np.abs(image[~inside]).max() == 0
+
+
+def test_the_slice_is_what_a_projection_shows():
+    """In real space: density at a point appears in the image where the matrix takes the point."""
+    size = 32
+    index = np.arange(size) - size // 2
+    grid = np.stack(np.meshgrid(index, index, index, indexing="ij"), axis=-1)
+    at = np.array([5.0, -3.0, 6.0])
+    density = np.exp(-((grid - at) ** 2).sum(axis=-1) / (2 * 1.5**2))
+    spectrum = torch.fft.rfftn(torch.from_numpy(density)) * fourier.checkerboard((size,) * 3)
+    volume = torch.fft.fftshift(spectrum, dim=(0, 1))
+    for matrix in rotations(3, seed=8):
+        image = extract_slices(volume, torch.from_numpy(matrix)[None])[0]
+        image = torch.fft.ifftshift(image, dim=0) * fourier.checkerboard((size, size))
+        shown = torch.fft.irfft2(image, s=(size, size)).numpy().clip(0)
+        shown[shown < 0.3 * shown.max()] = 0
+        v, u = ((shown * a).sum() / shown.sum() for a in np.meshgrid(index, index, indexing="ij"))
+        np.testing.assert_allclose([v, u], (matrix @ at)[1:], atol=0.15)
+
+
+# --- weighing -----------------------------------------------------------------------------------------
+
+
+def plain_options(n: int, size: int) -> dict:
+    half = size // 2 + 1
+    return {
+        "size": size, "scale": 1.0, "coefficients": None, "pixel_size_angst": 2.0,
+        "envelope": np.ones((size, half), np.float32), "x_end": np.full(size, half),
+    }  # fmt: skip
+
+
+def test_a_spot_at_the_particle_gives_a_flat_transform():
+    """Sign and amount of the shift: what lies at centre + offset becomes the phase origin."""
+    windows = torch.zeros((2, 12, 12))
+    windows[0, 6 + 2, 6 - 3] = 1.0
+    windows[1, 6 - 1, 6 + 4] = 1.0
+    shift = np.array([[2.0, -3.0], [-1.0, 4.0]])
+    slices = weigh_transforms(torch.fft.rfft2(windows), shift, **plain_options(2, 12))
+    assert slices.shape == (2, 13, 8, 4)
+    data = slices[:, :12, :7]
+    np.testing.assert_allclose(data[..., 0], -1.0, atol=2e-6)  # contrast is inverted
+    np.testing.assert_allclose(data[..., 1], 0.0, atol=2e-6)
+    assert (data[..., 2] == 1).all()
+
+
+def test_binning_crops_the_transform():
+    """A blurred spot off the pixel grid, binned by 2: the same blur, no phase, the scale applied."""
+    index = np.arange(32) - 16
+    v, u = np.meshgrid(index, index, indexing="ij")
+    spot = np.exp(-((v - 3.4) ** 2 + (u + 5.2) ** 2) / (2 * 2.0**2)) / (2 * np.pi * 4)
+    spectra = torch.fft.rfft2(torch.from_numpy(spot.astype(np.float32))[None])
+    options = plain_options(1, 16) | {"scale": 0.25}
+    slices = weigh_transforms(spectra, np.array([[3.4, -5.2]]) / 2, **options)[0, :16, :9].numpy()
+    ky, kx = np.meshgrid((np.arange(16) - 8) / 32, np.arange(9) / 32, indexing="ij")
+    expected = -0.25 * np.exp(-2 * np.pi**2 * 4 * (ky**2 + kx**2))
+    np.testing.assert_allclose(slices[..., 0], expected, atol=2e-5)
+    np.testing.assert_allclose(slices[..., 1], 0, atol=2e-5)
+
+
+def optics(rng, n: int) -> np.ndarray:
+    defocus = Defocus(rng.uniform(1e4, 4e4, n), rng.uniform(1e4, 4e4, n), rng.uniform(0, 180, n), np.zeros(n))
+    return phase_coefficients(Microscope(300.0, 2.7, 0.1), defocus)
+
+
+def test_data_carry_the_weight_once_and_the_weight_twice(rng):
+    """Data: -CTF·envelope·F. Weight: (CTF·envelope)²."""
+    size, half, pixel = 16, 9, 3.0
+    image = torch.zeros((1, size, size))
+    image[0, 8, 8] = 1.0
+    coefficients = optics(rng, 1)
+    envelope = rng.uniform(0.2, 1, (size, half)).astype(np.float32)
+    options = plain_options(1, size) | {
+        "coefficients": coefficients, "envelope": envelope, "pixel_size_angst": pixel,
+    }  # fmt: skip
+    slices = weigh_transforms(torch.fft.rfft2(image), np.zeros((1, 2)), **options)[0, :size, :half]
+    ky = torch.from_numpy((np.arange(size) - 8) / (size * pixel))
+    kx = torch.from_numpy(np.arange(half) / (size * pixel))
+    g = -ctf_2d(torch.from_numpy(coefficients), ky, kx)[0].numpy() * envelope
+    np.testing.assert_allclose(slices[..., 0], g, atol=1e-5)
+    np.testing.assert_allclose(slices[..., 2], g**2, atol=1e-5)
+
+
+def test_borders_for_interpolation(rng):
+    spectra = torch.fft.rfft2(torch.from_numpy(rng.normal(size=(3, 12, 12)).astype(np.float32)))
+    slices = weigh_transforms(spectra, np.zeros((3, 2)), **plain_options(3, 12))
+    assert torch.equal(slices[:, 12], slices[:, 0])
+    assert torch.equal(slices[:, :, 7], slices[:, :, 5])
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "with_ctf", "with_even"),
+    [
+        pytest.param(16, 16, True, False, id="CTF"),
+        pytest.param(16, 16, False, False, id="no CTF"),
+        pytest.param(24, 16, True, True, id="binned, with aberration"),
+        pytest.param(30, 14, True, False, id="binned by 15/7"),
+    ],
+)
+def test_weighing_agrees_with_its_twin(rng, source, size, with_ctf, with_even):
+    """The plain path is taken when odd aberrations are given; zeros make it the same operation."""
+    n, half = 5, size // 2 + 1
+    spectra = torch.fft.rfft2(torch.from_numpy(rng.normal(size=(n, source, source)).astype(np.float32)))
+    arguments = {
+        "spectra": spectra, "shift_yx_px": rng.uniform(-0.5, 0.5, (n, 2)), "size": size, "scale": 0.7,
+        "coefficients": optics(rng, n) if with_ctf else None, "pixel_size_angst": 2.5,
+        "envelope": rng.uniform(0, 1, (size, half)).astype(np.float32), "x_end": rng.integers(0, half + 1, size),
+        "even_phase": rng.normal(size=(size, half)) * 3 if with_even else None,
+    }  # fmt: skip
+    fast = assert_inputs_untouched(weigh_transforms, **arguments)
+    plain = weigh_transforms(**arguments, odd_phase=np.zeros((size, half)))
+    torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
+    assert torch.equal(fast, weigh_transforms(**arguments, threads=3))
+    for row, end in enumerate(arguments["x_end"]):
+        assert not fast[:, row, end:half].any()
+        assert end == 0 or fast[:, row, :end, 2].any()
+
+
+def test_odd_aberrations_turn_the_data_back(rng):
+    """Data are multiplied by exp(-i phase), weights stay."""
+    spectra = torch.fft.rfft2(torch.from_numpy(rng.normal(size=(2, 8, 8)).astype(np.float32)))
+    phase = rng.normal(size=(8, 5))
+    plain = weigh_transforms(spectra, np.zeros((2, 2)), **plain_options(2, 8))[:, :8, :5].numpy()
+    turned = weigh_transforms(spectra, np.zeros((2, 2)), **plain_options(2, 8), odd_phase=phase)
+    turned = turned[:, :8, :5].numpy()
+    expected = (plain[..., 0] + 1j * plain[..., 1]) * np.exp(-1j * phase)
+    np.testing.assert_allclose(turned[..., 0] + 1j * turned[..., 1], expected, atol=1e-5)
+    np.testing.assert_array_equal(turned[..., 2], plain[..., 2])
+
+
+# --- gathering ----------------------------------------------------------------------------------------
+
+
+def padded(spectrum: np.ndarray) -> torch.Tensor:
+    """(n, s, h) complex in centred order, as gather_slices wants it, weight 1."""
+    n, size, half = spectrum.shape
+    out = torch.zeros((n, size + 1, half + 1, 4))
+    out[:, :size, :half, 0] = torch.from_numpy(spectrum.real)
+    out[:, :size, :half, 1] = torch.from_numpy(spectrum.imag)
+    out[:, :size, :half, 2] = 1
+    out[:, :size, half] = out[:, :size, half - 2]
+    out[:, size] = out[:, 0]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("size", "radius", "ratio"),
+    [
+        pytest.param(8, 5.0, 1.0, id="box 8 to the corner of the axes"),
+        pytest.param(16, 9.0, 1.0, id="box 16, one beyond Nyquist"),
+        pytest.param(22, 6.3, 1.0, id="box 22, inner radius"),
+        pytest.param(16, 9.0, 0.93, id="finer pixels"),
+        pytest.param(16, 9.0, 1.08, id="coarser pixels"),
+    ],
+)
+def test_gathering_agrees_with_its_twin(rng, size, radius, ratio):
+    n, half = 9, size // 2 + 1
+    slices = torch.from_numpy(rng.normal(size=(n, size + 1, half + 1, 4)).astype(np.float32))
+    matrices = rotations(n) * ratio
+    matrices[0] = np.eye(3) * ratio
+    matrices[1] = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]) * ratio
+    fast, plain = torch.zeros((size, size, half, 4)), torch.zeros((size, size, half, 4))
+    gather_slices(slices, matrices, radius, fast)
+    gather_slices_reference(slices, matrices, radius, plain)
+    torch.testing.assert_close(fast[..., :3], plain[..., :3], atol=2e-4, rtol=0)
+    assert fast[..., 2].any()
+    threaded = torch.zeros_like(fast)
+    gather_slices(slices, matrices, radius, threaded, threads=3)
+    assert torch.equal(fast, threaded)
+    k = half_grid(size)
+    beyond = (k**2).sum(axis=-1) > radius**2
+    assert not fast[torch.from_numpy(beyond)].any()
+
+
+def test_one_slice_fills_one_plane(rng):
+    """Unturned: the z = 0 plane receives the slice itself and its neighbours nothing."""
+    size, half = 12, 7
+    spectrum = rng.normal(size=(1, size, half)) + 1j * rng.normal(size=(1, size, half))
+    volume = torch.zeros((size, size, half, 4))
+    gather_slices(padded(spectrum), np.eye(3)[None], 5.0, volume)
+    v, u = np.meshgrid(np.arange(size) - 6, np.arange(half), indexing="ij")
+    inside = v**2 + u**2 <= 25
+    np.testing.assert_allclose(volume[6, ..., 0].numpy(), np.where(inside, spectrum[0].real, 0), atol=1e-6)
+    np.testing.assert_allclose(volume[6, ..., 1].numpy(), np.where(inside, spectrum[0].imag, 0), atol=1e-6)
+    np.testing.assert_array_equal(volume[6, ..., 2].numpy(), inside)
+    volume[6] = 0
+    assert not volume.any()
+
+
+def test_weight_falls_off_with_depth():
+    """Tilted about y: a voxel at depth d gets 1 - |d|."""
+    size, half = 16, 9
+    t = np.deg2rad(25)
+    matrix = np.array([[np.cos(t), 0, np.sin(t)], [0, 1, 0], [-np.sin(t), 0, np.cos(t)]])  # zyx
+    volume = torch.zeros((size, size, half, 4))
+    gather_slices(padded(np.ones((1, size, half), complex)), matrix[None], 7.0, volume)
+    k = half_grid(size)
+    depth = k @ matrix[0]
+    expected = np.where((k**2).sum(axis=-1) <= 49, np.clip(1 - np.abs(depth), 0, None), 0)
+    np.testing.assert_allclose(volume[..., 2].numpy(), expected, atol=1e-5)
+
+
+def test_gathered_slices_rebuild_a_gaussian():
+    """Exact slices at many poses: data / weight is the volume, phases and handedness included."""
+    size, half = 24, 13
+    matrices = rotations(400, seed=5)
+    v, u = np.meshgrid(np.arange(size) - size // 2, np.arange(half), indexing="ij")
+    plane = np.stack([np.zeros_like(v), v, u], axis=-1)
+    spectrum = gaussian_transform(np.einsum("vuj,nji->nvui", plane, matrices), size)
+    volume = torch.zeros((size, size, half, 4))
+    gather_slices(padded(spectrum), matrices, 10.0, volume)
+    v = volume.numpy()
+    touched = v[..., 2] > 0.5
+    assert touched.mean() > 0.25
+    rebuilt = (v[..., 0] + 1j * v[..., 1])[touched] / v[..., 2][touched]
+    assert np.abs(rebuilt - gaussian_transform(half_grid(size), size)[touched]).max() < 0.05
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_weighing_and_gathering_on_cuda(rng):
+    n, size, half = 6, 16, 9
+    spectra = torch.fft.rfft2(torch.from_numpy(rng.normal(size=(n, 16, 16)).astype(np.float32)))
+    options = plain_options(n, size) | {"coefficients": optics(rng, n)}
+    shift = rng.uniform(-0.5, 0.5, (n, 2))
+    on_cpu = weigh_transforms(spectra, shift, **options)
+    on_gpu = weigh_transforms(spectra.cuda(), shift, **options)
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=2e-5, rtol=1e-4)
+    volumes = []
+    for slices in (on_cpu, on_gpu):
+        volume = torch.zeros((size, size, half, 4), device=slices.device)
+        gather_slices(slices, rotations(n), 9.0, volume)
+        volumes.append(volume.cpu()[..., :3])
+    torch.testing.assert_close(volumes[1], volumes[0], atol=2e-4, rtol=0)
