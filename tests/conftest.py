@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("QT_API", "pyside6")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("NAPARI_ASYNC", "0")
+# A shell that runs us in the background lets all our children ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(Path(__file__).parent))  # tests say `from laws import ...`
 
 from jaxtyping import install_import_hook
