@@ -121,12 +121,12 @@ def test_a_symmetric_volume_stays():
     volume = np.zeros((size,) * 3)
     for i in range(6):
         a = np.deg2rad(60 * i + 11)
-        volume += np.exp(-((x - 4 * np.cos(a)) ** 2 + (y - 4 * np.sin(a)) ** 2 + (z - 2) ** 2) / (2 * 1.7**2))
+        volume += np.exp(-((x - 6 * np.cos(a)) ** 2 + (y - 6 * np.sin(a)) ** 2 + (z - 2) ** 2) / (2 * 1.5**2))
     before = torch.from_numpy(volume)
     after = density_of(symmetrise(accumulator_of(before), symmetry_operators_zyx("C6"))).double()
-    assert float(torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]) > 0.998
+    assert float(torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]) > 0.99
     other = density_of(symmetrise(accumulator_of(before), symmetry_operators_zyx("C5"))).double()
-    assert float(torch.corrcoef(torch.stack([before.flatten(), other.flatten()]))[0, 1]) < 0.99
+    assert float(torch.corrcoef(torch.stack([before.flatten(), other.flatten()]))[0, 1]) < 0.95
 
 
 def test_weights_are_divided_out(rng):
