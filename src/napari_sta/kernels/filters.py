@@ -186,7 +186,8 @@ class Sharpener:
         data = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))
         self._size, self._pixel_size_angst = data.shape[0], pixel_size_angst
         self._spectrum = torch.fft.rfftn(data)
-        self._radius = fourier.radius_px((self._size,) * 3).to(torch.float32)
+        # Squared radii are whole numbers, so a table over them gives every voxel its exact value.
+        self._square = (fourier.radius_px((self._size,) * 3) ** 2).round().to(torch.int32)
 
     def __call__(
         self,
@@ -196,8 +197,7 @@ class Sharpener:
     ) -> Float[ndarray, "n n n"]:
         """Return the map with this B-factor (negative sharpens), low-pass and FSC weighting, float32."""
         size, pixel = self._size, self._pixel_size_angst
-        n_steps = 8 * size  # every filter is radial: tabulate it finely, then look it up
-        k = torch.arange(n_steps + 1, dtype=torch.float64) / 8
+        k = torch.arange(int(self._square.max()) + 1, dtype=torch.float64).sqrt()
         factor = torch.ones_like(k)
         if fsc is not None:
             weight = fsc_weight(torch.as_tensor(np.asarray(fsc, dtype=np.float64)))
@@ -210,8 +210,7 @@ class Sharpener:
             low, high = max(0.0, middle - 1), middle + 1
             edge = 0.5 + 0.5 * torch.cos(torch.pi * (k.clamp(low, high) - low) / (high - low))
             factor = factor * edge
-        index = (self._radius * 8 + 0.5).to(torch.int32).clamp(max=n_steps)
-        filtered = self._spectrum * factor.to(torch.float32)[index]
+        filtered = self._spectrum * factor.to(torch.float32)[self._square]
         result: ndarray = torch.fft.irfftn(filtered, s=(size,) * 3).numpy()
         return result
 

@@ -528,6 +528,8 @@ class AlignDock(Dock):
         self.card.tell("error", "Map and mask cannot be compared", str(error))
 
     def _arrived(self, answer: tuple[dict[str, list[Any]], Pair | None, dict[str, str]]) -> None:
+        if self.bench.closed:
+            return
         tuples, self.pair, self._map_settings = answer
         first = not self.bench.viewer.layers
         self._forget_layers()

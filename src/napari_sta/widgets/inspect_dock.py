@@ -280,6 +280,7 @@ class InspectDock(Dock):
         self.lowpass_box.setDecimals(2)
         self.lowpass_box.setSingleStep(0.1)
         self.lowpass_box.setSuffix(" Å")
+        self.lowpass_box.setSpecialValueText("off")
         for box in (self.bfactor_box, self.lowpass_box):
             box.setKeyboardTracking(False)
             box.setMinimumWidth(104)
@@ -406,6 +407,8 @@ class InspectDock(Dock):
         self.card.tell("error", "The result cannot be shown", str(error))
 
     def _arrived(self, result: Result) -> None:
+        if self.bench.closed:
+            return
         self.result = result
         self._sharpening.cancel()
         first = not self.bench.viewer.layers
@@ -558,9 +561,9 @@ class InspectDock(Dock):
         self.bfactor_box.setValue(b)
         self.lowpass.setRange(2, max(3, n))
         self.lowpass_box.setRange(2 * result.pixel_size_angst, 999.0)
-        resolution = result.resolution_angst
-        self.lowpass_box.setValue(resolution)
-        self.lowpass.setValue(self._shell_of(resolution))
+        # FSC weighting takes the place of a low-pass in RELION's Post-processing: off, at Nyquist.
+        self.lowpass_box.setValue(self.lowpass_box.minimum())
+        self.lowpass.setValue(self.lowpass.maximum())
         self.weighting.setChecked(True)
         self.in_mask.setChecked(False)
         self.in_mask.setEnabled(result.mask is not None)
@@ -590,8 +593,15 @@ class InspectDock(Dock):
         self._mark_lowpass()
         self._sharpen()
 
+    @property
+    def lowpass_angst(self) -> float | None:
+        """The low-pass that the slider asks for; None at Nyquist."""
+        value = self.lowpass_box.value()
+        return float(value) if value > self.lowpass_box.minimum() else None
+
     def _mark_lowpass(self) -> None:
-        at = 1 / max(self.lowpass_box.value(), 1e-6)
+        lowpass = self.lowpass_angst
+        at = 1 / lowpass if lowpass else np.nan
         self._at_lowpass.set_xdata([at, at])
         self.fsc.redraw_moving()
 
@@ -600,7 +610,7 @@ class InspectDock(Dock):
         result = self.result
         if result is None or result.sharpener is None:
             return
-        b, lowpass = self.bfactor_box.value(), self.lowpass_box.value()
+        b, lowpass = self.bfactor_box.value(), self.lowpass_angst
         fsc = result.curves.get("corrected") if self.weighting.isChecked() else None
         mask = result.mask.data if self.in_mask.isChecked() and result.mask is not None else None
 
@@ -618,8 +628,9 @@ class InspectDock(Dock):
 
     def _show_map(self, data: NDArray[np.float32], limits: tuple[float, float, float]) -> None:
         layer = self._layer() if self._layer is not None else None
+        if self.bench.closed or self.result is None:
+            return
         if layer is None or layer not in self.bench.viewer.layers:
-            assert self.result is not None
             name = layer_name(self.result.path)
             [layer] = self.bench.add([map_layer(Volume(data, self.result.pixel_size_angst), name=name)])
             self._layer = weakref.ref(layer)
@@ -649,7 +660,7 @@ class InspectDock(Dock):
             "in_mask": str(root / result.mask_name) if result.mask_name else "",
             "auto_bfactor": False,
             "adhoc_bfactor_angst2": self.bfactor_box.value(),
-            "lowpass_angst": self.lowpass_box.value(),
+            "lowpass_angst": self.lowpass_angst,
             "skip_fsc_weighting": not self.weighting.isChecked(),
         }
         self.bench.go_job("postprocess", values)
@@ -671,6 +682,8 @@ class InspectDock(Dock):
         )
 
     def _other_arrived(self, other: Result) -> None:
+        if self.bench.closed:
+            return
         self.other = other
         if other.map is not None:
             tuples = [map_layer(other.map, name=layer_name(other.path))]

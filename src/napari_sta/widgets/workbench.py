@@ -162,8 +162,7 @@ class Workbench(QObject):
 
     def _stop_if_closed(self) -> None:
         viewer = self._viewer()
-        window = getattr(viewer.window, "_qt_window", None) if viewer is not None else None
-        if window is None or not window.isVisible():
+        if viewer is None or self.closed or not viewer.window._qt_window.isVisible():
             self.stop_all()
 
     @property
@@ -172,6 +171,12 @@ class Workbench(QObject):
         viewer = self._viewer()
         assert viewer is not None
         return viewer
+
+    @property
+    def closed(self) -> bool:
+        """Whether the viewer's window is gone: answers of workers that come later have nowhere to go."""
+        viewer = self._viewer()
+        return viewer is None or getattr(viewer.window, "_qt_window", None) is None
 
     # -- camera ------------------------------------------------------------------------------------
 
@@ -222,7 +227,9 @@ class Workbench(QObject):
 
     def add(self, tuples: Iterable[tuple[Any, dict[str, Any], str]]) -> list[Layer]:
         """Put layer tuples into the viewer; a file that is shown already is replaced in place."""
-        added = []
+        added: list[Layer] = []
+        if self.closed:
+            return added
         for data, meta, kind in tuples:
             ours = meta.get("metadata", {}).get("napari_sta", {})
             old = self._same_file(ours)
@@ -266,6 +273,8 @@ class Workbench(QObject):
             return [layer for path in wanted for layer in read_layers(path)]
 
         def arrived(tuples: list[Any]) -> None:
+            if self.closed:
+                return
             first = not self.viewer.layers
             layers = self.add(tuples)
             if first and layers:
@@ -287,6 +296,8 @@ class Workbench(QObject):
         """Read the project that a folder or file lies in."""
 
         def arrived(view: ProjectView) -> None:
+            if self.closed:
+                return
             self.view = view
             self.project_changed.emit(view)
             if done is not None:

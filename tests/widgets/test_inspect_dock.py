@@ -1,0 +1,196 @@
+"""Inspect shows the file's numbers, and its sliders do what the kernel does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_sta.io.mrc import read_volume
+from napari_sta.io.star import read_star
+from napari_sta.widgets.inspect_dock import IGNORED_MASK, InspectDock, read_result
+
+
+@pytest.fixture(scope="session")
+def processed(small_project, tmp_path_factory) -> Path:
+    """The practice project with two finished Post-processing jobs."""
+    from napari_sta.jobs._job import job_named
+    from napari_sta.jobs._run import JobRun, RunOptions
+
+    root = Path(shutil.copytree(small_project.root, tmp_path_factory.mktemp("inspect") / "project"))
+    for b in (-100.0, -300.0):
+        job = job_named("postprocess").from_text(
+            {
+                "in_half_map": str(root / "Reconstruct/job003/half1.mrc"),
+                "in_mask": str(root / "masks/mask_fsc.mrc"),
+                "auto_bfactor": False,
+                "adhoc_bfactor_angst2": b,
+            }
+        )
+        for _ in JobRun(job, RunOptions(project=root)).steps():
+            pass
+    return root
+
+
+@pytest.fixture
+def dock(viewer, qtbot, bench, processed, wait):
+    made = InspectDock(viewer)
+    qtbot.addWidget(made)
+    made.resize(380, 680)
+    made.show()
+    bench.open_project(processed)
+    wait(lambda: bench.view is not None)
+    return made
+
+
+@pytest.fixture
+def loaded(dock, processed, wait):
+    dock.load(str(processed / "PostProcess/job004"))
+    wait(lambda: dock.result is not None, 30)
+    return dock
+
+
+def shown(viewer):
+    return next(layer for layer in viewer.layers if layer.name.endswith("· postprocess"))
+
+
+def test_numbers_are_those_of_the_file(loaded, processed):
+    general = read_star(processed / "PostProcess/job004/postprocess.star")["general"].row()
+    fsc = read_star(processed / "PostProcess/job004/postprocess.star")["fsc"]
+    assert f"{float(general['rlnFinalResolution']):.2f} Å" in loaded.headline.text()
+    assert "B −100 Å²" in loaded.headline.text()
+    assert "Nyquist 8 Å" in loaded.headline.text()
+    line = loaded._fsc_lines["corrected"]
+    np.testing.assert_allclose(
+        line.get_ydata(), fsc["rlnFourierShellCorrelationCorrected"].astype(float), atol=0
+    )
+    np.testing.assert_allclose(line.get_xdata(), fsc["rlnResolution"].astype(float), atol=0)
+    assert loaded.bfactor_box.value() == -100
+    assert loaded.lowpass_angst is None  # the job gave none: FSC weighting takes its place
+    assert loaded.guinier.panes[0].lines
+
+
+def test_both_results_of_the_project_are_offered(dock):
+    words = [dock.chooser.itemText(i) for i in range(dock.chooser.count())]
+    assert words[1:] == ["PostProcess/job005", "PostProcess/job004"]
+
+
+def test_map_is_shown_in_angstrom_with_the_mask_contour(loaded, viewer, processed):
+    layer = shown(viewer)
+    volume = read_volume(processed / "PostProcess/job004/postprocess.mrc")
+    np.testing.assert_array_equal(layer.data, volume.data)
+    np.testing.assert_allclose(layer.data_to_world(np.array(volume.data.shape) // 2), 0, atol=1e-6)
+    kinds = [one.metadata["napari_sta"]["kind"] for one in viewer.layers]
+    assert kinds == ["map", "mask", "contour"]
+
+
+def test_sliders_resharpen_as_the_kernel_does(loaded, viewer, processed, wait):
+    from napari_sta.kernels.filters import sharpen_map
+
+    halves = [read_volume(processed / f"Reconstruct/job003/half{i}.mrc") for i in (1, 2)]
+    mean = (halves[0].data + halves[1].data) / 2
+    fsc = loaded.result.curves["corrected"]
+    before = shown(viewer).data
+    loaded.lowpass_box.setValue(16.0)
+    loaded.bfactor.setValue(-200)
+    expected = sharpen_map(mean, halves[0].pixel_size_angst, -200.0, 16.0, fsc)
+    wait(lambda: shown(viewer).data is not before and np.allclose(shown(viewer).data, expected, atol=1e-5))
+    loaded.weighting.setChecked(False)
+    plain = sharpen_map(mean, halves[0].pixel_size_angst, -200.0, 16.0, None)
+    wait(lambda: np.allclose(shown(viewer).data, plain, atol=1e-5))
+    loaded.in_mask.setChecked(True)
+    mask = read_volume(processed / "masks/mask_fsc.mrc").data
+    wait(lambda: np.allclose(shown(viewer).data, plain * mask, atol=1e-5))
+    loaded.restore()
+    np.testing.assert_array_equal(
+        shown(viewer).data, read_volume(processed / "PostProcess/job004/postprocess.mrc").data
+    )
+    assert loaded.weighting.isChecked()
+
+
+def test_file_values_give_the_file_map(loaded, viewer, processed, wait):
+    """The job's own parameters, applied live, reproduce postprocess.mrc."""
+    original = read_volume(processed / "PostProcess/job004/postprocess.mrc").data
+    loaded._sharpen()
+    wait(lambda: loaded._sharpening.idle and shown(viewer).data is not loaded.result.map.data)
+    assert np.corrcoef(shown(viewer).data.ravel(), original.ravel())[0, 1] >= 0.9999
+
+
+def test_click_on_the_curve_low_passes_there(loaded, wait):
+    class Click:
+        inaxes = loaded.fsc.panes[0]
+        xdata, ydata = 1 / 20.0, 0.5
+
+    loaded._clicked_fsc(Click())
+    assert loaded.lowpass_box.value() == pytest.approx(20.0, abs=0.01)
+    assert loaded._at_lowpass.get_xdata()[0] == pytest.approx(0.05, abs=1e-4)
+    loaded._over_fsc(Click())
+    shell = int(np.argmin(np.abs(loaded.result.frequency_inv_angst - 0.05)))
+    assert f"corrected {loaded.result.curves['corrected'][shell]:.3f}" in loaded.readout.text()
+
+
+def test_compare_overlays_and_blinks(loaded, viewer, processed, wait):
+    loaded.compare.setCurrentIndex(loaded.compare.findText("PostProcess/job005"))
+    wait(lambda: loaded.other is not None and len(loaded._other_line.get_xdata()) > 0)
+    np.testing.assert_array_equal(loaded._other_line.get_ydata(), loaded.other.curves["corrected"])
+    assert "than PostProcess/job005" in loaded.headline.text()
+    here, there = shown(viewer), viewer.layers["PostProcess/job005 · postprocess [1]"] if (
+        "PostProcess/job005 · postprocess [1]" in viewer.layers
+    ) else viewer.layers["PostProcess/job005 · postprocess"]  # fmt: skip
+    assert (here.visible, there.visible) == (True, False)
+    loaded.blink()
+    assert (here.visible, there.visible) == (False, True)
+    loaded.blink()
+    assert (here.visible, there.visible) == (True, False)
+    loaded.compare.setCurrentIndex(0)
+    assert loaded.other is None
+
+
+def test_warnings_are_lifted_in_words(processed, tmp_path, dock, wait):
+    folder = tmp_path / "PostProcess/job009"
+    shutil.copytree(processed / "PostProcess/job004", folder)
+    (folder / "run.err").write_text(
+        "WARNING: Unmasked FSC extends beyond masked FSC. Skip masking for now\n"
+        "2026-01-02 03:04:05 WARNING mask_fsc.mrc leaves 0..1\n"
+    )
+    assert read_result(folder, maps=False).warnings == [IGNORED_MASK, "mask_fsc.mrc leaves 0..1"]
+    dock.load(str(folder))
+    wait(dock.warning.isVisible)
+    assert "ignored the mask" in dock.warning.text
+
+
+def test_half_maps_gone_leaves_the_rest(processed, tmp_path, dock, wait):
+    folder = tmp_path / "PostProcess/job009"
+    folder.mkdir(parents=True)
+    for name in ("postprocess.star", "postprocess.mrc"):
+        shutil.copy(processed / "PostProcess/job004" / name, folder)
+    star = folder / "postprocess.star"
+    star.write_text(star.read_text().replace("Reconstruct/job003", "Reconstruct/job999"))
+    dock.load(str(folder))
+    wait(lambda: dock.result is not None)
+    assert dock.result.sharpener is None
+    assert not dock.controls.isEnabled()
+    assert "Å" in dock.headline.text()
+
+
+def test_what_is_no_result_is_a_card(dock, small_project, wait):
+    dock.load(str(small_project.map_path.parent))
+    wait(dock.card.isVisible)
+    assert "postprocess.star is not there" in dock.card.text
+    dock.load(str(small_project.particles_path))
+    wait(lambda: "no result of Post-processing" in dock.card.text)
+
+
+def test_values_go_to_a_new_job(loaded, bench, qtbot):
+    loaded.bfactor_box.setValue(-250)
+    asked = []
+    bench.fill_job.connect(lambda name, values: asked.append((name, values)))
+    bench.open_dock = lambda key: None
+    loaded.as_new_job()
+    [(name, values)] = asked
+    assert name == "postprocess"
+    assert values["adhoc_bfactor_angst2"] == -250
+    assert values["auto_bfactor"] is False
+    assert Path(values["in_half_map"]).is_file()
