@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -122,3 +122,25 @@ class Particles:
         """Spread a number of the optics groups over the particles, shape (n,)."""
         value = {g.number: getattr(g, attribute) for g in self.optics}
         return np.array([value[int(n)] for n in self.optics_group], dtype=np.float64)
+
+
+def concatenate(parts: Sequence[Particles]) -> Particles:
+    """Join particle sets that came from one: same columns, same optics groups.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to join or the columns differ.
+    """
+    if not parts:
+        raise ValueError("no particle sets to join")
+    first = parts[0]
+    if any(list(one.text) != list(first.text) for one in parts):
+        raise ValueError("the particle sets have different columns")
+    changed: dict[str, object] = {
+        f.name: np.concatenate([getattr(one, f.name) for one in parts])
+        for f in fields(first)
+        if isinstance(getattr(first, f.name), np.ndarray)
+    }
+    changed["text"] = {label: np.concatenate([one.text[label] for one in parts]) for label in first.text}
+    return replace(first, **changed)  # type: ignore[arg-type]

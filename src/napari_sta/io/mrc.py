@@ -178,6 +178,18 @@ def read_volume(path: str | Path) -> Volume:
     return Volume(data=data, pixel_size_angst=header.pixel_size_angst, path=str(path))
 
 
+def is_complete(path: str | Path, shape_zyx: tuple[int, int, int]) -> bool:
+    """Whether a file is there with this shape and all its bytes; for jobs that are resumed."""
+    if not Path(path).exists():
+        return False
+    try:
+        header = read_header(path)
+        _mapped(header)
+    except InputError:
+        return False
+    return header.shape_zyx == shape_zyx
+
+
 def image_size_yx_px(path: str | Path) -> tuple[int, int]:
     """Return rows and columns of the images in a file, from its header."""
     return read_header(path).shape_zyx[1:]

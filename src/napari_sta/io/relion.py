@@ -983,3 +983,60 @@ def _check_trajectories(
 def with_text(particles: Particles, **columns: Column) -> Particles:
     """Return the particles with text columns (``rlnImageName=…``) added or replaced."""
     return replace(particles, text={**particles.text, **columns})
+
+
+def with_images(
+    particles: Particles,
+    images: Sequence[str],
+    visible: NDArray[np.bool_] | None,
+    weights: Sequence[str] | None,
+) -> Particles:
+    """Name the subtomogram files of particles.
+
+    Parameters
+    ----------
+    images
+        ``rlnImageName``: 2D stack, or 3D data.
+    visible
+        (n, t) which tilts are in the 2D stack (``rlnTomoVisibleFrames``); None for 3D.
+    weights
+        ``rlnCtfImage`` of 3D subtomograms; None for 2D.
+
+    Notes
+    -----
+    Priors on the origin are dropped: they refer to origins that are folded into the coordinates now.
+    """
+    stale = {f"rlnOrigin{axis}PriorAngst" for axis in "XYZ"}
+    text = {label: column for label, column in particles.text.items() if label not in stale}
+    for label, values in (
+        (
+            "rlnTomoVisibleFrames",
+            None if visible is None else [format_vector(row.astype(int)) for row in visible],
+        ),
+        ("rlnImageName", images),
+        ("rlnCtfImage", weights),
+    ):
+        if values is None:
+            text.pop(label, None)
+        else:
+            text[label] = text_column(values)
+    return replace(particles, text=text)
+
+
+def with_subtomogram_kind(
+    particles: Particles, *, stack2d: bool, premultiplied: bool, binning: float
+) -> Particles:
+    """State in the general table and the optics groups what kind of subtomograms a set has."""
+    old = particles.tables.get("general")
+    general = dict(old.columns) if isinstance(old, Table) else {}
+    general["rlnTomoSubTomosAre2DStacks"] = text_column([str(int(stack2d))])
+    kind = {
+        "rlnCtfDataAreCtfPremultiplied": str(int(premultiplied)),
+        "rlnImageDimensionality": "2" if stack2d else "3",
+        "rlnTomoSubtomogramBinning": format_number(float(binning))[0],
+    }
+    return replace(
+        particles,
+        optics=tuple(replace(group, text={**group.text, **kind}) for group in particles.optics),
+        tables={**particles.tables, "general": Table("general", general, is_loop=False)},
+    )

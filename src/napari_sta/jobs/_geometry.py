@@ -42,6 +42,15 @@ class TiltGeometry(NamedTuple):
     subtomogram_rotation_zyx: NDArray[np.float64]
     particle_rotation_zyx: NDArray[np.float64]
 
+    def take(self, rows: NDArray[np.int64]) -> TiltGeometry:
+        """Keep the given particles."""
+        return self._replace(
+            position_yx_px=self.position_yx_px[rows],
+            depth_angst=self.depth_angst[rows],
+            subtomogram_rotation_zyx=self.subtomogram_rotation_zyx[rows],
+            particle_rotation_zyx=self.particle_rotation_zyx[rows],
+        )
+
     @property
     def slice_matrices_zyx(self) -> NDArray[np.float64]:
         """(n, t, 3, 3) reference to image: what turns a frequency of the map into one of the image."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import model_validator
 
+from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import Job, param
 
 if TYPE_CHECKING:
@@ -108,7 +109,60 @@ def check_symmetry(value: str) -> str:
     ValueError
         If it is none that has rotations only (RELION also knows groups with mirrors, which no molecule has).
     """
-    name = value.strip().upper()
-    if not re.fullmatch(r"C[1-9]\d*|D[1-9]\d*|T|O|I[1-4]?", name):
-        raise ValueError(f"{value!r} is no point group; use C1, C6, D2, T, O, I, I1 to I4…")
-    return name
+    from napari_sta.kernels.rotations import parse_symmetry
+
+    parse_symmetry(value)
+    return value.strip().upper()
+
+
+def check_boxes(box_size_px: int, crop_size_px: int | None) -> None:
+    """Refuse odd boxes and crops that do not fit.
+
+    Raises
+    ------
+    ValueError
+        One sentence with the cure.
+    """
+    if box_size_px % 2:
+        raise ValueError(
+            f"box_size_px {box_size_px} is odd, and the centre of an odd box is no voxel; take {box_size_px + 1}"
+        )
+    if crop_size_px is not None:
+        if crop_size_px % 2 or crop_size_px < 2:
+            raise ValueError(f"crop_size_px {crop_size_px} must be even and at least 2")
+        if crop_size_px > box_size_px:
+            raise ValueError(
+                f"crop_size_px {crop_size_px} is larger than box_size_px {box_size_px}; take a larger box or a "
+                "smaller crop"
+            )
+
+
+def window_px(box_size_px: int, binning: float) -> int:
+    """Return the edge of the unbinned window.
+
+    An odd window has no centre pixel (RELION writes displaced images then), so the next even one is
+    taken; the pixel size of the result is window / box times that of the tilt images.
+    """
+    window = int(binning * box_size_px + 0.5)
+    return window + window % 2
+
+
+def check_window(inputs: StaInputs, box_size_px: int, binning: float) -> None:
+    """Refuse a window larger than the tilt images.
+
+    Raises
+    ------
+    InputError
+        One sentence with the cure.
+    """
+    from napari_sta.io.mrc import image_size_yx_px
+
+    window = window_px(box_size_px, binning)
+    for name in inputs.particles.tomograms:
+        path = inputs.tilt_series[name].images[0][0]
+        size = image_size_yx_px(path)
+        if window > min(size):
+            raise InputError(
+                f"box_size_px {box_size_px} at binning {binning:g} is {window} px, larger than the tilt images of "
+                f"{Path(path).name} ({size[1]} x {size[0]} px); take a smaller box"
+            )

@@ -10,6 +10,7 @@ from pydantic import field_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.jobs._params import check_symmetry
 
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
@@ -55,10 +56,7 @@ class MeasureOffset(Job):
     @field_validator("symmetry")
     @classmethod
     def _known_symmetry(cls, value: str) -> str:
-        from napari_sta.kernels.rotations import parse_symmetry
-
-        parse_symmetry(value)
-        return value.upper()
+        return check_symmetry(value)
 
     def check(self) -> None:
         """Read map and mask, and hold the axis against the symmetry."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
-from napari_sta.jobs._params import StaInputsJob
+from napari_sta.jobs._params import StaInputsJob, check_boxes, check_symmetry, check_window, window_px
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,26 +80,11 @@ class Reconstruct(StaInputsJob):
     @field_validator("symmetry")
     @classmethod
     def _known_symmetry(cls, value: str) -> str:
-        from napari_sta.kernels.rotations import parse_symmetry
-
-        parse_symmetry(value)
-        return value.upper()
+        return check_symmetry(value)
 
     @model_validator(mode="after")
     def _even_boxes(self) -> Self:
-        if self.box_size_px % 2:
-            raise ValueError(
-                f"box_size_px {self.box_size_px} is odd, and the centre of an odd box is no voxel; take "
-                f"{self.box_size_px + 1}"
-            )
-        if self.crop_size_px is not None:
-            if self.crop_size_px % 2 or self.crop_size_px < 2:
-                raise ValueError(f"crop_size_px {self.crop_size_px} must be even and at least 2")
-            if self.crop_size_px > self.box_size_px:
-                raise ValueError(
-                    f"crop_size_px {self.crop_size_px} is larger than box_size_px {self.box_size_px}; "
-                    "take a larger box or a smaller crop"
-                )
+        check_boxes(self.box_size_px, self.crop_size_px)
         return self
 
     def check(self) -> None:
@@ -130,13 +114,13 @@ class Reconstruct(StaInputsJob):
             for device in devices
         }
         first = inputs.tilt_series[next(n for n in inputs.tilt_series if n in set(particles.tomogram))]
-        window_px = self._window_px()
-        pixel_size = first.pixel_size_angst * window_px / self.box_size_px
+        window = window_px(self.box_size_px, self.binning)
+        pixel_size = first.pixel_size_angst * window / self.box_size_px
         if abs(pixel_size - first.pixel_size_angst * self.binning) > 1e-6:
             context.log.warning(
                 "binning %g of a box of %d px needs %g tilt-image pixels; %d are taken, so the pixel size of "
                 "the maps is %.4f Å", self.binning, self.box_size_px, self.binning * self.box_size_px,
-                window_px, pixel_size,
+                window, pixel_size,
             )  # fmt: skip
         total = sum(inputs.tilt_series[name].n_tilts for name in particles.tomograms)
         done = 0
@@ -201,15 +185,8 @@ class Reconstruct(StaInputsJob):
             words.append("--no_ctf")
         return " ".join(words)
 
-    def _window_px(self) -> int:
-        # An odd window has no centre pixel (RELION writes displaced images then): take the next even one.
-        window = int(self.binning * self.box_size_px + 0.5)
-        return window + window % 2
-
     def _checked_inputs(self) -> StaInputs:
         import numpy as np
-
-        from napari_sta.io.mrc import image_size_yx_px
 
         inputs = self.load()
         halves = inputs.particles.half_set
@@ -223,15 +200,7 @@ class Reconstruct(StaInputsJob):
                 f"{inputs.particles_path}: all particles are in one half set (rlnRandomSubset); both 1 and 2 "
                 "are needed, or --merged_only Yes"
             )
-        for name in inputs.particles.tomograms:
-            path = inputs.tilt_series[name].images[0][0]
-            size = image_size_yx_px(path)
-            if self._window_px() > min(size):
-                raise InputError(
-                    f"box_size_px {self.box_size_px} at binning {self.binning:g} is {self._window_px()} px, "
-                    f"larger than the tilt images of {Path(path).name} ({size[1]} x {size[0]} px); take a "
-                    "smaller box"
-                )
+        check_window(inputs, self.box_size_px, self.binning)
         return inputs
 
     def _insert_tomogram(
@@ -259,11 +228,11 @@ class Reconstruct(StaInputsJob):
         geometry = tilt_geometry(particles, series, trajectories, image_size)
         # RELION compares the binned half box with unbinned pixels here; kept, it decides who takes part.
         visible = is_visible(geometry.position_yx_px, image_size, size / 2)
-        window_px = self._window_px()
-        binning = window_px / size
+        window = window_px(self.box_size_px, self.binning)
+        binning = window / size
         own_pixel = series.pixel_size_angst * binning
         matrices = geometry.slice_matrices_zyx * (own_pixel / pixel_size_angst)
-        scale = 1 / (window_px * binning)  # unitary transform, mean-preserving binning
+        scale = 1 / (window * binning)  # unitary transform, mean-preserving binning
         halves = np.zeros(len(particles), int) if self.merged_only else particles.half_set
         assert halves is not None
         ky = (np.arange(size) - size // 2) / (size * own_pixel)
@@ -294,8 +263,8 @@ class Reconstruct(StaInputsJob):
                     mine = seen[(halves[seen] == half) & (particles.optics_group[seen] == number)]
                     for first in range(0, len(mine), _FFT_BATCH):
                         batch = mine[first : first + _FFT_BATCH]
-                        corner, offset = window_corners(geometry.position_yx_px[batch, tilt], window_px)
-                        windows = cut_windows(image, corner, window_px, threads=threads)
+                        corner, offset = window_corners(geometry.position_yx_px[batch, tilt], window)
+                        windows = cut_windows(image, corner, window, threads=threads)
                         coefficients = (
                             ctf_coefficients(series, tilt, geometry.depth_angst[batch, tilt])
                             if self.apply_ctf

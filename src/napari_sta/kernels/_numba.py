@@ -54,31 +54,32 @@ def cut_windows(first, last, image, corners, factor, outside, out):  # type: ign
 
 
 @njit(inline="always")
-def _contrast_row(g, end, y, ky, kx, coefficients, envelope, extra_phase):  # type: ignore[no-untyped-def]
-    """Fill ``g[:end]`` with -CTF·envelope of one row; ``coefficients`` (5,) in half turns, NaN: no CTF.
+def _contrast_row(g, end, y, ky, kx, i, coefficients, envelope, extra_phase):  # type: ignore[no-untyped-def]
+    """Fill ``g[:end]`` with -CTF·envelope of one row of image ``i``.
 
-    The phase in half turns t: subtracting the nearest whole turn in float64 keeps float32 exact after it, and
-    sin(pi t) = sin(pi (t mod 2)) is an odd polynomial.
+    ``coefficients`` (n, 5) in half turns, or (0, 5): no CTF. The phase in half turns t: subtracting the
+    nearest whole turn in float64 keeps float32 exact after it, and sin(pi t) = sin(pi (t mod 2)) is an odd
+    polynomial.
     """
-    yy, yx, xx = coefficients[0], coefficients[1], coefficients[2]
-    quartic, constant = coefficients[3], coefficients[4]
-    if np.isnan(yy):
+    if coefficients.shape[0] == 0:
         for x in range(end):
             g[x] = np.float32(-1)
-        return
-    use_extra = extra_phase.shape[0] > 0
-    base = yy * ky[y] * ky[y] + constant
-    square_y = ky[y] * ky[y]
-    for x in range(end):
-        square = square_y + kx[x] * kx[x]
-        t = base + (yx * ky[y] + xx * kx[x]) * kx[x] + quartic * square * square
-        if use_extra:
-            t += extra_phase[y, x]
-        r = np.float32(t - 2.0 * np.floor(t * 0.5 + 0.5))  # [-1, 1)
-        folded = min(max(r, -np.float32(1) - r), np.float32(1) - r)  # same sine, in [-1/2, 1/2]
-        f2 = folded * folded
-        poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
-        g[x] = folded * (_PI + f2 * poly) * envelope[y, x]  # -CTF = +sin(gamma)
+    else:
+        use_extra = extra_phase.shape[0] > 0
+        yx, xx = coefficients[i, 1], coefficients[i, 2]
+        quartic = coefficients[i, 3]
+        base = coefficients[i, 0] * ky[y] * ky[y] + coefficients[i, 4]
+        square_y = ky[y] * ky[y]
+        for x in range(end):
+            square = square_y + kx[x] * kx[x]
+            t = base + (yx * ky[y] + xx * kx[x]) * kx[x] + quartic * square * square
+            if use_extra:
+                t += extra_phase[y, x]
+            r = np.float32(t - 2.0 * np.floor(t * 0.5 + 0.5))  # [-1, 1)
+            folded = min(max(r, -np.float32(1) - r), np.float32(1) - r)  # same sine, in [-1/2, 1/2]
+            f2 = folded * folded
+            poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
+            g[x] = folded * (_PI + f2 * poly) * envelope[y, x]  # -CTF = +sin(gamma)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
@@ -96,7 +97,7 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
     ramp_y, ramp_x
         (n, s, 2) and (n, h, 2) factors of the shift; binning's scale is in ``ramp_y``.
     coefficients
-        (n, 5) of the CTF phase, in half turns; NaN: no CTF.
+        (n, 5) of the CTF phase, in half turns; (0, 5): no CTF.
     ky, kx
         Frequencies in 1/Å of the output rows and columns.
     envelope
@@ -117,7 +118,7 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
             source = row_of[y]
             ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
             end = x_end[y]
-            _contrast_row(g, end, y, ky, kx, coefficients[i], envelope, extra_phase)
+            _contrast_row(g, end, y, ky, kx, i, coefficients, envelope, extra_phase)
             for x in range(end):
                 rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
                 ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
@@ -150,7 +151,7 @@ def filter_transforms(  # type: ignore[no-untyped-def]
         for y in range(len(row_of)):
             source = row_of[y]
             ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
-            _contrast_row(g, half, y, ky, kx, coefficients[i], envelope, extra_phase)
+            _contrast_row(g, half, y, ky, kx, i, coefficients, envelope, extra_phase)
             for x in range(half):
                 rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
                 ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]

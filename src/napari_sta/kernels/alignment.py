@@ -248,10 +248,10 @@ def _edge_width_px(mask: ndarray) -> float:
 
 
 def _ball(size: int) -> Bool[ndarray, "n n n"]:
-    """Voxels that a reconstruction's taper leaves untouched: 0.9 of the inscribed sphere."""
+    """Voxels inside the inscribed sphere: averages are faded to zero outside of it."""
     index = np.arange(size) - size // 2
     square = index[:, None, None] ** 2 + index[None, :, None] ** 2 + index[None, None, :] ** 2
-    ball: ndarray = square < (0.45 * size) ** 2
+    ball: ndarray = square < (size / 2) ** 2
     return ball
 
 

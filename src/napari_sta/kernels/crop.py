@@ -66,7 +66,7 @@ def cut_windows(
         out = torch.empty((n, window_px, window_px), dtype=torch.float32)
         factor = outside = np.zeros((0, 0), np.float32)
         if circle:
-            factor, outside = (t.numpy() for t in _circle(window_px, window_px / 2, CIRCLE_FALLOFF_PX))
+            factor, outside = (t.numpy() for t in circle_factor(window_px, window_px / 2, CIRCLE_FALLOFF_PX))
         arrays = image.numpy(), np.ascontiguousarray(corner_yx_px), factor, outside, out.numpy()
         run_in_threads(lambda first, last: fast(first, last, *arrays), n, threads)
         return out
@@ -90,13 +90,13 @@ def circle_crop(
     images: Float[Tensor, "*n s s"], radius_px: float, falloff_px: float = CIRCLE_FALLOFF_PX
 ) -> Float[Tensor, "*n s s"]:
     """Subtract the mean outside a circle and fade to zero inside its rim (RELION's circle crop)."""
-    factor, outside = (t.to(images) for t in _circle(images.shape[-1], radius_px, falloff_px))
+    factor, outside = (t.to(images) for t in circle_factor(images.shape[-1], radius_px, falloff_px))
     mean = (images * outside).sum(dim=(-2, -1), keepdim=True) / outside.sum().clamp(min=1)
     return (images - mean) * factor
 
 
 @lru_cache(maxsize=8)
-def _circle(
+def circle_factor(
     size: int, radius_px: float, falloff_px: float
 ) -> tuple[Float[Tensor, "s s"], Float[Tensor, "s s"]]:
     """Fading factor, and 1 outside the circle; float32."""

@@ -148,8 +148,16 @@ def weigh_transforms(
     )
 
 
-def _as_pairs(z: ndarray) -> ndarray:
+def as_pairs(z: ndarray) -> ndarray:
+    """View complex numbers as float32 pairs, for numba."""
     return np.ascontiguousarray(z.astype(np.complex64)).view(np.float32).reshape(*z.shape, 2)
+
+
+def in_half_turns(coefficients: ndarray | None) -> ndarray:
+    """CTF phase coefficients as the compiled kernels take them; (0, 5) for no CTF."""
+    if coefficients is None:
+        return np.zeros((0, 5))
+    return np.ascontiguousarray(coefficients / np.pi)
 
 
 def _weigh_fast(  # type: ignore[no-untyped-def]
@@ -159,12 +167,11 @@ def _weigh_fast(  # type: ignore[no-untyped-def]
 
     n, size, half = len(spectra), len(row_of), len(kx)
     out = torch.empty((n, size + 1, half + 1, 4), dtype=torch.float32)
-    half_turns = np.zeros((0, 5)) if coefficients is None else np.ascontiguousarray(coefficients / np.pi)
     extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
     arguments = (
         torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(),
-        _as_pairs(ramp_y), _as_pairs(ramp_x),
-        half_turns, ky, kx, np.ascontiguousarray(envelope, dtype=np.float32), extra,
+        as_pairs(ramp_y), as_pairs(ramp_x),
+        in_half_turns(coefficients), ky, kx, np.ascontiguousarray(envelope, dtype=np.float32), extra,
         np.ascontiguousarray(x_end, dtype=np.int64), out.numpy(),
     )  # fmt: skip
     run_in_threads(lambda first, last: fast(first, last, *arguments), n, threads)

@@ -1,0 +1,505 @@
+"""Extract subtomos: cut particles out of the tilt images, as 2D stacks or 3D pseudo-subtomograms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import field_validator, model_validator
+
+from napari_sta.data.errors import InputError
+from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.jobs._params import StaInputsJob, check_boxes, check_window, window_px
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_sta.data.particles import Particles
+    from napari_sta.data.tilt_series import TiltSeries
+    from napari_sta.io.relion import StaInputs
+    from napari_sta.jobs._geometry import TiltGeometry
+
+_FFT_BATCH = 48
+_BUFFER_BYTES = 192 * 2**20  # images of one batch of particles held before they are written
+_CACHE_BYTES = 512 * 2**20  # a tilt series up to this size is kept in memory while its particles are cut
+
+
+class Extract(StaInputsJob):
+    """Cut each particle out of the tilt images that show it.
+
+    Windows are centred to a fraction of a pixel, binned in Fourier space, multiplied by CTF and dose weight,
+    inverted in contrast, background-subtracted and written as one 2D stack per particle, or back-projected
+    into one small volume with its weights. Particles that are finished are kept when the job is resumed.
+    """
+
+    label: ClassVar[str] = "Extract subtomos"
+    folder: ClassVar[str] = "Extract"
+    relion_type: ClassVar[str] = "relion.pseudosubtomo"
+    order: ClassVar[int] = 10
+    outputs: ClassVar[dict[str, Node]] = {
+        "particles.star": Node("ParticleGroupMetadata.star.relion.tomo.extract", 1, "extracted particles"),
+        "optimisation_set.star": Node("TomoOptimisationSet.star.relion.tomo.extract", 1, "extracted set"),
+    }
+
+    binning: float = param(
+        1.0, title="Binning factor", tab="Reconstruct", relion="binning", flag="--bin", ge=1,
+        help="A pixel of the subtomogram is this many tilt-image pixels.",
+    )  # fmt: skip
+    box_size_px: int = param(
+        128, title="Box size", unit="binned px", tab="Reconstruct", relion="box_size", flag="--b", gt=0,
+        help="Edge of the window in which CTF and binning are applied; even.",
+    )  # fmt: skip
+    crop_size_px: int | None = param(
+        None, title="Cropped box size", unit="binned px", tab="Reconstruct", relion="crop_size", flag="--crop",
+        help="Edge of the subtomograms that are written; even, at most the box size. Empty: the box size.",
+    )  # fmt: skip
+    max_dose_e_per_angst2: float | None = param(
+        None, title="Maximum dose", unit="e/Å²", tab="Reconstruct", relion="max_dose", flag="--max_dose",
+        help="Tilt images with more dose before their exposure are left out. Empty: all are used.",
+    )  # fmt: skip
+    min_frames: int = param(
+        1, title="Minimum nr. frames", tab="Reconstruct", relion="min_frames", flag="--min_frames", ge=1,
+        help="Particles seen in fewer tilt images are dropped.",
+    )  # fmt: skip
+    stack2d: bool = param(
+        True, title="Write output as 2D stacks?", tab="Reconstruct", relion="do_stack2d", flag="--stack2d",
+        help="No: 3D pseudo-subtomograms, data and weights.",
+    )  # fmt: skip
+    float16: bool = param(
+        True, title="Write output in float16?", tab="Reconstruct", relion="do_float16", flag="--float16",
+        help="Half the disk space; weights of 3D subtomograms are always float32.",
+    )  # fmt: skip
+    apply_ctf: bool = param(
+        True, title="Multiply by CTF and dose weights", tab="Reconstruct", flag="--no_ctf", advanced=True,
+        help="No: images are only centred, binned and turned in contrast.",
+    )  # fmt: skip
+    invert_contrast: bool = param(
+        True, title="Invert contrast", tab="Reconstruct", flag="--no_ic", advanced=True,
+        help="Yes: dark protein becomes bright.",
+    )  # fmt: skip
+    circle_crop: bool = param(
+        True, title="Circle crop", tab="Reconstruct", flag="--no_circle_crop", advanced=True,
+        help="Subtract the background outside the inscribed circle of the cropped box and fade to zero at it.",
+    )  # fmt: skip
+
+    @field_validator("crop_size_px", "max_dose_e_per_angst2", mode="before")
+    @classmethod
+    def _minus_one_is_empty(cls, value: Any) -> Any:
+        # RELION writes "not given" as -1.
+        return None if str(value).strip() in {"-1", "-1.0"} else value
+
+    @model_validator(mode="after")
+    def _legal_boxes(self) -> Self:
+        check_boxes(self.box_size_px, self.crop_size_px)
+        return self
+
+    def check(self) -> None:
+        """Read the particle set and the tilt series tables."""
+        self._checked_inputs()
+
+    def warnings(self) -> list[str]:
+        """Say what of the inputs looks odd."""
+        return list(self.load().warnings)
+
+    def run(self, context: Context) -> RunSteps:
+        """Extract tomogram by tomogram, then write the particle set."""
+        import numpy as np
+
+        from napari_sta.data.particles import concatenate
+        from napari_sta.io.relion import write_particles, write_trajectories
+
+        inputs = self._checked_inputs()
+        particles = inputs.particles
+        flat = not any("/" in str(name) for name in particles.name[:1])
+        order = [name for name in inputs.tilt_series if name in set(particles.tomogram)]
+        pixel_of: dict[int, float] = {}
+        kept: list[Particles] = []
+        done, written, total = 0, 0, len(particles)
+        for tomogram in order:
+            series = inputs.tilt_series[tomogram]
+            group = particles[particles.tomogram == tomogram]
+            cutter = _Cutter(self, series, group, inputs, context)
+            for number in np.unique(group.optics_group):
+                # RELION states binning times the group's pixel; a window rounded to even is a little off it.
+                pixel_of[int(number)] = group.optics_of(int(number)).pixel_size_angst * cutter.binning
+            done += len(group) - len(cutter.particles)
+            files = [
+                context.out / "Subtomograms" / (tomogram if flat else "") / f"{name}{self._suffix()}"
+                for name in cutter.particles.name
+            ]
+            for n_done, n_written in cutter.extract(files):
+                done, written = done + n_done, written + n_written
+                yield Progress(done, total, f"{tomogram}")
+            kept.append(cutter.finished(files, context.out))
+        result = concatenate([group for group in kept if len(group)])
+        n_dropped = total - len(result)
+        if n_dropped:
+            context.log.warning(
+                "%d of %d particles are dropped: seen in fewer than %d tilt images",
+                n_dropped,
+                total,
+                self.min_frames,
+            )
+        if len(result) == 0:
+            raise InputError(
+                f"no particle of {inputs.particles_path} is seen in {self.min_frames} tilt images with its whole "
+                f"cropped box ({self.crop_size_px or self.box_size_px} px at binning {self.binning:g}); take a "
+                "smaller crop_size_px or min_frames, or check coordinates and alignment"
+            )
+        result = self._described(result, pixel_of)
+        path = context.out / "particles.star"
+        write_particles(path, result)
+        trajectories_path = None
+        if inputs.trajectories is not None and n_dropped:
+            names = set(result.name.tolist())
+            shifts = inputs.trajectories.shift_zyx_angst
+            trajectories_path = context.out / "motion.star"
+            write_trajectories(
+                trajectories_path,
+                replace(inputs.trajectories, shift_zyx_angst={k: v for k, v in shifts.items() if k in names}),
+            )
+        inputs.write_set(context.out / "optimisation_set.star", path, trajectories_path)
+        return {
+            "n_particles": len(result),
+            "n_dropped": n_dropped,
+            "n_written": written,
+            "pixel_size_angst": round(next(iter(pixel_of.values())), 6),
+            "box_size_px": self.crop_size_px or self.box_size_px,
+            "summary": f"{len(result)} particles extracted"
+            + (f", {n_dropped} dropped" if n_dropped else "")
+            + (f", {len(result) - written} kept from an earlier run" if written < len(result) else "")
+            + ".",
+        }
+
+    def relion_command(self, out: str) -> str | None:
+        """Return the ``relion_tomo_subtomo`` line."""
+        words = ["relion_tomo_subtomo", *self.sta_flags(), "--theme classic", f"--o {out}"]
+        words += [f"--b {self.box_size_px}", f"--bin {self.binning:g}", f"--min_frames {self.min_frames}"]
+        if self.crop_size_px:
+            words.append(f"--crop {self.crop_size_px}")
+        if self.max_dose_e_per_angst2:
+            words.append(f"--max_dose {self.max_dose_e_per_angst2:g}")
+        for given, flag in (
+            (self.stack2d, "--stack2d"),
+            (self.float16, "--float16"),
+            (not self.apply_ctf, "--no_ctf"),
+            (not self.invert_contrast, "--no_ic"),
+            (not self.circle_crop, "--no_circle_crop"),
+        ):
+            words += [flag] if given else []
+        return " ".join(words)
+
+    def _suffix(self) -> str:
+        return "_stack2d.mrcs" if self.stack2d else "_data.mrc"
+
+    def _checked_inputs(self) -> StaInputs:
+        inputs = self.load()
+        if len(inputs.particles) == 0:
+            raise InputError(f"{inputs.particles_path} has no particles")
+        check_window(inputs, self.box_size_px, self.binning)
+        return inputs
+
+    def _described(self, particles: Particles, pixel_of: dict[int, float]) -> Particles:
+        """State in optics groups and the general table what the subtomograms are."""
+        from napari_sta.io.relion import with_subtomogram_kind
+
+        optics = []
+        for group in particles.optics:
+            pixel = pixel_of.get(group.number, group.pixel_size_angst * self.binning)
+            optics.append(
+                replace(
+                    group, image_pixel_size_angst=pixel, image_size_px=self.crop_size_px or self.box_size_px
+                )
+            )
+        return with_subtomogram_kind(
+            replace(particles, optics=tuple(optics)),
+            stack2d=self.stack2d,
+            premultiplied=self.apply_ctf or not self.stack2d,
+            binning=self.binning,
+        )
+
+
+class _Cutter:
+    """Extracts the particles of one tomogram."""
+
+    def __init__(
+        self, job: Extract, series: TiltSeries, particles: Particles, inputs: StaInputs, context: Context
+    ) -> None:
+        import numpy as np
+
+        from napari_sta.io.mrc import image_size_yx_px
+        from napari_sta.jobs._geometry import tilt_geometry
+        from napari_sta.kernels.projection import is_visible
+
+        self.job, self.series, self.context = job, series, context
+        self.size = job.box_size_px
+        self.crop = job.crop_size_px or job.box_size_px
+        self.window_px = window_px(job.box_size_px, job.binning)
+        self.binning = self.window_px / self.size
+        self.pixel_size_angst = series.pixel_size_angst * self.binning
+        self.image_size = image_size_yx_px(series.images[0][0])
+        geometry = tilt_geometry(particles, series, inputs.trajectories, self.image_size)
+        visible = is_visible(geometry.position_yx_px, self.image_size, self.binning * self.crop / 2)
+        if job.max_dose_e_per_angst2:
+            visible = visible & (series.dose_e_per_angst2 <= job.max_dose_e_per_angst2)
+        keep = visible.sum(axis=1) >= job.min_frames
+        self.particles, self.visible = particles[keep], visible[keep]
+        self.geometry: TiltGeometry = geometry.take(np.flatnonzero(keep))
+        self.device = context.devices()[0]
+        self._images: dict[int, torch.Tensor] = {}
+
+    def extract(self, files: list[Path]) -> Iterator[tuple[int, int]]:
+        """Write the stacks; yields (particles done, particles written), batch by batch."""
+        import numpy as np
+
+        from napari_sta.io.mrc import is_complete
+
+        todo = []
+        for index, path in enumerate(files):
+            n_images = int(self.visible[index].sum()) if self.job.stack2d else self.crop
+            shape = (n_images, self.crop, self.crop)
+            finished = is_complete(path, shape) and (self.job.stack2d or _weights_of(path).exists())
+            if not finished:
+                todo.append(index)
+        if len(todo) < len(files):
+            yield len(files) - len(todo), 0
+        per_particle = 4 * self.series.n_tilts * (self.crop if self.job.stack2d else self.size) ** 2
+        batch_size = int(np.clip(_BUFFER_BYTES // per_particle, 1, 512))
+        with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
+            for first in range(0, len(todo), batch_size):
+                batch = np.array(todo[first : first + batch_size])
+                write = self._stacks if self.job.stack2d else self._volumes
+                jobs = [pool.submit(*call) for call in write(batch, [files[i] for i in batch])]
+                for one in jobs:
+                    one.result()
+                yield len(batch), len(batch)
+
+    def finished(self, files: list[Path], out: Path) -> Particles:
+        """Return the particles as they stand in the stacks: origins folded in, images and tilts named."""
+        import numpy as np
+
+        from napari_sta.io.files import path_for
+        from napari_sta.io.relion import with_images
+
+        particles = self.particles
+        rotation = self.geometry.subtomogram_rotation_zyx
+        position = particles.coordinate_zyx_angst - np.einsum(
+            "nij,nj->ni", rotation, particles.origin_zyx_angst
+        )
+        moved = (particles.origin_zyx_angst != 0).any(axis=1)
+        position[~moved] = particles.coordinate_zyx_angst[~moved]
+        star = out / "particles.star"
+        weights = None if self.job.stack2d else [path_for(_weights_of(path), star) for path in files]
+        return with_images(
+            replace(
+                particles,
+                coordinate_zyx_angst=position,
+                origin_zyx_angst=np.zeros_like(particles.origin_zyx_angst),
+            ),
+            images=[path_for(path, star) for path in files],
+            visible=self.visible if self.job.stack2d else None,
+            weights=weights,
+        )
+
+    def _image(self, tilt: int) -> torch.Tensor:
+        import torch
+
+        from napari_sta.io.mrc import read_images
+
+        if tilt not in self._images:
+            image = torch.from_numpy(read_images([self.series.images[tilt]])[0]).to(self.device)
+            if 4 * self.series.n_tilts * self.image_size[0] * self.image_size[1] > _CACHE_BYTES:
+                self._images.clear()
+            self._images[tilt] = image
+        return self._images[tilt]
+
+    def _cut(self, tilt: int, batch: NDArray[np.int64], scale: float) -> torch.Tensor:
+        """CTF-multiplied images (n, s, s) of the given particles in one tilt image."""
+        import torch
+
+        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.kernels.crop import cut_windows, window_corners
+        from napari_sta.kernels.extraction import Contrast, contrast_images
+
+        parts = []
+        for number in _unique(self.particles.optics_group[batch]):
+            even, odd = self._aberrations(int(number))
+            members = batch[self.particles.optics_group[batch] == number]
+            for first in range(0, len(members), _FFT_BATCH):
+                few = members[first : first + _FFT_BATCH]
+                corner, offset = window_corners(self.geometry.position_yx_px[few, tilt], self.window_px)
+                windows = cut_windows(
+                    self._image(tilt), corner, self.window_px, circle=False, threads=self.context.threads
+                )
+                contrast = Contrast(
+                    ctf_coefficients(self.series, tilt, self.geometry.depth_angst[few, tilt])
+                    if self.job.apply_ctf
+                    else None,
+                    self._envelope(tilt),
+                    even,
+                    odd,
+                    1 if self.job.invert_contrast else -1,
+                )
+                spectra = torch.fft.rfft2(windows)
+                shift, factor = offset / self.binning, scale / self.binning
+                parts.append(
+                    contrast_images(
+                        spectra,
+                        shift,
+                        self.size,
+                        factor,
+                        contrast,
+                        self.pixel_size_angst,
+                        self.context.threads,
+                    )
+                )
+        if len(parts) == 1:
+            return parts[0]
+        # optics groups were taken one after the other: back to the order asked for
+        groups = self.particles.optics_group[batch]
+        position = [i for number in _unique(groups) for i in (groups == number).nonzero()[0]]
+        images = torch.cat(parts)
+        ordered = torch.empty_like(images)
+        ordered[torch.as_tensor(position)] = images
+        return ordered
+
+    def _stacks(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
+        import numpy as np
+
+        from napari_sta.io.mrc import write_stack
+        from napari_sta.kernels.extraction import crop_images
+
+        stacks = [
+            np.empty((int(n), self.crop, self.crop), np.float32) for n in self.visible[batch].sum(axis=1)
+        ]
+        filled = np.zeros(len(batch), int)
+        for tilt in range(self.series.n_tilts):
+            rows = np.flatnonzero(self.visible[batch, tilt])
+            if not len(rows):
+                continue
+            # RELION divides 2D stacks by the binning once more than the mean-preserving binning does.
+            images = self._cut(tilt, batch[rows], 1 / self.binning)
+            cropped = crop_images(
+                images, self.crop, circle=self.job.circle_crop, threads=self.context.threads
+            ).cpu().numpy()  # fmt: skip
+            for row, image in zip(rows, cropped, strict=True):
+                stacks[row][filled[row]] = image
+            filled[rows] += 1
+        return [
+            (write_stack, path, stack, self.pixel_size_angst, self.job.float16)
+            for path, stack in zip(files, stacks, strict=True)
+        ]
+
+    def _volumes(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
+        import numpy as np
+        import torch
+
+        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.kernels import reconstruction
+        from napari_sta.kernels.crop import circle_crop
+        from napari_sta.kernels.ctf import ctf_2d
+        from napari_sta.kernels.extraction import pseudo_subtomograms
+
+        n, t, s, half = len(batch), self.series.n_tilts, self.size, self.size // 2 + 1
+        images = torch.zeros((n, t, s, s), dtype=torch.float32)
+        weights = np.zeros((n, t, s, half), np.float32)
+        x_end = np.zeros((n, t, s), np.int64)
+        k = np.fft.fftfreq(s, self.pixel_size_angst)
+        ky, kx = torch.from_numpy(k), torch.from_numpy(np.arange(half) / (s * self.pixel_size_angst))
+        for tilt in range(t):
+            rows = np.flatnonzero(self.visible[batch, tilt])
+            if not len(rows):
+                continue
+            cut = self._cut(tilt, batch[rows], 1.0)
+            if self.job.circle_crop:
+                cut = circle_crop(cut, self.crop / 2)
+            images[torch.as_tensor(rows), tilt] = cut.cpu()
+            if self.job.apply_ctf:
+                coefficients = ctf_coefficients(
+                    self.series, tilt, self.geometry.depth_angst[batch[rows], tilt]
+                )
+                ctf = ctf_2d(torch.from_numpy(coefficients), ky, kx).numpy()
+                weights[rows, tilt] = (ctf * self._envelope(tilt)) ** 2
+                end = reconstruction.tilt_envelope(s, self.pixel_size_angst, *self._fading(tilt))[1]
+                x_end[rows, tilt] = np.fft.ifftshift(end)
+            else:
+                weights[rows, tilt] = 1
+                x_end[rows, tilt] = half
+        matrices = np.einsum(
+            "tij,njk->ntik", self.geometry.tilt_rotation_zyx, self.geometry.subtomogram_rotation_zyx[batch]
+        )
+        scale = s / (self.crop * self.binning**0.5)
+        result = pseudo_subtomograms(images, weights, matrices, x_end, self.crop, scale, self.context.threads)
+        return [
+            (
+                _write_volume, path, result.data[i].numpy(), result.weight[i].numpy(),
+                result.multiplicity[i].numpy(), self.pixel_size_angst, self.job.float16,
+            )
+            for i, path in enumerate(files)
+        ]  # fmt: skip
+
+    def _fading(self, tilt: int) -> tuple[float, float, float, float]:
+        series = self.series
+        return (
+            float(series.dose_e_per_angst2[tilt]), float(series.ctf_scale[tilt]),
+            float(series.bfactor_angst2[tilt]), series.bfactor_per_dose,
+        )  # fmt: skip
+
+    def _envelope(self, tilt: int) -> NDArray[np.float32]:
+        """Amplitude factor of a tilt image in FFTW order."""
+        import numpy as np
+
+        from napari_sta.kernels import reconstruction
+
+        if not self.job.apply_ctf:
+            return np.ones((self.size, self.size // 2 + 1), np.float32)
+        envelope = reconstruction.tilt_envelope(self.size, self.pixel_size_angst, *self._fading(tilt))[0]
+        return np.fft.ifftshift(envelope, axes=0)
+
+    def _aberrations(self, number: int) -> tuple[Any, Any]:
+        import numpy as np
+
+        from napari_sta.kernels.ctf import zernike_phase
+
+        group = self.particles.optics_of(number)
+        ky = np.fft.fftfreq(self.size, self.pixel_size_angst)
+        kx = np.arange(self.size // 2 + 1) / (self.size * self.pixel_size_angst)
+        even, odd = (
+            zernike_phase(values, ky, kx, odd=is_odd) if any(values) else None
+            for values, is_odd in ((group.even_zernike, False), (group.odd_zernike, True))
+        )
+        return even, odd
+
+
+def _unique(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    import numpy as np
+
+    return np.unique(values)
+
+
+def _weights_of(path: Path) -> Path:
+    return path.with_name(path.name.replace("_data.mrc", "_weights.mrc"))
+
+
+def _write_volume(
+    path: Path,
+    data: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    multiplicity: NDArray[np.float32],
+    pixel_size_angst: float,
+    float16: bool,
+) -> None:
+    """Write weights first: a data file that is there says that its weights are too."""
+    import numpy as np
+
+    from napari_sta.data.volume import Volume
+    from napari_sta.io.mrc import write_volume
+
+    both = np.concatenate([weight, multiplicity])
+    write_volume(_weights_of(path), Volume(both, 1 / pixel_size_angst))
+    write_volume(path, Volume(data, pixel_size_angst), float16)

@@ -1,0 +1,247 @@
+"""Subtomograms as RELION stores them: premultiplied 2D images, or 3D data and weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from napari_sta.kernels import fourier
+from napari_sta.kernels.crop import CIRCLE_FALLOFF_PX, circle_factor
+from napari_sta.kernels.ctf import ctf_2d
+from napari_sta.kernels.devices import run_in_threads
+from napari_sta.kernels.slices import as_pairs, in_half_turns
+
+
+class Contrast(NamedTuple):
+    """What a transform is multiplied by: -CTF · envelope, on the half grid of the box in FFTW order.
+
+    Attributes
+    ----------
+    coefficients
+        CTF phase of each image (:func:`napari_sta.kernels.ctf.phase_coefficients`); None: the factor is -1.
+    envelope
+        Dose and amplitude factor.
+    even_phase, odd_phase
+        Aberration phases in radians, or None.
+    sign
+        +1 inverts contrast (dark protein becomes bright), as RELION does by default; -1 keeps it.
+    """
+
+    coefficients: Float[ndarray, "n 5"] | None
+    envelope: Float[ndarray, "s h"]
+    even_phase: Float[ndarray, "s h"] | None = None
+    odd_phase: Float[ndarray, "s h"] | None = None
+    sign: int = 1
+
+
+def contrast_images(
+    spectra: Complex[Tensor, "n s0 h0"],
+    shift_yx_px: Float[ndarray, "n 2"],
+    size: int,
+    scale: float,
+    contrast: Contrast,
+    pixel_size_angst: float,
+    threads: int = 1,
+) -> Float[Tensor, "n s s"]:
+    """Bin, centre and CTF-multiply windows of tilt images.
+
+    Parameters
+    ----------
+    spectra
+        Unnormalised half transforms of the windows (``rfft2``), FFTW order.
+    shift_yx_px
+        Where the particle lies relative to the window's centre pixel, in pixels of the output.
+    size, pixel_size_angst
+        Of the output; the transform is cropped to it (binning).
+    scale
+        Factor of the result, after unitary transforms both ways.
+
+    Returns
+    -------
+    images
+        The particle lies on pixel size // 2.
+
+    Notes
+    -----
+    RELION's order: Fourier crop, sub-pixel shift, contrast, inverse transform.
+    """
+    n, window, half = len(spectra), spectra.shape[1], size // 2 + 1
+    rows = fourier.signed_frequency_px(size).numpy()
+    row_of = np.where(rows < 0, rows + window, rows)
+    shift = np.asarray(shift_yx_px, dtype=np.float64)
+    factor = contrast.sign * scale / window  # torch's forward transform is not normalised
+    ramp_y = factor * np.exp(2j * np.pi * shift[:, :1] * rows / size)
+    ramp_x = np.exp(2j * np.pi * shift[:, 1:] * np.arange(half) / size)
+    ky = rows / (size * pixel_size_angst)
+    kx = np.arange(half) / (size * pixel_size_angst)
+    if spectra.device.type == "cpu" and contrast.odd_phase is None:
+        from napari_sta.kernels._numba import filter_transforms
+
+        filtered = torch.empty((n, size, half, 2), dtype=torch.float32)
+        even = contrast.even_phase
+        arrays = (
+            torch.view_as_real(spectra.contiguous()).numpy(),
+            row_of,
+            as_pairs(ramp_y),
+            as_pairs(ramp_x),
+            in_half_turns(contrast.coefficients),
+            ky,
+            kx,
+            np.ascontiguousarray(contrast.envelope, dtype=np.float32),
+            np.zeros((0, 0), np.float32) if even is None else (even / np.pi).astype(np.float32),
+            filtered.numpy(),
+        )
+        run_in_threads(lambda first, last: filter_transforms(first, last, *arrays), n, threads)
+        spectrum = torch.view_as_complex(filtered)
+    else:
+        spectrum = _contrast_reference(spectra, row_of, ramp_y, ramp_x, ky, kx, contrast)
+    return torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
+
+
+def _contrast_reference(
+    spectra: Tensor,
+    row_of: ndarray,
+    ramp_y: ndarray,
+    ramp_x: ndarray,
+    ky: ndarray,
+    kx: ndarray,
+    contrast: Contrast,
+) -> Tensor:
+    """Plain torch twin of the fast path in :func:`contrast_images`, for any device."""
+    device = spectra.device
+
+    def put(array: ndarray, dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(array).to(device=device, dtype=dtype)
+
+    data = spectra[:, torch.as_tensor(row_of, device=device), : len(kx)]
+    data = data * put(ramp_y, torch.complex64)[:, :, None] * put(ramp_x, torch.complex64)[:, None, :]
+    if contrast.coefficients is None:
+        data = -data
+    else:
+        phase = None if contrast.even_phase is None else put(contrast.even_phase, torch.float64)
+        ctf = ctf_2d(
+            put(contrast.coefficients, torch.float64),
+            put(ky, torch.float64),
+            put(kx, torch.float64),
+            phase,
+        )
+        data = data * (-ctf.to(torch.float32) * put(contrast.envelope, torch.float32))
+    if contrast.odd_phase is not None:
+        data = data * torch.exp(-1j * put(contrast.odd_phase, torch.float32))
+    return data
+
+
+def crop_images(
+    images: Float[Tensor, "n s s"], crop: int, *, circle: bool = True, threads: int = 1
+) -> Float[Tensor, "n c c"]:
+    """Cut the middle out of images, background-subtracted and faded to zero outside its inscribed circle.
+
+    Parameters
+    ----------
+    crop
+        Edge of the output; size - crop must be even.
+    circle
+        Subtract the mean outside the circle (over the whole image) and fade over its last 5 px.
+
+    Notes
+    -----
+    RELION's circle crop with radius crop / 2, about pixel size / 2.
+    """
+    size = images.shape[-1]
+    margin = (size - crop) // 2
+    middle = slice(margin, margin + crop)
+    if not circle:
+        return images[:, middle, middle].contiguous()
+    factor, outside = circle_factor(size, size / 2 - margin, CIRCLE_FALLOFF_PX)
+    if images.device.type == "cpu":
+        from napari_sta.kernels._numba import finish_images
+
+        out = torch.empty((len(images), crop, crop), dtype=torch.float32)
+        arrays = (
+            images.contiguous().numpy(),
+            np.ascontiguousarray(factor.numpy()[middle, middle]),
+            outside.numpy(),
+            out.numpy(),
+        )
+        run_in_threads(lambda first, last: finish_images(first, last, *arrays), len(images), threads)
+        return out
+    factor, outside = factor.to(images), outside.to(images)
+    mean = (images * outside).sum(dim=(-2, -1), keepdim=True) / outside.sum().clamp(min=1)
+    return ((images - mean) * factor)[:, middle, middle].contiguous()
+
+
+class PseudoSubtomogram(NamedTuple):
+    """3D data and weights of particles.
+
+    Attributes
+    ----------
+    data
+        (n, c, c, c) real space, centre at voxel c // 2; sum of CTF-multiplied images, not divided.
+    weight, multiplicity
+        (n, c, c, c / 2 + 1) in Fourier space, FFTW order: sum of squared CTFs, and number of slices.
+    """
+
+    data: Float[Tensor, "n c c c"]
+    weight: Float[Tensor, "n c c w"]
+    multiplicity: Float[Tensor, "n c c w"]
+
+
+def pseudo_subtomograms(
+    images: Float[Tensor, "n t s s"],
+    ctf_squared: Float[ndarray, "n t s h"],
+    slice_matrices_zyx: Float[ndarray, "n t 3 3"],
+    x_end: Int[ndarray, "n t s"],
+    crop: int,
+    scale: float,
+    threads: int = 1,
+) -> PseudoSubtomogram:
+    """Back-project the 2D images of particles into small volumes.
+
+    Parameters
+    ----------
+    images
+        Circle-cropped images of all tilts.
+    ctf_squared
+        Weight of each Fourier pixel, FFTW order.
+    slice_matrices_zyx
+        Subtomogram to image rotation (depth, v, u).
+    x_end
+        Per tilt and row the first column left out; all 0 for a tilt that is not there.
+    crop
+        Edge of the volumes.
+    scale
+        Factor of the data after unitary transforms.
+
+    Notes
+    -----
+    RELION's pseudo-subtomogram: trilinear spreading, weights not divided out.
+    """
+    n, _, size, _ = images.shape
+    half = crop // 2 + 1
+    # The image of a rotated volume is steeper in the cropped volume's coarser frequency steps.
+    axes = np.ascontiguousarray(slice_matrices_zyx[:, :, 1:] * (crop / size))
+    spectra = torch.fft.rfft2(images, norm="ortho") * fourier.checkerboard((size, size), images.device)
+    data = torch.zeros((n, crop, crop, half, 2), dtype=torch.float32)
+    weight = torch.zeros((n, crop, crop, half), dtype=torch.float32)
+    multiplicity = torch.zeros_like(weight)
+    from napari_sta.kernels._numba import scatter_slices
+
+    arrays = (
+        torch.view_as_real(spectra.cpu().contiguous()).numpy(),
+        np.ascontiguousarray(ctf_squared, dtype=np.float32),
+        axes,
+        np.ascontiguousarray(x_end, dtype=np.int64),
+        data.numpy(),
+        weight.numpy(),
+        multiplicity.numpy(),
+    )
+    run_in_threads(lambda first, last: scatter_slices(first, last, *arrays), n, threads)
+    numerator = torch.view_as_complex(data) * fourier.checkerboard((crop,) * 3)
+    return PseudoSubtomogram(
+        torch.fft.irfftn(numerator, s=(crop,) * 3, dim=(1, 2, 3), norm="ortho") * scale, weight, multiplicity
+    )
