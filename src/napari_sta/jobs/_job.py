@@ -194,6 +194,15 @@ class Job(BaseModel):
         """Return the RELION command line that does the same, or None where RELION has none."""
         return None
 
+    def relion_switches(self) -> dict[str, str]:
+        """Return options of RELION's GUI that no field of ours carries (switches that turn fields on)."""
+        return {}
+
+    @classmethod
+    def switched_on(cls, options: Mapping[str, str]) -> dict[str, str]:
+        """Return RELION's options without those that its own switches turn off."""
+        return dict(options)
+
     def input_files(self) -> dict[str, str]:
         """Return field name to path, for every given path."""
         found = {}

@@ -474,6 +474,7 @@ def job_star(job: Job, threads: int = 1) -> JobStar:
                 options[relion] = text[name]
             elif text[name] and text[name] != _default_text(job, name):
                 rest += [f"--{name}", text[name]]
+        options |= job.relion_switches()
         if "in_optimisation" in options:
             options["use_direct_entries"] = "Yes" if options.get("in_particles") else "No"
     options["other_args"] = shlex.join(rest)
@@ -488,11 +489,8 @@ def job_from_star(star: JobStar) -> Job:
     InputError
         If we have no such job, or a value is out of range.
     """
-    rest = shlex.split(star.options.get("other_args", ""))
-    values = {
-        name.lstrip("-").replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2], strict=False)
-    }
     if star.type_label.startswith("relion.external"):
+        values = _other_arguments(star.options)
         words = star.options.get("fn_exe", "").split()
         if len(words) < 2 or not words[0].endswith("napari-sta"):
             raise InputError(
@@ -505,15 +503,24 @@ def job_from_star(star: JobStar) -> Job:
                 values[star.options[f"param{number}_label"]] = star.options.get(f"param{number}_value", "")
         return job_class.from_text({key: value for key, value in values.items() if value})
     job_class = _job_of_type(star.type_label)
-    direct = star.options.get("use_direct_entries", "Yes") == "Yes"
+    options = job_class.switched_on(star.options)
+    values = _other_arguments(options)
+    direct = options.get("use_direct_entries", "Yes") == "Yes"
     for name, info in job_class.model_fields.items():
         relion = extra_of(info)["relion"]
         if relion in ("in_particles", "in_tomograms", "in_trajectories") and not direct:
             continue
-        if relion and star.options.get(relion):
-            values[name] = star.options[relion]
+        if relion and options.get(relion):
+            values[name] = options[relion]
     known = {name: value for name, value in values.items() if name in job_class.model_fields and value}
     return job_class.from_text(known)
+
+
+def _other_arguments(options: Mapping[str, str]) -> dict[str, str]:
+    rest = shlex.split(options.get("other_args", ""))
+    return {
+        name.lstrip("-").replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2], strict=False)
+    }
 
 
 def _job_of_type(type_label: str) -> type[Job]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
@@ -14,6 +15,9 @@ from napari_sta.jobs._params import check_symmetry
 
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
+
+
+_FLOOR_PX = 0.1  # error left on simulated maps with known offsets, even where all envelopes agree
 
 
 class MeasureOffset(Job):
@@ -97,7 +101,7 @@ class MeasureOffset(Job):
             "axis": self.axis,
             "score": round(best.score, 4),
             "confidence": round(curve.confidence, 2),
-            "uncertainty_px": round(max(curve.spread_px, 1 / 20), 2),
+            "uncertainty_px": round(math.hypot(curve.spread_px, _FLOOR_PX), 2),
             "pixel_size_angst": round(pixel, 6),
             "candidates": [
                 {"offset_px": round(c.offset_px, 2), "score": round(c.score, 4)} for c in curve.candidates

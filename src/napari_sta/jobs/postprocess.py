@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
@@ -71,7 +74,7 @@ class Postprocess(Job):
         flag="--skip_fsc_weighting", help="Yes: do not weigh amplitudes by the FSC; give a low-pass then.",
     )  # fmt: skip
     lowpass_angst: float | None = param(
-        None, title="Ad-hoc low-pass filter", unit="Å", tab="Filter", relion="low_pass", flag="--low_pass",
+        None, title="Ad-hoc low-pass filter", unit="Å", tab="Filter", flag="--low_pass",
         help="Low-pass the sharpened map here. Negative: at the resolution found. Empty or 0: none.",
     )  # fmt: skip
     randomise_at_fsc: float = param(
@@ -86,6 +89,29 @@ class Postprocess(Job):
         False, title="Clamp mask to 0..1", tab="I/O", advanced=True,
         help="Yes: cut off mask values below 0 and above 1 instead of refusing them.",
     )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_bfactor_replaces_the_fit(cls, values: Any) -> Any:
+        if isinstance(values, dict) and str(values.get("adhoc_bfactor_angst2") or "").strip():
+            return {**values, "auto_bfactor": False}
+        return values
+
+    def relion_switches(self) -> dict[str, str]:
+        """Return the switch before RELION's own B-factor, and the low-pass that it ties to another."""
+        own = self.adhoc_bfactor_angst2 is not None
+        return {"do_adhoc_bfac": "Yes" if own else "No", "low_pass": f"{self.lowpass_angst or 5:g}"}
+
+    @classmethod
+    def switched_on(cls, options: Mapping[str, str]) -> dict[str, str]:
+        """Drop RELION's own B-factor and low-pass where its switches are off."""
+        kept = dict(options)
+        if kept.get("do_adhoc_bfac", "Yes") != "Yes":
+            kept.pop("adhoc_bfac", None)
+        if kept.get("do_skip_fsc_weighting") == "Yes" and kept.get("low_pass"):
+            given = kept.get("other_args", "")
+            kept["other_args"] = f"--lowpass_angst {kept['low_pass']} {given}"
+        return kept
 
     def check(self) -> None:
         """Read both halves, the mask and the MTF."""

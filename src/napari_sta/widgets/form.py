@@ -231,7 +231,7 @@ class JobForm(QWidget):
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(2, 2, 8, 2)
-        column.setSpacing(6)
+        column.setSpacing(4)
         tabs: dict[str, list[_Row]] = {}
         folded: list[_Row] = []
         for row in self.rows.values():
@@ -261,14 +261,22 @@ class JobForm(QWidget):
         grid = QGridLayout(fold.body)
         grid.setContentsMargins(6, 0, 0, 2)
         grid.setHorizontalSpacing(6)
-        grid.setVerticalSpacing(3)
-        grid.setColumnStretch(0, 38)
-        grid.setColumnStretch(1, 62)
-        for i, row in enumerate(rows):
-            grid.addWidget(row.label, i, 0)
+        grid.setVerticalSpacing(2)
+        grid.setColumnStretch(0, 50)
+        grid.setColumnStretch(1, 50)
+        line = 0
+        for row in rows:
+            if isinstance(row.widget, PathEdit):  # paths are long: the whole width, under their label
+                grid.addWidget(row.label, line, 0, 1, 2)
+                grid.addWidget(row.widget.native, line + 1, 0, 1, 2)
+                grid.addWidget(row.dot, line + 1, 2)
+                line += 2
+                continue
             align = Qt.AlignmentFlag.AlignLeft if isinstance(row.widget, CheckBox) else Qt.AlignmentFlag(0)
-            grid.addWidget(row.widget.native, i, 1, align)
-            grid.addWidget(row.dot, i, 2)
+            grid.addWidget(row.label, line, 0)
+            grid.addWidget(row.widget.native, line, 1, align)
+            grid.addWidget(row.dot, line, 2)
+            line += 1
         return fold
 
     def set_files(self, files: Mapping[str, list[str]], root: Path | None) -> None:

@@ -277,12 +277,13 @@ class ProjectDock(Dock):
     def _elide(self) -> None:
         if self.bench.root is not None:
             width = max(60, self.where.width() - 4)
-            self.where.setText(
-                self.where.fontMetrics().elidedText(str(self.bench.root), Qt.TextElideMode.ElideLeft, width)
+            name = self.where.fontMetrics().elidedText(
+                self.bench.root.name, Qt.TextElideMode.ElideMiddle, width
             )
+            self.where.setText(f"<b>{html.escape(name)}</b>")
 
     def resizeEvent(self, event: Any) -> None:
-        """Cut the path to the new width."""
+        """Cut the project's name to the new width."""
         super().resizeEvent(event)
         QTimer.singleShot(0, self._elide)
 
