@@ -167,13 +167,13 @@ def test_depth_changes_the_defocus():
 
 @pytest.mark.parametrize("hand", [-1.0, 1.0])
 def test_hand_and_slope_of_the_file_are_used(tmp_path, hand):
-    """Images whose defocus changes ten times as fast with depth: sharp only if the file says so."""
+    """Images whose defocus changes sixty times as fast with depth: sharp only if the file says so."""
     phantom = simulate(tiny_spec(hand=hand))
     images = {}
     for series in phantom.series:
         mine = phantom.particles.tomogram == series.name
         images[series.name] = project_particles(
-            replace(series, defocus_slope=10.0),
+            replace(series, defocus_slope=60.0),
             LOPSIDED,
             phantom.true_position_zyx_angst[mine],
             phantom.true_angles_deg[mine],
@@ -182,7 +182,7 @@ def test_hand_and_slope_of_the_file_are_used(tmp_path, hand):
     paths = write_project(replace(phantom, images=images), tmp_path / "p")
     columns = read_star(paths.tomograms)["global"].columns
     found = {}
-    for name, sign, slope in (("right", hand, 10), ("wrong hand", -hand, 10), ("wrong slope", hand, 1)):
+    for name, sign, slope in (("right", hand, 60), ("wrong hand", -hand, 60), ("wrong slope", hand, 1)):
         n = len(columns["rlnTomoName"])
         said = {"rlnTomoHand": [f"{sign:g}"] * n, "rlnTomoDefocusSlope": [str(slope)] * n}
         write_star(paths.tomograms, [table("global", {**columns, **said})])
