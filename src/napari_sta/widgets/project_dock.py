@@ -121,7 +121,7 @@ class ProjectDock(Dock):
         self.details.setTextFormat(Qt.TextFormat.RichText)
         self.note = QPlainTextEdit()
         self.note.setReadOnly(True)
-        self.note.setFixedHeight(92)
+        self.note.setFixedHeight(126)
         self.note.setPlaceholderText("note.txt of the selected job")
         self.note_edit = QLineEdit()
         self.note_edit.setPlaceholderText("add a line to the note, then press Enter")
@@ -252,8 +252,8 @@ class ProjectDock(Dock):
                 group.setExpanded(folder not in folded)
                 groups[folder] = group
             mark, colour = STATUS.get(job.status, STATUS["Unknown"])
-            alias = f"  {job.alias.rstrip('/').rpartition('/')[2]}" if job.alias else ""
-            item = QTreeWidgetItem([f"{number}{alias}", mark])
+            words = [number, job.alias.rstrip("/").rpartition("/")[2], view.labels.get(name, "")]
+            item = QTreeWidgetItem(["  ".join(word for word in words if word), mark])
             item.setData(0, NAME, name)
             item.setForeground(1, QColor(colour))
             item.setToolTip(0, f"{name}: {job.status}")
@@ -312,6 +312,7 @@ class ProjectDock(Dock):
             for i in range(group.childCount()):
                 if group.child(i).data(0, NAME) == name.rstrip("/"):
                     self.tree.setCurrentItem(group.child(i))
+                    group.child(i).setExpanded(True)
 
     def _selected(self) -> None:
         name, view = self.selected_job, self.bench.view

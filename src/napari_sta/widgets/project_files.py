@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_sta.data.errors import InputError, StaError
-from napari_sta.jobs._job import Job, extra_of
+from napari_sta.jobs._job import Job, all_jobs, extra_of
 from napari_sta.layers import is_mask, star_kind, viewable_outputs
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class ProjectView:
         Kind to absolute paths, those of the newest job first.
     by_job
         Job name to kind to paths.
+    labels
+        Job name to what it is, where the folder does not say: External jobs that are ours.
     """
 
     project: Project
@@ -47,6 +50,7 @@ class ProjectView:
     outputs: dict[str, list[Path]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=no_files)
     by_job: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -82,10 +86,22 @@ def read_project(path: str | Path) -> ProjectView:
             view.outputs[name] = viewable_outputs(folder)
             view.by_job[name] = _sorted(folder, view.outputs[name])
             _extend(view.files, view.by_job[name])
+            if name.startswith("External/"):
+                view.labels[name] = _label_of(folder)
     for folder in [p for p in sorted(project.root.iterdir()) if p.is_dir() and "mask" in p.name.lower()]:
         _extend(view.files, _sorted(folder, viewable_outputs(folder)))
     _extend(view.files, _sorted(project.root, viewable_outputs(project.root)))
     return view
+
+
+def _label_of(folder: Path) -> str:
+    """Return what an External job of ours is called; empty for other programs' jobs."""
+    try:
+        name = json.loads((folder / "job.json").read_text()).get("job", "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    job_class = all_jobs().get(name)
+    return job_class.label if job_class is not None else ""
 
 
 def _extend(files: dict[str, list[str]], more: Mapping[str, list[str]]) -> None:

@@ -1,0 +1,121 @@
+"""Make the pictures in docs/images: the real viewer, on a real (simulated) project.
+
+Run it on a screen of 1366 x 768, for instance
+
+    xvfb-run -a -s "-screen 0 1366x768x24 +extension GLX" python docs/make_screenshots.py
+
+With a folder as argument it works on that project (a copy you can spare: jobs are run in it, from the
+first map named merged.mrc); without one on the practice project.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("QT_API", "pyside6")
+
+import imageio.v3 as imageio
+import napari
+from qtpy.QtWidgets import QApplication
+
+from napari_sta.widgets import add_docks
+
+IMAGES = Path(__file__).parent / "images"
+SIZE = (1366, 768)
+LARGEST_BYTES = 400_000
+
+
+def settle(seconds: float = 0.5, ready: Callable[[], bool] | None = None) -> None:
+    """Let the viewer work for a while, or until something is ready."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        if ready is not None and ready():
+            return
+        time.sleep(0.01)
+    if ready is not None:
+        raise SystemExit("the viewer did not get ready in time")
+
+
+def main() -> None:
+    """Walk through the workflow and take a picture at each stop."""
+    if len(sys.argv) > 1:
+        root = Path(sys.argv[1]).absolute()
+    else:
+        from napari_sta.phantoms import make_practice_project
+
+        root = make_practice_project(Path(tempfile.mkdtemp()) / "HIV-practice", seed=5).root
+
+    IMAGES.mkdir(exist_ok=True)
+    viewer = napari.Viewer(title="napari-sta", show=True)
+    viewer.window._qt_window.resize(*SIZE)
+    bench = add_docks(viewer, [root])
+    settle(30, lambda: bench.view is not None)
+    viewer.window._qt_window.resize(*SIZE)
+
+    def shoot(name: str) -> None:
+        settle(1.0)
+        picture = viewer.window.screenshot(flash=False, canvas_only=False)
+        path = IMAGES / f"{name}.png"
+        imageio.imwrite(path, picture[..., :3], plugin="pillow", optimize=True)
+        size = path.stat().st_size
+        print(f"{path}: {picture.shape[1]} x {picture.shape[0]}, {size // 1000} kB")
+        if size > LARGEST_BYTES:
+            raise SystemExit(f"{path} is larger than {LARGEST_BYTES // 1000} kB")
+
+    maps = sorted(p for p in bench.files["map"] if Path(p).name == "merged.mrc")
+    align = bench.open_dock("align")
+    settle(0.3)
+    align.load(maps[0])
+    settle(60, lambda: align.pair is not None)
+    settle(0.5)
+    align.suggest()
+    shoot("align")
+
+    settle(5, align.apply_button.isEnabled)
+    align.apply()
+    settle(300, lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "done")
+    again = bench.tickets[1]
+    settle(60, lambda: align._reading.idle and str(again.out) in align.pair.map.path)
+    shoot("align_after")
+
+    project = bench.open_dock("project")
+    settle(10, lambda: again.name in bench.view.by_job)
+    settle(0.3)
+    project.select(again.name)
+    shoot("project")
+
+    viewer.dims.ndisplay = 3
+    viewer.scene.camera.angles = (0, 25, -115)
+    viewer.fit_to_view()
+    viewer.scene.camera.zoom *= 1.5
+    shoot("overview")
+    align.show_xz()
+
+    project._fill_next()
+    next(a for a in project.next_menu.actions() if a.text() == "Post-processing").trigger()
+    job = bench.open_dock("job")
+    job.form.set_values({"auto_bfactor_lowest_resolution_angst": 20.0})
+    settle(20, job.run_button.isEnabled)
+    job.card.hide()
+    shoot("job")
+    ticket = job.run()
+    settle(120, lambda: ticket.state == "done")
+
+    viewer.layers.clear()
+    inspect = bench.open_dock("inspect")
+    inspect.load(str(ticket.out))
+    settle(60, lambda: inspect.result is not None)
+    align.show_xz()
+    shoot("inspect")
+    viewer.close()
+
+
+if __name__ == "__main__":
+    main()
