@@ -91,7 +91,7 @@ def test_particles_come_back_moved_and_otherwise_untouched():
     data, meta, _ = layers.particle_layers(particles)[0]
     same = layers.particles_from_layer(data, meta)
     np.testing.assert_allclose(same.coordinate_zyx_angst, particles.coordinate_zyx_angst[:3], atol=1e-9)
-    moved = layers.particles_from_layer(data + [0.0, 1.0, -2.0], meta)
+    moved = layers.particles_from_layer(data + np.array([0.0, 1.0, -2.0]), meta)
     np.testing.assert_allclose(
         moved.coordinate_zyx_angst - particles.coordinate_zyx_angst[:3], [[0, 1, -2]] * 3, atol=1e-9
     )
