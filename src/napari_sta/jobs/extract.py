@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from napari_sta.io.relion import StaInputs
     from napari_sta.jobs._geometry import TiltGeometry
 
-_FFT_BATCH = 48
-_BUFFER_BYTES = 192 * 2**20  # images of one batch of particles held before they are written
+_FFT_BATCH = 24
+_BUFFER_BYTES = 96 * 2**20  # images of one batch of particles held before they are written
 _CACHE_BYTES = 512 * 2**20  # a tilt series up to this size is kept in memory while its particles are cut
 
 
@@ -270,14 +270,18 @@ class _Cutter:
             yield len(files) - len(todo), 0
         per_particle = 4 * self.series.n_tilts * (self.crop if self.job.stack2d else self.size) ** 2
         batch_size = int(np.clip(_BUFFER_BYTES // per_particle, 1, 512))
+        make = self._stacks if self.job.stack2d else self._volumes
+        # Files of one batch are written while the next is computed.
         with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
+            writing: list[Any] = []
             for first in range(0, len(todo), batch_size):
                 batch = np.array(todo[first : first + batch_size])
-                write = self._stacks if self.job.stack2d else self._volumes
-                jobs = [pool.submit(*call) for call in write(batch, [files[i] for i in batch])]
-                for one in jobs:
-                    one.result()
-                yield len(batch), len(batch)
+                calls = make(batch, [files[i] for i in batch])
+                if writing:
+                    yield _finish(writing), len(writing)
+                writing = [pool.submit(*call) for call in calls]
+            if writing:
+                yield _finish(writing), len(writing)
 
     def finished(self, files: list[Path], out: Path) -> Particles:
         """Return the particles as they stand in the stacks: origins folded in, images and tilts named."""
@@ -318,78 +322,64 @@ class _Cutter:
             self._images[tilt] = image
         return self._images[tilt]
 
-    def _cut(self, tilt: int, batch: NDArray[np.int64], scale: float) -> torch.Tensor:
-        """CTF-multiplied images (n, s, s) of the given particles in one tilt image."""
+    def _cut(
+        self, tilt: int, batch: NDArray[np.int64], scale: float
+    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Yield CTF-multiplied transforms of particles in one tilt image, and where in the batch they are."""
+        import numpy as np
         import torch
 
         from napari_sta.jobs._geometry import ctf_coefficients
         from napari_sta.kernels.crop import cut_windows, window_corners
-        from napari_sta.kernels.extraction import Contrast, contrast_images
+        from napari_sta.kernels.extraction import Contrast, contrast_spectra
 
-        parts = []
-        for number in _unique(self.particles.optics_group[batch]):
+        seen = np.flatnonzero(self.visible[batch, tilt])
+        envelope = self._envelope(tilt)
+        for number in np.unique(self.particles.optics_group[batch[seen]]):
             even, odd = self._aberrations(int(number))
-            members = batch[self.particles.optics_group[batch] == number]
+            members = seen[self.particles.optics_group[batch[seen]] == number]
             for first in range(0, len(members), _FFT_BATCH):
-                few = members[first : first + _FFT_BATCH]
+                places = members[first : first + _FFT_BATCH]
+                few = batch[places]
                 corner, offset = window_corners(self.geometry.position_yx_px[few, tilt], self.window_px)
                 windows = cut_windows(
                     self._image(tilt), corner, self.window_px, circle=False, threads=self.context.threads
                 )
-                contrast = Contrast(
+                coefficients = (
                     ctf_coefficients(self.series, tilt, self.geometry.depth_angst[few, tilt])
                     if self.job.apply_ctf
-                    else None,
-                    self._envelope(tilt),
-                    even,
-                    odd,
-                    1 if self.job.invert_contrast else -1,
+                    else None
                 )
-                spectra = torch.fft.rfft2(windows)
-                shift, factor = offset / self.binning, scale / self.binning
-                parts.append(
-                    contrast_images(
-                        spectra,
-                        shift,
-                        self.size,
-                        factor,
-                        contrast,
-                        self.pixel_size_angst,
-                        self.context.threads,
-                    )
+                sign = 1 if self.job.invert_contrast else -1
+                spectra = contrast_spectra(
+                    torch.fft.rfft2(windows),
+                    offset / self.binning,
+                    self.size,
+                    scale / self.binning,
+                    Contrast(coefficients, envelope, even, odd, sign),
+                    self.pixel_size_angst,
+                    self.context.threads,
                 )
-        if len(parts) == 1:
-            return parts[0]
-        # optics groups were taken one after the other: back to the order asked for
-        groups = self.particles.optics_group[batch]
-        position = [i for number in _unique(groups) for i in (groups == number).nonzero()[0]]
-        images = torch.cat(parts)
-        ordered = torch.empty_like(images)
-        ordered[torch.as_tensor(position)] = images
-        return ordered
+                yield places, spectra
 
     def _stacks(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
         import numpy as np
 
         from napari_sta.io.mrc import write_stack
-        from napari_sta.kernels.extraction import crop_images
+        from napari_sta.kernels.extraction import middle_images
 
         stacks = [
             np.empty((int(n), self.crop, self.crop), np.float32) for n in self.visible[batch].sum(axis=1)
         ]
-        filled = np.zeros(len(batch), int)
+        slot = self.visible[batch].cumsum(axis=1) - 1
         for tilt in range(self.series.n_tilts):
-            rows = np.flatnonzero(self.visible[batch, tilt])
-            if not len(rows):
-                continue
             # RELION divides 2D stacks by the binning once more than the mean-preserving binning does.
-            images = self._cut(tilt, batch[rows], 1 / self.binning)
-            cropped = crop_images(
-                images, self.crop, circle=self.job.circle_crop, threads=self.context.threads
-            ).cpu().numpy()  # fmt: skip
-            for row, image in zip(rows, cropped, strict=True):
-                stacks[row][filled[row]] = image
-            filled[rows] += 1
+            for places, spectra in self._cut(tilt, batch, 1 / self.binning):
+                images = middle_images(
+                    spectra, self.crop, circle=self.job.circle_crop, threads=self.context.threads
+                )
+                for place, image in zip(places, images.cpu().numpy(), strict=True):
+                    stacks[place][slot[place, tilt]] = image
         return [
             (write_stack, path, stack, self.pixel_size_angst, self.job.float16)
             for path, stack in zip(files, stacks, strict=True)
@@ -403,7 +393,7 @@ class _Cutter:
         from napari_sta.kernels import reconstruction
         from napari_sta.kernels.crop import circle_crop
         from napari_sta.kernels.ctf import ctf_2d
-        from napari_sta.kernels.extraction import pseudo_subtomograms
+        from napari_sta.kernels.extraction import images_from, pseudo_subtomograms
 
         n, t, s, half = len(batch), self.series.n_tilts, self.size, self.size // 2 + 1
         images = torch.zeros((n, t, s, s), dtype=torch.float32)
@@ -415,10 +405,11 @@ class _Cutter:
             rows = np.flatnonzero(self.visible[batch, tilt])
             if not len(rows):
                 continue
-            cut = self._cut(tilt, batch[rows], 1.0)
-            if self.job.circle_crop:
-                cut = circle_crop(cut, self.crop / 2)
-            images[torch.as_tensor(rows), tilt] = cut.cpu()
+            for places, spectra in self._cut(tilt, batch, 1.0):
+                cut = images_from(spectra)
+                if self.job.circle_crop:
+                    cut = circle_crop(cut, self.crop / 2)
+                images[torch.as_tensor(places), tilt] = cut.cpu()
             if self.job.apply_ctf:
                 coefficients = ctf_coefficients(
                     self.series, tilt, self.geometry.depth_angst[batch[rows], tilt]
@@ -476,10 +467,11 @@ class _Cutter:
         return even, odd
 
 
-def _unique(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    import numpy as np
-
-    return np.unique(values)
+def _finish(writing: list[Any]) -> int:
+    """Wait for files to be written; the first failure is raised here."""
+    for one in writing:
+        one.result()
+    return len(writing)
 
 
 def _weights_of(path: Path) -> Path:

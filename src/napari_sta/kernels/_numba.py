@@ -143,7 +143,8 @@ def filter_transforms(  # type: ignore[no-untyped-def]
 ):
     """Crop, shift and multiply transforms by -CTF·envelope, for the way back to real space.
 
-    As :func:`weigh_transforms`, but output rows are in FFTW order and ``out`` is (n, s, h, 2).
+    As :func:`weigh_transforms`, but rows are in FFTW order and ``out`` is (n, h, s, 2): columns lie together,
+    because the inverse transform along them comes first.
     """
     half = len(kx)
     g = np.empty(half, np.float32)
@@ -156,36 +157,34 @@ def filter_transforms(  # type: ignore[no-untyped-def]
                 rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
                 ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
                 a, b = spectra[i, source, x, 0], spectra[i, source, x, 1]
-                out[i, y, x, 0] = (a * rr - b * ri) * g[x]
-                out[i, y, x, 1] = (a * ri + b * rr) * g[x]
+                out[i, x, y, 0] = (a * rr - b * ri) * g[x]
+                out[i, x, y, 1] = (a * ri + b * rr) * g[x]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def finish_images(first, last, images, factor, outside, out):  # type: ignore[no-untyped-def]
-    """Subtract the mean of the background, fade, and cut the middle out.
+def finish_images(first, last, rows, totals, factor, inside, out):  # type: ignore[no-untyped-def]
+    """Subtract the mean of the background, fade, and cut the middle columns out.
 
-    ``images`` (n, s, s); ``outside`` (s, s) 1 where a pixel is background; ``factor`` and ``out[i]`` (c, c)
-    of the middle. ``outside`` of shape (0, 0): only cut.
+    ``rows`` (n, c, s) middle rows of images whose pixels sum to ``totals`` (n,); ``inside`` (c, c) 1 where a
+    pixel of the middle is no background; ``factor`` and ``out[i]`` (c, c).
     """
-    size, crop = images.shape[1], out.shape[1]
+    crop, size = out.shape[1], rows.shape[2]
     margin = (size - crop) // 2
-    n_outside = np.float64(0)
-    for y in range(outside.shape[0]):
-        for x in range(outside.shape[1]):
-            n_outside += outside[y, x]
+    n_background = np.float64(size * size)
+    for y in range(crop):
+        for x in range(crop):
+            n_background -= inside[y, x]
     for i in range(first, last):
-        mean = np.float32(0)
-        if n_outside > 0:
-            total = np.float64(0)
-            for y in range(size):
-                row = np.float32(0)
-                for x in range(size):
-                    row += images[i, y, x] * outside[y, x]
-                total += row
-            mean = np.float32(total / n_outside)
+        total = totals[i]
+        for y in range(crop):
+            row = np.float32(0)
+            for x in range(crop):
+                row += rows[i, y, x + margin] * inside[y, x]
+            total -= row
+        mean = np.float32(total / n_background)
         for y in range(crop):
             for x in range(crop):
-                out[i, y, x] = (images[i, y + margin, x + margin] - mean) * factor[y, x]
+                out[i, y, x] = (rows[i, y, x + margin] - mean) * factor[y, x]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)

@@ -39,7 +39,7 @@ class Contrast(NamedTuple):
     sign: int = 1
 
 
-def contrast_images(
+def contrast_spectra(
     spectra: Complex[Tensor, "n s0 h0"],
     shift_yx_px: Float[ndarray, "n 2"],
     size: int,
@@ -47,8 +47,8 @@ def contrast_images(
     contrast: Contrast,
     pixel_size_angst: float,
     threads: int = 1,
-) -> Float[Tensor, "n s s"]:
-    """Bin, centre and CTF-multiply windows of tilt images.
+) -> Complex[Tensor, "n h s"]:
+    """Bin, centre and CTF-multiply windows of tilt images, in Fourier space.
 
     Parameters
     ----------
@@ -63,8 +63,9 @@ def contrast_images(
 
     Returns
     -------
-    images
-        The particle lies on pixel size // 2.
+    spectra
+        Half transforms (unitary) of images whose pixel size // 2 is the particle; columns first: axis 1 is x
+        = 0 ... size / 2, axis 2 is y in FFTW order. See :func:`images_from` and :func:`middle_images`.
 
     Notes
     -----
@@ -82,7 +83,7 @@ def contrast_images(
     if spectra.device.type == "cpu" and contrast.odd_phase is None:
         from napari_sta.kernels._numba import filter_transforms
 
-        filtered = torch.empty((n, size, half, 2), dtype=torch.float32)
+        filtered = torch.empty((n, half, size, 2), dtype=torch.float32)
         even = contrast.even_phase
         arrays = (
             torch.view_as_real(spectra.contiguous()).numpy(),
@@ -97,10 +98,15 @@ def contrast_images(
             filtered.numpy(),
         )
         run_in_threads(lambda first, last: filter_transforms(first, last, *arrays), n, threads)
-        spectrum = torch.view_as_complex(filtered)
-    else:
-        spectrum = _contrast_reference(spectra, row_of, ramp_y, ramp_x, ky, kx, contrast)
-    return torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
+        return torch.view_as_complex(filtered)
+    return _contrast_reference(spectra, row_of, ramp_y, ramp_x, ky, kx, contrast)
+
+
+def images_from(spectra: Complex[Tensor, "n h s"]) -> Float[Tensor, "n s s"]:
+    """Images of the transforms that :func:`contrast_spectra` returns."""
+    size = spectra.shape[2]
+    columns = torch.fft.ifft(spectra, dim=-1, norm="ortho").transpose(1, 2)
+    return torch.fft.irfft(columns, n=size, dim=-1, norm="ortho")
 
 
 def _contrast_reference(
@@ -112,7 +118,7 @@ def _contrast_reference(
     kx: ndarray,
     contrast: Contrast,
 ) -> Tensor:
-    """Plain torch twin of the fast path in :func:`contrast_images`, for any device."""
+    """Plain torch twin of the fast path in :func:`contrast_spectra`, for any device."""
     device = spectra.device
 
     def put(array: ndarray, dtype: torch.dtype) -> Tensor:
@@ -133,16 +139,18 @@ def _contrast_reference(
         data = data * (-ctf.to(torch.float32) * put(contrast.envelope, torch.float32))
     if contrast.odd_phase is not None:
         data = data * torch.exp(-1j * put(contrast.odd_phase, torch.float32))
-    return data
+    return data.transpose(1, 2).contiguous()
 
 
-def crop_images(
-    images: Float[Tensor, "n s s"], crop: int, *, circle: bool = True, threads: int = 1
+def middle_images(
+    spectra: Complex[Tensor, "n h s"], crop: int, *, circle: bool = True, threads: int = 1
 ) -> Float[Tensor, "n c c"]:
-    """Cut the middle out of images, background-subtracted and faded to zero outside its inscribed circle.
+    """Middle of the images, background-subtracted and faded to zero outside the inscribed circle.
 
     Parameters
     ----------
+    spectra
+        From :func:`contrast_spectra`.
     crop
         Edge of the output; size - crop must be even.
     circle
@@ -150,29 +158,31 @@ def crop_images(
 
     Notes
     -----
-    RELION's circle crop with radius crop / 2, about pixel size / 2.
+    RELION's circle crop with radius crop / 2, about pixel size / 2. Only the middle is transformed back: what
+    the background sums to follows from the zero frequency.
     """
-    size = images.shape[-1]
+    size = spectra.shape[2]
     margin = (size - crop) // 2
     middle = slice(margin, margin + crop)
+    columns = torch.fft.ifft(spectra, dim=-1, norm="ortho")[..., middle].transpose(1, 2)
+    rows = torch.fft.irfft(columns, n=size, dim=-1, norm="ortho")  # (n, crop, size)
     if not circle:
-        return images[:, middle, middle].contiguous()
-    factor, outside = circle_factor(size, size / 2 - margin, CIRCLE_FALLOFF_PX)
-    if images.device.type == "cpu":
+        return rows[..., middle].contiguous()
+    factor, outside = (t[middle, middle] for t in circle_factor(size, crop / 2, CIRCLE_FALLOFF_PX))
+    inside = 1 - outside
+    totals = spectra[:, 0, 0].real.to(torch.float64) * size
+    if rows.device.type == "cpu":
         from napari_sta.kernels._numba import finish_images
 
-        out = torch.empty((len(images), crop, crop), dtype=torch.float32)
-        arrays = (
-            images.contiguous().numpy(),
-            np.ascontiguousarray(factor.numpy()[middle, middle]),
-            outside.numpy(),
-            out.numpy(),
-        )
-        run_in_threads(lambda first, last: finish_images(first, last, *arrays), len(images), threads)
+        out = torch.empty((len(rows), crop, crop), dtype=torch.float32)
+        arrays = rows.numpy(), totals.numpy(), factor.contiguous().numpy(), inside.numpy(), out.numpy()
+        run_in_threads(lambda first, last: finish_images(first, last, *arrays), len(rows), threads)
         return out
-    factor, outside = factor.to(images), outside.to(images)
-    mean = (images * outside).sum(dim=(-2, -1), keepdim=True) / outside.sum().clamp(min=1)
-    return ((images - mean) * factor)[:, middle, middle].contiguous()
+    factor, inside = factor.to(rows), inside.to(rows)
+    part = rows[..., middle]
+    background = totals - (part * inside).sum(dim=(-2, -1), dtype=torch.float64)
+    mean = (background / (size * size - inside.sum())).to(rows.dtype)
+    return (part - mean[:, None, None]) * factor
 
 
 class PseudoSubtomogram(NamedTuple):

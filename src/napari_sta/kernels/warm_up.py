@@ -25,6 +25,19 @@ def warm_up() -> None:
         np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
         np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros(size, np.int64), slices,
     )  # fmt: skip
+    _numba.filter_transforms(
+        0, 1, np.zeros((1, size, half, 2), f4), np.zeros(size, np.int64), np.zeros((1, size, 2), f4),
+        np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
+        np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros((1, half, size, 2), f4),
+    )  # fmt: skip
+    square = np.zeros((4, 4), f4)
+    _numba.finish_images(0, 1, np.zeros((1, 4, size), f4), np.zeros(1), square, square, square[None].copy())
+    weights = np.zeros((1, 1, size, half), f4)
+    small = np.zeros((1, 4, 4, 3), f4)
+    _numba.scatter_slices(
+        0, 1, np.zeros((1, 1, size, half, 2), f4), weights, np.zeros((1, 1, 2, 3)),
+        np.zeros((1, 1, size), np.int64), np.zeros((1, 4, 4, 3, 2), f4), small, small.copy(),
+    )  # fmt: skip
     volume = np.zeros((size, size, half, 4), f4)
     _numba.gather_into_planes(0, 1, slices, np.zeros((1, 3, 3)), 4.0, volume)
     _numba.symmetrise_planes(0, 1, volume, np.zeros((2, 3, 3)), volume.copy())
