@@ -27,7 +27,7 @@ from napari_sta.widgets.project_files import ProjectView, no_files, read_project
 
 logger = logging.getLogger("napari_sta")
 
-HAND = ("towards", "down", "right")
+HAND = ("away", "down", "right")
 """Camera orientation that shows z, y, x data unmirrored; napari's default shows the mirror image."""
 
 PLUGIN = "napari-sta"
