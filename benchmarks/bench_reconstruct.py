@@ -83,7 +83,12 @@ def kernels(box: int, n_images: int, threads: int) -> None:
     volume.zero_()
     rows = [
         # name, seconds, flops and bytes an image
-        ("cut + circle", best(lambda: cut_windows(image, corners, box, threads=threads)), 4 * box**2, 12 * box**2),
+        (
+            "cut + circle",
+            best(lambda: cut_windows(image, corners, box, threads=threads)),
+            4 * box**2,
+            12 * box**2,
+        ),
         (
             "FFT",
             best(lambda: [torch.fft.rfft2(part) for part in windows.split(48)]),
@@ -109,7 +114,9 @@ def kernels(box: int, n_images: int, threads: int) -> None:
             f"{name:20s}{each * 1e6:10.0f}{flops / 1e6:8.2f}{n_bytes / 1e6:7.2f}"
             f"{flops / each / 1e9:7.1f}{n_bytes / each / 1e9:7.1f}{least * 1e6:10.0f}"
         )
-    print(f"{'sum':20s}{total * 1e6:10.0f}{'':29s}{floor * 1e6:10.0f}   ({total / floor:.1f} times the floor)")
+    print(
+        f"{'sum':20s}{total * 1e6:10.0f}{'':29s}{floor * 1e6:10.0f}   ({total / floor:.1f} times the floor)"
+    )
 
 
 def whole_job(options: argparse.Namespace) -> None:
