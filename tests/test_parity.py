@@ -1,0 +1,142 @@
+"""RELION's own numbers on a whole project.
+
+The project is too large to be kept here. Point NAPARI_STA_RELION_PROJECT to it to run these tests.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_sta.io.mrc import read_volume
+from napari_sta.io.star import read_star
+from napari_sta.jobs._job import job_named
+from napari_sta.kernels.devices import available_threads
+from tiny_project import finish
+
+ROOT = os.environ.get("NAPARI_STA_RELION_PROJECT", "")
+pytestmark = pytest.mark.skipif(
+    not ROOT, reason="set NAPARI_STA_RELION_PROJECT to a folder with RELION 5.0.1's jobs to compare with them"
+)
+
+
+@pytest.fixture
+def root(monkeypatch) -> Path:
+    monkeypatch.chdir(ROOT)
+    return Path(ROOT)
+
+
+def run(name: str, out: Path, **values: object) -> dict[str, object]:
+    return finish(job_named(name).from_text(values), out, threads=min(available_threads(), 4))
+
+
+def shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """FSC to Nyquist, with numpy alone."""
+    n = len(a)
+    fa, fb = np.fft.fftn(a), np.fft.fftn(b)
+    k = np.fft.fftfreq(n, 1 / n)
+    r = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int)
+    sums = [
+        np.bincount(r.ravel(), weights=w.ravel())[: n // 2 + 1]
+        for w in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
+    ]
+    return sums[0] / np.sqrt(sums[1] * sums[2])
+
+
+def assert_same_map(ours: Path, theirs: Path) -> None:
+    a, b = read_volume(ours), read_volume(theirs)
+    assert a.data.shape == b.data.shape
+    assert a.pixel_size_angst == pytest.approx(b.pixel_size_angst, rel=1e-4)
+    x, y = a.data.astype(np.float64), b.data.astype(np.float64)
+    curve = shell_correlation(x, y)
+    assert curve[1 : int(0.9 * len(x) / 2) + 1].min() >= 0.995
+    assert np.corrcoef(x.ravel(), y.ravel())[0, 1] >= 0.999
+    assert (x * y).sum() / (y * y).sum() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("reference", "given", "options"),
+    [
+        pytest.param(
+            "Reconstruct/job025", "Extract/job024/optimisation_set.star",
+            {"box_size_px": 192, "crop_size_px": 96, "symmetry": "C6"}, id="bin 1, C6, all particles",
+        ),
+        pytest.param(
+            "Reconstruct/job031", "Select/job023/optimisation_set_p40.star",
+            {"box_size_px": 96, "crop_size_px": 48, "binning": 2, "wiener_snr": 0.1}, id="bin 2, C1, Wiener",
+        ),
+    ],
+)  # fmt: skip
+def test_reconstruct(root, tmp_path, reference, given, options):
+    run("reconstruct", tmp_path, in_optimisation_set=given, **options)
+    for tag in ("merged", "half1", "half2"):
+        assert_same_map(tmp_path / f"{tag}.mrc", root / reference / f"{tag}.mrc")
+
+
+def test_recenter(root, tmp_path):
+    run("recenter", tmp_path, in_parts="Extract/job024/particles.star", center_z_px=2.75)
+    ours, theirs = (
+        read_star(p)["particles"] for p in (tmp_path / "particles.star", "Extract/job024/particles2.75.star")
+    )
+    assert list(ours.columns) == list(theirs.columns)
+    for label, column in theirs.columns.items():
+        if label.startswith("rlnOrigin"):
+            assert np.abs(ours[label].astype(float) - column.astype(float)).max() < 1e-3
+        else:
+            assert ours[label].tolist() == column.tolist(), label
+
+
+def test_measure_offset(root, tmp_path):
+    record = run(
+        "measure_offset",
+        tmp_path,
+        in_3dref="Reconstruct/job025/merged.mrc",
+        in_mask="masks/mask_align.mrc",
+        symmetry="C6",
+    )
+    assert record["offset_px"] == pytest.approx(2.75, abs=0.25)
+
+
+def test_make_mask(root, tmp_path):
+    run("make_mask", tmp_path, in_3dref="truth/truth_map.mrc", lowpass_angst=15, threshold=0.04, extend_px=3, soft_edge_px=6,
+        pixel_size_angst=2.7)  # fmt: skip
+    ours, theirs = (read_volume(p).data for p in (tmp_path / "mask.mrc", "masks/mask_fsc.mrc"))
+    assert np.abs(ours - theirs).max() <= 0.01
+
+
+def test_postprocess(root, tmp_path):
+    run("postprocess", tmp_path, in_half_map="Reconstruct/job026/half1.mrc", in_mask="masks/mask_fsc.mrc",
+        pixel_size_angst=2.7, auto_bfactor_lowest_resolution_angst=15)  # fmt: skip
+    ours, theirs = (
+        read_star(p) for p in (tmp_path / "postprocess.star", "PostProcess/job037/postprocess.star")
+    )
+    for label, column in theirs["fsc"].columns.items():
+        bound = 0.03 if "Randomized" in label else 0.01
+        assert np.abs(ours["fsc"][label].astype(float) - column.astype(float)).max() <= bound, label
+    a, b = (one["general"].row() for one in (ours, theirs))
+    assert float(a["rlnFinalResolution"]) == pytest.approx(float(b["rlnFinalResolution"]), abs=1e-3)
+    key = "rlnBfactorUsedForSharpening"
+    assert float(a[key]) == pytest.approx(float(b[key]), rel=0.03)
+    maps = [
+        read_volume(p).data.ravel()
+        for p in (tmp_path / "postprocess.mrc", "PostProcess/job037/postprocess.mrc")
+    ]
+    assert np.corrcoef(*maps)[0, 1] >= 0.999
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_reconstruct_on_cuda(root, tmp_path):
+    from napari_sta.jobs._job import Context
+
+    job = job_named("reconstruct").from_text(
+        {"in_optimisation_set": "Select/job023/optimisation_set_p40.star", "box_size_px": 96, "crop_size_px": 48,
+         "binning": 2, "wiener_snr": 0.1}
+    )  # fmt: skip
+    for _ in job.run(Context(tmp_path, device="cuda:0")):
+        pass
+    assert_same_map(tmp_path / "merged.mrc", root / "Reconstruct/job031/merged.mrc")
