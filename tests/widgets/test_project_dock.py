@@ -123,7 +123,7 @@ def test_command_of_the_note_is_copied(opened, project):
 def test_note_is_shown_and_added_to(opened, project, wait):
     (project / "Select/job002/note.txt").write_text("picked by hand\n")
     opened.select("Select/job002")
-    wait(lambda: "picked by hand" in opened.note.toPlainText())
+    wait(lambda: opened.note.toPlainText() == "picked by hand")
     opened.note_edit.setText("the good ones")
     opened.note_edit.returnPressed.emit()
     wait(lambda: "the good ones" in opened.note.toPlainText())

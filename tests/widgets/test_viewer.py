@@ -112,8 +112,10 @@ def test_camera_is_given_back_with_the_last_layer(make_napari_viewer):
     assert viewer.scene.camera.orientation == before
     bench.add([cube(10, "red")])
     assert tuple(str(o.value) for o in viewer.scene.camera.orientation) == HAND
+    assert viewer.canvas.overlays.scale_bar.visible
     viewer.layers.remove("red")
     assert viewer.scene.camera.orientation == before
+    assert not viewer.canvas.overlays.scale_bar.visible
 
 
 def test_contours_are_for_slices_only(make_napari_viewer):
@@ -197,3 +199,14 @@ def test_map_and_labels_layers_are_saved_as_mrc(make_napari_viewer, tmp_path, sm
 
 def test_preferences_have_defaults():
     assert preferences() == ("auto", 0)
+
+
+def test_error_without_a_dock_is_a_notification(make_napari_viewer, tmp_path, monkeypatch):
+    from napari.utils import notifications
+
+    told = []
+    monkeypatch.setattr(notifications, "show_error", told.append)
+    bench = Workbench.of(make_napari_viewer(show=False))
+    bench.show([tmp_path / "missing.mrc"])
+    assert settle(lambda: bool(told))
+    assert "missing.mrc" in told[0]

@@ -248,7 +248,7 @@ class AlignDock(Dock):
         self.drag_button.setCheckable(True)
         self.drag_button.setToolTip("Drag the mask along Z in the XZ view")
         self.xz_button = QPushButton("XZ")
-        self.xz_button.setToolTip("Slice through the centre with Z on the vertical axis (2D)")
+        self.xz_button.setToolTip("Slice through the centre; +Z points down")
 
         self.plot = Plot(self.bench.viewer, rows=2, height=200)
         self._make_plot()
@@ -579,6 +579,7 @@ class AlignDock(Dock):
             viewer.dims.order = (*range(first), first + 1, first, first + 2)
             viewer.dims.set_point(first + 1, 0.0)
         viewer.fit_to_view()
+        viewer.status = "XZ slice through the centre; +Z points down"
 
     # -- the offset --------------------------------------------------------------------------------
 

@@ -152,6 +152,8 @@ class ProjectDock(Dock):
         self.note_edit.returnPressed.connect(self._add_note)
         self.bench.project_changed.connect(self._fill)
         self.bench.failed.connect(self.tell)
+        self.bench.listeners += 1
+        self.destroyed.connect(lambda *_, bench=self.bench: setattr(bench, "listeners", bench.listeners - 1))
         self.bench.started.connect(self._job_began)
         self._fill(self.bench.view)
 
@@ -336,7 +338,7 @@ class ProjectDock(Dock):
 
         def read() -> str:
             try:
-                return (folder / "note.txt").read_text(errors="replace").strip()
+                return readable_note((folder / "note.txt").read_text(errors="replace"))
             except OSError:
                 return ""
 
@@ -455,3 +457,15 @@ class ProjectDock(Dock):
     def _job_began(self, ticket: Ticket) -> None:
         # The folder is made in the worker; look again shortly so that the tree shows it as running.
         QTimer.singleShot(1500, self.bench.refresh)
+
+
+def readable_note(text: str) -> str:
+    """Return a note.txt without the marks that RELION sets around commands; the dates of runs stay."""
+    lines = []
+    for line in text.splitlines():
+        words = line.strip()
+        if words.startswith("++++ Executing new job on "):
+            lines.append(words.removeprefix("++++ Executing new job on "))
+        elif words and not words.startswith("++++"):
+            lines.append(words)
+    return "\n".join(lines)

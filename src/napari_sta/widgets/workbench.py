@@ -92,6 +92,8 @@ class Workbench(QObject):
         The project was opened or read again (argument: a :class:`ProjectView`).
     started, progressed, ended, queue_changed
         Life of the tickets.
+    failed
+        Something that was asked for did not work (argument: the error).
     fill_job, align, inspect
         One dock asks another: (job name, values), (map path, mask path or ""), (postprocess path).
     """
@@ -115,6 +117,9 @@ class Workbench(QObject):
         self.tickets: list[Ticket] = []
         self._worker: Any = None
         self._hand_before: Any = None
+        self._bar_before = False
+        self.listeners = 0
+        self.failed.connect(self._notify)
         viewer.layers.events.inserted.connect(self._keep_hand)
         viewer.layers.events.removed.connect(self._keep_hand)
         viewer.dims.events.ndisplay.connect(self._hide_contours_in_3d)
@@ -172,6 +177,13 @@ class Workbench(QObject):
         assert viewer is not None
         return viewer
 
+    def _notify(self, error: StaError) -> None:
+        """Show an error as napari's notification where no dock is open that shows it as a card."""
+        if self.listeners == 0:
+            from napari.utils.notifications import show_error
+
+            show_error(str(error))
+
     @property
     def closed(self) -> bool:
         """Whether the viewer's window is gone: answers of workers that come later have nowhere to go."""
@@ -190,7 +202,7 @@ class Workbench(QObject):
         return found
 
     def _keep_hand(self, event: Any = None) -> None:
-        """Show z, y, x data unmirrored as long as one of our layers is there."""
+        """Show z, y, x data unmirrored, with a scale bar, as long as one of our layers is there."""
         if self._viewer() is None:
             return
         camera = self.viewer.scene.camera
@@ -198,11 +210,14 @@ class Workbench(QObject):
             if self._hand_before is None:
                 self._hand_before = tuple(str(getattr(o, "value", o)) for o in camera.orientation)
                 camera.orientation = HAND
+                bar = self.viewer.canvas.overlays.scale_bar
+                self._bar_before, bar.visible = bar.visible, True
                 if self._hand_before != HAND:
                     self.viewer.status = "3D view set to the true hand (napari's default mirrors maps)"
         elif self._hand_before is not None:
             camera.orientation = self._hand_before
             self._hand_before = None
+            self.viewer.canvas.overlays.scale_bar.visible = self._bar_before
         self._hide_contours_in_3d()
 
     def _hide_contours_in_3d(self, event: Any = None) -> None:
