@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.io.files import resolve
 from napari_sta.jobs._job import Job, param
 
 if TYPE_CHECKING:
@@ -88,6 +89,15 @@ class StaInputsJob(Job):
             self.in_trajectories,
             need_tomograms=self.needs_tomograms(),
         )
+
+    def particles_name(self) -> str:
+        """Return the particle set as RELION's command lines name it."""
+        from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
+
+        if self.in_parts:
+            return self.in_parts
+        assert self.in_optimisation_set is not None
+        return read_optimisation_set(resolve(self.in_optimisation_set)).get(PARTICLES_FILE, "particles.star")
 
     def sta_flags(self) -> list[str]:
         """Return the inputs as words of a command line of RELION's tomo programs."""

@@ -96,8 +96,8 @@ class MeasureOffset(Job):
             raise InputError(f"{self.in_3dref} and {self.in_mask}: {error}") from error
         best = curve.candidates[0]
         record: dict[str, Any] = {
-            "offset_px": round(best.offset_px, 2),
-            "offset_angst": round(best.offset_px * pixel, 2),
+            "offset_px": round(best.offset_px, 2) + 0.0,
+            "offset_angst": round(best.offset_px * pixel, 2) + 0.0,
             "axis": self.axis,
             "score": round(best.score, 4),
             "confidence": round(curve.confidence, 2),

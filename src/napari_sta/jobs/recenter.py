@@ -90,7 +90,7 @@ class Recenter(StaInputsJob):
 
     def relion_command(self, out: str) -> str | None:
         """Return the ``relion_star_handler`` line."""
-        particles = self.in_parts or "particles.star"
+        particles = self.particles_name()
         flags = "".join(
             f" --center_{axis} {value:g}"
             for axis, value in zip("XYZ", (self.center_x_px, self.center_y_px, self.center_z_px), strict=True)

@@ -133,7 +133,7 @@ class RemoveDuplicates(StaInputsJob):
         """Return the ``relion_star_handler`` line; RELION has only its own rule."""
         if self.rule != "relion":
             return None
-        particles = self.in_parts or "particles.star"
+        particles = self.particles_name()
         return (
             f"relion_star_handler --i {particles} --o {out}particles.star --remove_duplicates "
             f"{self.min_distance_angst:g}"
