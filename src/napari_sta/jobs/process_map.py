@@ -222,8 +222,6 @@ class ProcessMap(Job):
         if header.is_stack or shape[0] == 1:
             raise InputError(f"{self.in_3dref} holds 2D images; a 3D map is needed")
         pixel = self.pixel_size_angst or header.pixel_size_angst
-        if pixel <= 0:
-            raise InputError(f"{self.in_3dref} has no pixel size in its header; give --pixel_size_angst")
         asked = [name for name in self.operations() if name in _CUBIC]
         if len(set(shape)) != 1 and asked:
             raise InputError(
