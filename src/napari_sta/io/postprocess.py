@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -41,6 +43,83 @@ GENERAL = {
     "intercept": "rlnFittedInterceptGuinierPlot",
     "correlation": "rlnCorrelationFitGuinierPlot",
 }
+
+
+@dataclass(frozen=True)
+class PostprocessTables:
+    """What a ``postprocess.star`` says, RELION's or ours.
+
+    Attributes
+    ----------
+    general
+        Keys of :data:`GENERAL` that the file has.
+    frequency_inv_angst, fsc
+        Per shell; keys of :data:`FSC_COLUMNS`.
+    inverse_square_angst2, log_amplitudes
+        Guinier plot; keys of :data:`GUINIER_COLUMNS`. Empty if the file has none.
+    """
+
+    general: dict[str, str | float]
+    frequency_inv_angst: NDArray[np.float64]
+    fsc: dict[str, NDArray[np.float64]]
+    inverse_square_angst2: NDArray[np.float64]
+    log_amplitudes: dict[str, NDArray[np.float64]]
+
+    def number(self, key: str) -> float:
+        """Return a number of the general table; NaN if it is not there."""
+        value = self.general.get(key)
+        return float(value) if isinstance(value, int | float) else float("nan")
+
+    @property
+    def mask_percent(self) -> float:
+        """Share of the box inside the mask; NaN without a mask.
+
+        RELION writes 0.476 / share, the factor of its mask-fraction FSC, under the name of the share.
+        """
+        return 47.6 / self.number("mask_fraction")
+
+
+def read_postprocess_star(path: str | Path) -> PostprocessTables:
+    """Read a post-processing result.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or has no FSC.
+    """
+    import starfile
+
+    if not Path(path).is_file():
+        raise InputError(f"{path} is not there; choose the folder of a finished Post-processing job")
+    try:
+        tables: dict[str, Any] = starfile.read(path, always_dict=True)
+    except Exception as error:  # whatever a parser makes of a file that is no STAR file
+        raise InputError(f"{path} is no STAR file that could be read ({error})") from error
+    general, fsc = tables.get("general"), tables.get("fsc")
+    if general is None or fsc is None or "rlnResolution" not in fsc:
+        raise InputError(f"{path} is no result of Post-processing: it has no FSC table")
+    row = general if isinstance(general, dict) else general.iloc[0].to_dict()
+    plot = tables.get("guinier")
+    square = np.zeros(0) if plot is None else plot["rlnResolutionSquared"].to_numpy(np.float64)
+
+    def columns(frame: Any, labels: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+        return {
+            key: frame[label].to_numpy(np.float64) for key, label in labels.items() if label in frame.columns
+        }
+
+    return PostprocessTables(
+        general={
+            key: value if isinstance(value, str) else float(value)
+            for key, label in GENERAL.items()
+            if (value := row.get(label)) is not None
+        },
+        frequency_inv_angst=fsc["rlnResolution"].to_numpy(np.float64),
+        fsc=columns(fsc, FSC_COLUMNS),
+        inverse_square_angst2=np.zeros(0)
+        if plot is None
+        else plot["rlnResolutionSquared"].to_numpy(np.float64),
+        log_amplitudes={} if plot is None else columns(plot, GUINIER_COLUMNS),
+    )
 
 
 def write_postprocess_star(

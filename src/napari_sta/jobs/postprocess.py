@@ -213,12 +213,14 @@ class Postprocess(Job):
             try:
                 fit = filters.fit_line(last, self.auto_bfactor_lowest_resolution_angst)
             except ValueError as error:
-                raise InputError(
-                    f"--auto_bfactor_lowest_resolution_angst {self.auto_bfactor_lowest_resolution_angst:g}: {error}; "
-                    "the B-factor cannot be fitted, take a larger value or give --adhoc_bfactor_angst2"
-                ) from error
-            bfactor = 4 * fit.slope
-            general |= {"slope": fit.slope, "intercept": fit.intercept, "correlation": fit.correlation}
+                context.log.warning(
+                    "the map is not sharpened, because no B-factor can be fitted: %s; raise "
+                    "--auto_bfactor_lowest_resolution_angst (%g) or give --adhoc_bfactor_angst2", error,
+                    self.auto_bfactor_lowest_resolution_angst,
+                )  # fmt: skip
+            else:
+                bfactor = 4 * fit.slope
+                general |= {"slope": fit.slope, "intercept": fit.intercept, "correlation": fit.correlation}
         if abs(bfactor) > 0:
             spectrum = spectrum * filters.bfactor_factor(box, pixel, bfactor)
             plots["sharpened"] = filters.guinier(spectrum, box, pixel)

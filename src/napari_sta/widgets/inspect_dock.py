@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,22 +43,18 @@ if TYPE_CHECKING:
 
 LOWEST_BFACTOR = -1500
 THRESHOLD = 0.143
+# Key in io.postprocess, words, colour.
 CURVES = (
-    ("corrected", "rlnFourierShellCorrelationCorrected", LINE_COLOURS[2], "-"),
-    ("masked", "rlnFourierShellCorrelationMaskedMaps", LINE_COLOURS[3], "-"),
-    ("unmasked", "rlnFourierShellCorrelationUnmaskedMaps", LINE_COLOURS[0], "-"),
-    (
-        "phase-randomised",
-        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps",
-        LINE_COLOURS[1],
-        "-",
-    ),
+    ("corrected", "corrected", LINE_COLOURS[2]),
+    ("masked", "masked", LINE_COLOURS[3]),
+    ("unmasked", "unmasked", LINE_COLOURS[0]),
+    ("randomised", "phase-randomised", LINE_COLOURS[1]),
 )
 GUINIER = (
-    ("no sharpening", "rlnLogAmplitudesOriginal", LINE_COLOURS[0]),
-    ("FSC-weighted", "rlnLogAmplitudesWeighted", LINE_COLOURS[3]),
-    ("sharpened", "rlnLogAmplitudesSharpened", LINE_COLOURS[2]),
-    ("fit", "rlnLogAmplitudesIntercept", LINE_COLOURS[1]),
+    ("original", "no sharpening", LINE_COLOURS[0]),
+    ("weighted", "FSC-weighted", LINE_COLOURS[3]),
+    ("sharpened", "sharpened", LINE_COLOURS[2]),
+    ("intercept", "fit", LINE_COLOURS[1]),
 )
 IGNORED_MASK = (
     "RELION ignored the mask, because the FSC without it reaches further. Usually the mask is too tight, or "
@@ -127,56 +124,37 @@ def read_result(path: str | Path, *, maps: bool = True) -> Result:
     InputError
         If it is no result of post-processing.
     """
-    from napari_sta.io.star import read_star
+    from napari_sta.io.postprocess import read_postprocess_star
 
     path = Path(path)
     if path.is_dir():
         path = path / "postprocess.star"
-    if not path.is_file():
-        raise InputError(f"{path} is not there; choose the folder of a finished Post-processing job.")
-    tables = read_star(path)
-    if "fsc" not in tables or "general" not in tables:
-        raise InputError(f"{path} is no result of Post-processing: it has no FSC table.")
-    general, fsc = tables["general"].row(), tables["fsc"]
-
-    def number(label: str) -> float:
-        try:
-            return float(general[label])
-        except (KeyError, ValueError):
-            return float("nan")
-
-    curves = {name: fsc[label].astype(float) for name, label, _, _ in CURVES if label in fsc}
-    guinier: dict[str, NDArray[np.float64]] = {}
-    if "guinier" in tables:
-        table = tables["guinier"]
-        if "rlnResolutionSquared" in table:
-            guinier["x"] = table["rlnResolutionSquared"].astype(float)
-            guinier |= {name: table[label].astype(float) for name, label, _ in GUINIER if label in table}
-    found: dict[str, Any] = {}
-    if maps:
-        found = _read_maps(path, general)
+    tables = read_postprocess_star(path)
+    guinier = {name: tables.log_amplitudes[key] for key, name, _ in GUINIER if key in tables.log_amplitudes}
+    if guinier:
+        guinier["x"] = tables.inverse_square_angst2
     return Result(
         path=path,
-        resolution_angst=number("rlnFinalResolution"),
-        bfactor_angst2=number("rlnBfactorUsedForSharpening"),
-        mask_percent=number("rlnParticleBoxFractionSolventMask"),
-        mask_name=general.get("rlnMaskName", ""),
-        half_map=general.get("rlnUnfilteredMapHalf1", ""),
-        curves=curves,
-        frequency_inv_angst=fsc["rlnResolution"].astype(float),
+        resolution_angst=tables.number("resolution_angst"),
+        bfactor_angst2=tables.number("bfactor_angst2"),
+        mask_percent=tables.mask_percent,
+        mask_name=str(tables.general.get("mask", "")),
+        half_map=str(tables.general.get("half1", "")),
+        curves={name: tables.fsc[key] for key, name, _ in CURVES if key in tables.fsc},
+        frequency_inv_angst=tables.frequency_inv_angst,
         guinier=guinier,
         warnings=_warnings_of(path.parent),
-        **found,
+        **(_read_maps(path, tables.general) if maps else {}),
     )
 
 
-def _read_maps(path: Path, general: dict[str, str]) -> dict[str, Any]:
+def _read_maps(path: Path, general: Mapping[str, str | float]) -> dict[str, Any]:
     from napari_sta.io.files import resolve
     from napari_sta.io.mrc import read_volume
     from napari_sta.kernels.filters import Sharpener
 
-    def read(label: str, beside: str = "") -> Volume | None:
-        named = general.get(label, "")
+    def read(key: str, beside: str = "") -> Volume | None:
+        named = str(general.get(key, ""))
         try:
             here = path.parent / beside
             return read_volume(here if beside and here.is_file() else resolve(named, path)) if named else None
@@ -184,11 +162,11 @@ def _read_maps(path: Path, general: dict[str, str]) -> dict[str, Any]:
             return None
 
     found: dict[str, Any] = {
-        "map": read("rlnPostprocessedMap", "postprocess.mrc"),
-        "masked": read("rlnPostprocessedMapMasked", "postprocess_masked.mrc"),
-        "mask": read("rlnMaskName"),
+        "map": read("map", "postprocess.mrc"),
+        "masked": read("masked_map", "postprocess_masked.mrc"),
+        "mask": read("mask"),
     }
-    half1, half2 = read("rlnUnfilteredMapHalf1"), read("rlnUnfilteredMapHalf2")
+    half1, half2 = read("half1"), read("half2")
     if half1 is not None and half2 is not None and half1.data.shape == half2.data.shape:
         pixel = found["map"].pixel_size_angst if found["map"] is not None else half1.pixel_size_angst
         found["sharpener"] = Sharpener((half1.data + half2.data) / 2, pixel)
@@ -435,8 +413,8 @@ class InspectDock(Dock):
     def _make_plots(self) -> None:
         axis = self.fsc.panes[0]
         self._fsc_lines = {}
-        for name, _, colour, style in CURVES:
-            (self._fsc_lines[name],) = axis.plot([], [], style, color=colour, lw=1.4, label=name)
+        for _, name, colour in CURVES:
+            (self._fsc_lines[name],) = axis.plot([], [], color=colour, lw=1.4, label=name)
         (self._other_line,) = axis.plot([], [], "--", color="white", lw=1.2)
         axis.axhline(THRESHOLD, color="#9aa3ad", lw=0.8, ls=":")
         self._at_cursor = axis.axvline(np.nan, color="#9aa3ad", lw=0.8)
@@ -516,7 +494,7 @@ class InspectDock(Dock):
         axis.set_xlabel("1/d², Å⁻²")
         axis.set_ylabel("ln amplitude")
         if x is not None:
-            for name, _, colour in GUINIER:
+            for _, name, colour in GUINIER:
                 values = result.guinier.get(name)
                 if values is None:
                     continue
