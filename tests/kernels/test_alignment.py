@@ -95,7 +95,7 @@ def test_planted_offset_of_a_lattice(capsid, mask, offset):
 @pytest.mark.parametrize("offset", [2.75, -3.6])
 def test_membrane_and_noise_do_not_pull(scene, mask, offset):
     curve = score_curve(shifted(scene, offset, 0), mask, "z", 12.0, pixel_size_angst=PIXEL)
-    assert curve.candidates[0].offset_px == pytest.approx(offset, abs=0.25)
+    assert curve.candidates[0].offset_px == pytest.approx(offset, abs=0.35)
     assert curve.confidence > 0.5
     assert curve.spread_px < 1
 
