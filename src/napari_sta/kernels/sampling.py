@@ -49,7 +49,7 @@ def direction_angles_deg(order: int, pixels: Int[ndarray, "n"]) -> Float[ndarray
 
 
 def directions_zyx(angles_deg: Float[ndarray, "*n 2"]) -> Float[ndarray, "*n 3"]:
-    """Unit vectors of (rot, tilt), zyx."""
+    """Compute unit vectors of (rot, tilt), zyx."""
     rot, tilt = np.deg2rad(angles_deg[..., 0]), np.deg2rad(angles_deg[..., 1])
     return np.stack([np.cos(tilt), np.sin(tilt) * np.sin(rot), np.sin(tilt) * np.cos(rot)], axis=-1)
 
@@ -59,8 +59,8 @@ def asymmetric_unit(angles_deg: Float[ndarray, "n 2"], symmetry: str) -> Bool[nd
 
     Notes
     -----
-    Cn: |rot| <= 180/n. Dn: 90 - 180/n <= rot <= 90 + 180/n and tilt <= 90. T, O and I: the directions that are
-    at least as near to a fixed generic direction as to any of its symmetry copies (its Voronoi cell), which
+    Cn: |rot| <= 180/n. Dn: 90 - 180/n <= rot <= 90 + 180/n and tilt <= 90. T, O and I: the directions that
+    are at least as near to a fixed generic direction as to any of its symmetry copies (its Voronoi cell), which
     holds exactly one copy of each direction whatever the setting of the axes.
     """
     family, order = parse_symmetry(symmetry)
@@ -237,9 +237,7 @@ def perturbed_rotations_zyx(
     return rotation @ euler_to_matrix_zyx(np.full(3, alpha))
 
 
-def translation_grid_zyx(
-    range_angst: float, step_angst: float, n_dim: int = 3
-) -> Float[ndarray, "s 3"]:
+def translation_grid_zyx(range_angst: float, step_angst: float, n_dim: int = 3) -> Float[ndarray, "s 3"]:
     """Whole multiples of a step within a range: a ball (``n_dim`` 3) or a disc in y, x (2); x fastest."""
     most = int(np.floor(range_angst / step_angst))
     k = np.arange(-most, most + 1, dtype=np.float64)
@@ -278,13 +276,13 @@ class LocalChoice(NamedTuple):
 
     Attributes
     ----------
-    index
+    orientation
         (n,) grid orientations, ascending.
     prior
         (n,) prior probability of each; direction and psi parts each sum to 1.
     """
 
-    index: Int[ndarray, "n"]
+    orientation: Int[ndarray, "n"]
     prior: Float[ndarray, "n"]
 
 
@@ -345,7 +343,7 @@ def _near_direction(copies: ndarray, prior: ndarray, width: AngularPrior) -> tup
 
 
 def _gaussian_choice(distance: ndarray, sigma: float) -> tuple[ndarray, ndarray]:
-    """Indices within reach and their weights, which sum to 1."""
+    """Return indices within reach and their weights, which sum to 1."""
     if sigma <= 0:
         return np.arange(len(distance)), np.full(len(distance), 1.0 / len(distance))
     near = np.flatnonzero(distance < _CUT * sigma)
