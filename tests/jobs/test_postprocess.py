@@ -282,9 +282,10 @@ def test_empty_mask(spoilt, tmp_path):
     assert "is empty: all voxels are 0" in refused(spoilt, tmp_path / "o")
 
 
-def test_fit_without_shells(folder, tmp_path):
-    said = refused(folder, tmp_path / "o", auto_bfactor_lowest_resolution_angst=4.05)
-    assert "the B-factor cannot be fitted, take a larger value or give --adhoc_bfactor_angst2" in said
+def test_fit_without_shells(folder, tmp_path, caplog):
+    record = postprocess(folder, tmp_path / "o", auto_bfactor_lowest_resolution_angst=4.05)
+    assert record["bfactor_angst2"] == 0
+    assert "not sharpened, because no B-factor can be fitted" in caplog.text
 
 
 def test_mtf_that_is_none(folder, tmp_path):

@@ -104,7 +104,9 @@ def read_postprocess_star(path: str | Path) -> PostprocessTables:
 
     def columns(frame: Any, labels: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
         return {
-            key: frame[label].to_numpy(np.float64) for key, label in labels.items() if label in frame.columns
+            key: frame[label].to_numpy(np.float64, copy=True)
+            for key, label in labels.items()
+            if label in frame.columns
         }
 
     return PostprocessTables(
@@ -113,11 +115,9 @@ def read_postprocess_star(path: str | Path) -> PostprocessTables:
             for key, label in GENERAL.items()
             if (value := row.get(label)) is not None
         },
-        frequency_inv_angst=fsc["rlnResolution"].to_numpy(np.float64),
+        frequency_inv_angst=fsc["rlnResolution"].to_numpy(np.float64, copy=True),
         fsc=columns(fsc, FSC_COLUMNS),
-        inverse_square_angst2=np.zeros(0)
-        if plot is None
-        else plot["rlnResolutionSquared"].to_numpy(np.float64),
+        inverse_square_angst2=square,
         log_amplitudes={} if plot is None else columns(plot, GUINIER_COLUMNS),
     )
 
