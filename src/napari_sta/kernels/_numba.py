@@ -162,18 +162,17 @@ def filter_transforms(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def finish_images(first, last, rows, totals, factor, inside, out):  # type: ignore[no-untyped-def]
+def finish_images(  # type: ignore[no-untyped-def]
+    first, last, n_background, rows, totals, factor, inside, out
+):
     """Subtract the mean of the background, fade, and cut the middle columns out.
 
-    ``rows`` (n, c, s) middle rows of images whose pixels sum to ``totals`` (n,); ``inside`` (c, c) 1 where a
-    pixel of the middle is no background; ``factor`` and ``out[i]`` (c, c).
+    ``rows`` (n, c, s) middle rows of images; ``totals`` (n,) sum of the middle and the background, which has
+    ``n_background`` pixels; ``inside`` (c, c) 1 where a pixel of the middle is no background; ``factor`` and
+    ``out[i]`` (c, c).
     """
     crop, size = out.shape[1], rows.shape[2]
     margin = (size - crop) // 2
-    n_background = np.float64(size * size)
-    for y in range(crop):
-        for x in range(crop):
-            n_background -= inside[y, x]
     for i in range(first, last):
         total = totals[i]
         for y in range(crop):

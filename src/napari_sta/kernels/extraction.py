@@ -164,24 +164,38 @@ def middle_images(
     size = spectra.shape[2]
     margin = (size - crop) // 2
     middle = slice(margin, margin + crop)
-    columns = torch.fft.ifft(spectra, dim=-1, norm="ortho")[..., middle].transpose(1, 2)
-    rows = torch.fft.irfft(columns, n=size, dim=-1, norm="ortho")  # (n, crop, size)
+    columns = torch.fft.ifft(spectra, dim=-1, norm="ortho")
+    rows = torch.fft.irfft(
+        columns[..., middle].transpose(1, 2), n=size, dim=-1, norm="ortho"
+    )  # (n, crop, size)
     if not circle:
         return rows[..., middle].contiguous()
     factor, outside = (t[middle, middle] for t in circle_factor(size, crop / 2, CIRCLE_FALLOFF_PX))
     inside = 1 - outside
     totals = spectra[:, 0, 0].real.to(torch.float64) * size
+    n_background = size * size - float(inside.sum())
+    if margin:
+        # Two pixels lie on the circle just beyond the middle; they are no background either.
+        below = columns[..., margin + crop].real.to(
+            torch.float64
+        )  # (n, h); its centre pixel alternates in sign
+        below[:, 1:-1] *= 2
+        below[:, 1::2] *= -1
+        totals = totals - below.sum(dim=1) / size**0.5 - rows[:, crop // 2, margin + crop]
+        n_background -= 2
     if rows.device.type == "cpu":
         from napari_sta.kernels._numba import finish_images
 
         out = torch.empty((len(rows), crop, crop), dtype=torch.float32)
         arrays = rows.numpy(), totals.numpy(), factor.contiguous().numpy(), inside.numpy(), out.numpy()
-        run_in_threads(lambda first, last: finish_images(first, last, *arrays), len(rows), threads)
+        run_in_threads(
+            lambda first, last: finish_images(first, last, n_background, *arrays), len(rows), threads
+        )
         return out
     factor, inside = factor.to(rows), inside.to(rows)
     part = rows[..., middle]
     background = totals - (part * inside).sum(dim=(-2, -1), dtype=torch.float64)
-    mean = (background / (size * size - inside.sum())).to(rows.dtype)
+    mean = (background / n_background).to(rows.dtype)
     return (part - mean[:, None, None]) * factor
 
 

@@ -31,7 +31,9 @@ def warm_up() -> None:
         np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros((1, half, size, 2), f4),
     )  # fmt: skip
     square = np.zeros((4, 4), f4)
-    _numba.finish_images(0, 1, np.zeros((1, 4, size), f4), np.zeros(1), square, square, square[None].copy())
+    _numba.finish_images(
+        0, 1, 1.0, np.zeros((1, 4, size), f4), np.zeros(1), square, square, square[None].copy()
+    )
     weights = np.zeros((1, 1, size, half), f4)
     small = np.zeros((1, 4, 4, 3), f4)
     _numba.scatter_slices(
