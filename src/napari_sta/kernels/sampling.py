@@ -60,8 +60,8 @@ def asymmetric_unit(angles_deg: Float[ndarray, "n 2"], symmetry: str) -> Bool[nd
     Notes
     -----
     Cn: |rot| <= 180/n. Dn: 90 - 180/n <= rot <= 90 + 180/n and tilt <= 90. T, O and I: the directions that
-    are at least as near to a fixed generic direction as to any of its symmetry copies (its Voronoi cell), which
-    holds exactly one copy of each direction whatever the setting of the axes.
+    are at least as near to a fixed generic direction as to any of its symmetry copies (a Voronoi cell); it
+    holds one copy of each direction whatever the setting of the axes.
     """
     family, order = parse_symmetry(symmetry)
     rot, tilt = angles_deg[:, 0], angles_deg[:, 1]

@@ -1,0 +1,290 @@
+"""Replay one iteration of a RELION 3D auto-refine of 2D stacks from its files and compare.
+
+    python benchmarks/replay_relion.py PROJECT ITERATION [--job Refine3D/job016] [--threads 1]
+
+Reads run_itNNN (data, model, sampling, optimiser, maps), computes the next iteration in parity mode and prints
+how it differs from run_it(N+1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import torch
+
+from napari_sta.io.mrc import image_size_yx_px, read_images, read_volume
+from napari_sta.io.relion import read_optimisation_set, read_particles, read_tilt_series_set
+from napari_sta.io.star import parse_vector, read_star
+from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
+from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import sampling
+from napari_sta.kernels.ctf import dose_weight
+from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
+
+
+def value(table, label):
+    return float(table[label][0])
+
+
+def column(table, label):
+    return np.array(table[label], dtype=np.float64)
+
+
+class Iteration:
+    """What RELION wrote after one iteration."""
+
+    def __init__(self, job: Path, number: int):
+        stem = str(job / f"run_it{number:03d}")
+        self.number = number
+        self.particles = read_particles(f"{stem}_data.star")
+        self.sampling = read_star(f"{stem}_sampling.star")["sampling_general"]
+        self.optimiser = read_star(f"{stem}_optimiser.star")["optimiser_general"]
+        self.models = [read_star(f"{stem}_half{h}_model.star") for h in (1, 2)]
+        self.maps = [
+            torch.from_numpy(np.array(read_volume(f"{stem}_half{h}_class001.mrc").data)) for h in (1, 2)
+        ]
+        self.stem = stem
+
+    def text(self, label):
+        return self.particles.text[label].astype(float)
+
+    def sigma2(self, half, n_shells):
+        table = self.models[half]["model_optics_group_1"]
+        out = np.ones(n_shells)
+        out[column(table, "rlnSpectralIndex").astype(int)] = column(table, "rlnSigma2Noise")
+        return out
+
+    def scale(self, half):
+        groups = self.models[half]["model_groups"]
+        return dict(zip(groups["rlnGroupName"], column(groups, "rlnGroupScaleCorrection"), strict=True))
+
+
+def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: float):
+    """Transforms, CTF and geometry of every particle (all but noise, offset and scale)."""
+    start_set = project / "Extract/job013/optimisation_set_small.star"
+    members = read_optimisation_set(start_set)
+    root = project
+    tomograms = read_tilt_series_set(members["rlnTomoTomogramsFile"])
+    initial = read_particles(members["rlnTomoParticlesFile"], tomograms)
+    order = {name: i for i, name in enumerate(initial.name)}
+    initial = initial[np.array([order[name] for name in it.particles.name])]
+    group = it.particles.optics[0]
+    size, pixel_size = group.image_size_px, group.image_pixel_size_angst
+    pixels = rf.make_pixel_list(size, radius)
+    disc = rf.soft_disc(size, diameter / (2 * pixel_size), edge)
+    window = rf.half_plane_shells(size, radius)
+    frequency = np.hypot(pixels.v, pixels.u) / (size * pixel_size)
+    out = [None] * len(initial)
+    for name in initial.tomograms:
+        series = tomograms[name]
+        mine = np.flatnonzero(initial.tomogram == name)
+        geometry = tilt_geometry(initial[mine], series, None, image_size_yx_px(series.images[0][0]))
+        envelopes = np.stack(
+            [
+                scale * dose_weight(frequency, dose, series.bfactor_per_dose)
+                for scale, dose in zip(series.ctf_scale, series.dose_e_per_angst2, strict=True)
+            ]
+        )
+        for j, i in enumerate(mine):
+            seen = np.flatnonzero(parse_vector(initial.text["rlnTomoVisibleFrames"][i]) > 0)
+            stack = root / initial.text["rlnImageName"][i]
+            images = torch.from_numpy(read_images([(str(stack), s) for s in range(len(seen))]))
+            coefficients = np.stack(
+                [ctf_coefficients(series, t, geometry.depth_angst[j : j + 1, t])[0] for t in seen]
+            )
+            ctf = rf.pixel_ctf(coefficients, envelopes[seen], pixels, pixel_size)
+            masked = rf.image_transforms(rf.fill_outside(images, disc))
+            unmasked = rf.image_transforms(images)
+            power = rf.shell_powers(masked, window, size // 2 + 1)
+            out[i] = dict(
+                masked=pixels.take(masked),
+                unmasked=pixels.take(unmasked),
+                model=(ctf**2).astype(np.float32),
+                ctf=None,
+                matrices_zyx=geometry.tilt_rotation_zyx[seen] @ geometry.subtomogram_rotation_zyx[j],
+                power=power,
+                window_power=window_power(masked, size, radius),
+            )
+    return out, pixels, size, pixel_size
+
+
+def window_power(spectra, size, radius):
+    """Sum over RELION's whole rectangular window."""
+    rows = torch.arange(-radius + 1, radius + 1) % size
+    w = spectra[:, rows, : radius + 1]
+    return (w.real.double() ** 2 + w.imag.double() ** 2).sum(dim=(1, 2)).numpy()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("project", type=Path)
+    parser.add_argument("iteration", type=int)
+    parser.add_argument("--job", default="Refine3D/job016")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    n = arguments.iteration
+    job = arguments.project / arguments.job
+    os.chdir(arguments.project)
+    old, new = Iteration(job, n), Iteration(job, n + 1)
+    opt = old.optimiser
+    t0 = time.time()
+    cc = n == 0
+    current = int(value(new.models[0]["model_general"], "rlnCurrentImageSize"))
+    radius = current // 2
+    particles, pixels, size, a = prepare(
+        arguments.project, old, radius, value(opt, "rlnParticleDiameter"), value(opt, "rlnWidthMaskEdge")
+    )
+    print(f"prepared {len(particles)} particles, {len(pixels)} pixels in {time.time() - t0:.1f} s")
+    s = new.sampling
+    grid = sampling.make_orientation_grid(int(value(s, "rlnHealpixOrder")), s["rlnSymmetryGroup"][0])
+    perturbation = value(s, "rlnSamplingPerturbInstance")
+    step, reach = value(s, "rlnOffsetStep"), value(s, "rlnOffsetRange")
+    translations = sampling.translation_grid_zyx(reach, step)
+    children = sampling.translation_children_zyx(step)
+    general = new.models[0]["model_general"]
+    width = sampling.AngularPrior(*(value(general, f"rlnSigmaPrior{x}Angle") for x in ("Rot", "Tilt", "Psi")))
+    choices = sampling.choose_near_prior(grid, old.particles.angles_deg, width)
+    print(
+        f"{np.mean([len(c.orientation) for c in choices]):.1f} orientations, {len(translations)} translations a particle"
+    )
+    halves = old.particles.half_set
+    projectors = [rf.make_projector(m, radius, 2.0) for m in old.maps]
+    names = list(old.scale(0))
+    count = arguments.limit or len(particles)
+    sums = [rf.new_sums(radius, 2.0, 1, len(names), size // 2 + 1) for _ in (1, 2)]
+    posteriors = [None] * count
+    images = [None] * count
+    clock = {"search": 0.0, "sums": 0.0}
+
+    def work(rows, sums):
+        torch.set_num_threads(1)
+        for i in rows:
+            h = halves[i] - 1
+            p = rf.ParticleImages(
+                **particles[i],
+                sigma2=old.sigma2(h, size // 2 + 1),
+                offset_zyx_px=np.floor(old.particles.origin_zyx_angst[i] / a + 0.5),
+                offset_prior_zyx_px=np.zeros(3),
+                scale=old.scale(h).get(old.particles.tomogram[i], 1.0),
+            )
+            images[i] = p
+            choice = choices[i]
+            search = rf.Search(
+                sampling.perturbed_rotations_zyx(
+                    grid.angles_deg(choice.orientation), perturbation, grid.step_deg
+                ),
+                np.log(choice.prior),
+                sampling.perturbed_rotations_zyx(
+                    grid.children_deg(choice.orientation), perturbation, grid.step_deg
+                ),
+                translations,
+                perturbation * step,
+                children,
+                a,
+                value(old.models[h]["model_general"], "rlnSigmaOffsetsAngst") ** 2,
+                0.999,
+                True,
+            )
+            t = time.time()
+            posterior = rf.find_posterior(projectors[h], p, pixels, search, cross_correlation=cc)
+            clock["search"] += time.time() - t
+            t = time.time()
+            series = names.index(old.particles.tomogram[i])
+            rf.add_particle(
+                sums[h], posterior, projectors[h], p, pixels, 0, series, a, statistics=not cc, per_image=False
+            )
+            clock["sums"] += time.time() - t
+            posteriors[i] = posterior
+
+    work([0], [rf.new_sums(radius, 2.0, 1, len(names), size // 2 + 1) for _ in (1, 2)])  # compile
+    clock.update(search=0.0, sums=0.0)
+    t0 = time.time()
+    if arguments.threads == 1:
+        work(range(count), sums)
+    else:
+        parts = [
+            [rf.new_sums(radius, 2.0, 1, len(names), size // 2 + 1) for _ in (1, 2)]
+            for _ in range(arguments.threads)
+        ]
+        with ThreadPoolExecutor(arguments.threads) as pool:
+            list(
+                pool.map(work, [range(k, count, arguments.threads) for k in range(arguments.threads)], parts)
+            )
+        for part in parts:
+            for h in (0, 1):
+                sums[h].add(part[h])
+    print(f"E-step {time.time() - t0:.1f} s with {arguments.threads} threads; {clock}")
+    compare_poses(posteriors, images, old, new, a, grid, count)
+    if not cc:
+        compare_noise(sums, old, new, size)
+    np.savez("/tmp/w/rf/last.npz", v0=sums[0].volume, v1=sums[1].volume)
+
+
+def compare_poses(posteriors, images, old, new, a, grid, count):
+    rotation = np.stack([p.rotations_zyx[p.best[0]] for p in posteriors])
+    offset = np.stack(
+        [
+            (im.offset_zyx_px + p.shifts_zyx_px[p.best[1]]) * a
+            for p, im in zip(posteriors, images, strict=True)
+        ]
+    )
+    theirs = euler_to_matrix_zyx(new.particles.angles_deg[:count])
+    angle = angular_distance_deg(rotation, theirs, grid.symmetry)
+    moved = np.linalg.norm(offset - new.particles.origin_zyx_angst[:count], axis=1)
+    pmax = np.array([p.p_max for p in posteriors])
+    their_pmax = new.text("rlnMaxValueProbDistribution")[:count]
+    nsig, their_nsig = (
+        np.array([p.n_significant for p in posteriors]),
+        new.text("rlnNrOfSignificantSamples")[:count],
+    )
+    same = (angle < 0.1) & (moved < 0.05)
+    sure = their_pmax > 0.3
+    print(
+        f"Pmax: ours {pmax.mean():.5f}, RELION's {their_pmax.mean():.5f}, mean abs difference {np.abs(pmax - their_pmax).mean():.5f}, max {np.abs(pmax - their_pmax).max():.4f}"
+    )
+    print(
+        f"same best sample: {same.mean():.4f} of all, {same[sure].mean():.4f} of {sure.sum()} with Pmax > 0.3"
+    )
+    print(
+        f"angle difference: median {np.median(angle):.4f}, max {angle.max():.3f} deg; offset: median {np.median(moved):.4f}, max {moved.max():.3f} A"
+    )
+    print(
+        f"significant samples: ours {nsig.mean():.3f}, RELION's {their_nsig.mean():.3f}, equal {np.mean(nsig == their_nsig):.3f}"
+    )
+    if os.environ.get("REPLAY_DEBUG"):
+        for i in range(min(count, 12)):
+            print(
+                np.round(offset[i], 3),
+                new.particles.origin_zyx_angst[i],
+                old.particles.origin_zyx_angst[i],
+                round(angle[i], 3),
+                pmax[i].round(3),
+                their_pmax[i],
+            )
+    lnl = new.text("rlnLogLikeliContribution")[:count]
+    ours = np.array([p.log_evidence for p in posteriors])
+    print("log likelihood, first five: ours", np.round(ours[:5], 5), "RELION's", lnl[:5])
+
+
+def compare_noise(sums, old, new, size):
+    count = rf.pixels_per_shell(size)
+    for h in (0, 1):
+        ours = sums[h].residual[0] / (2 * sums[h].n_images[0] * count)
+        ratio = ours / new.sigma2(h, size // 2 + 1)
+        print(
+            f"sigma2 half {h + 1}: ratio min {ratio.min():.5f} max {ratio.max():.5f}; by shell",
+            np.round(ratio, 4),
+        )
+
+
+if __name__ == "__main__":
+    main()
