@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 _WORKING_BOX_PX = 64
-_LOWPASS_ANGST = 15.0  # what masks are usually made at
-_FRACTIONS = (0.2, 0.35, 0.5, 0.75)
-_GROWTHS_ANGST = (0.0, 4.0, 8.0, 13.0, 18.0)
-_FINER = ((-0.05, 0.05), (-2.0, 0.0, 2.0))  # second pass, around the best of the first
+# Recipes masks are made by: low-pass, fraction of the mask's volume that is above the threshold, growth.
+_LOWPASSES_ANGST = (14.0, 20.0)
+_FRACTIONS = (0.2, 0.35, 0.55)
+_GROWTHS_ANGST = (0.0, 5.0, 10.0, 16.0)
+_MARGIN_ANGST = 12.0  # how far around the mask, along the axis, the map has a say
 _TOLERANCE = 0.003  # recipes whose correlations differ by this are equally good
 
 
@@ -84,12 +85,12 @@ def score_curve(
 
     Notes
     -----
-    A mask is a thresholded, grown and softened map, so plain correlation of density with mask is biased:
-    strong layers and whatever lies beyond one face pull it. Here the map is made into masks again, by
-    thresholds that keep a fraction of the mask's volume and by growth up to 18 Å, with the edge width
-    measured on the mask; each is correlated with the mask (Pearson, inside the column that the mask spans
-    along the axis), and the recipe that fits best gives the curve. Maps are brought to about 72 voxels
-    first, which keeps the cost near 0.3 s for any box.
+    A mask is a low-passed, thresholded, grown and softened map, so plain correlation of density with
+    mask is biased: strong layers and whatever lies beyond one face pull it. Here the map is made into
+    masks again, at several low-passes, thresholds (fractions of the mask's volume) and growths, with the
+    edge width measured on the mask; each is correlated with the mask (Pearson) in a domain that moves
+    with it: its column along the axis, up to 12 Å around it. The curve is the mean over the recipes that
+    fit best. Maps are brought to at most 64 voxels first, which keeps the cost near 0.4 s for any box.
     """
     if map_zyx.shape != mask_zyx.shape or len(set(map_zyx.shape)) != 1:
         raise ValueError(f"map {map_zyx.shape} and mask {mask_zyx.shape} must be cubes of one size")
@@ -108,18 +109,22 @@ def score_curve(
     working = min(size, _WORKING_BOX_PX)
     ratio = size / working  # map pixels per working pixel
     pixel = pixel_size_angst * ratio
-    small_density = _reduce(density, working, _LOWPASS_ANGST / pixel)
     small_mask = np.clip(_reduce(mask, working, 0.0), 0, 1)
     column = np.broadcast_to(small_mask.max(axis=0) > 0.05, small_mask.shape) & _ball(working)
     offsets = np.arange(-round(range_px / step_px), round(range_px / step_px) + 1) * step_px
 
+    small_density = _reduce(density, working, 0.0)
     scorer = _RecipeScorer(small_density, small_mask, column, pixel, offsets / ratio)
-    for fraction in _FRACTIONS:
-        scorer.add(fraction, _GROWTHS_ANGST)
-    fraction, growth = scorer.best()
-    for step in _FINER[0]:
-        scorer.add(fraction + step, [max(growth + g, 0.0) for g in _FINER[1]])
-    scorer.add(fraction, [max(growth + g, 0.0) for g in _FINER[1] if g])
+    for lowpass in _LOWPASSES_ANGST:
+        for fraction in _FRACTIONS:
+            scorer.add(lowpass, fraction, _GROWTHS_ANGST)
+    for step in (1.0, 0.5):  # closer to the best
+        lowpass, fraction, growth = scorer.best()
+        near = [max(growth + 2.5 * step * sign, 0.0) for sign in (-1, 0, 1)]
+        for change in (-0.06, 0.0, 0.06):
+            scorer.add(lowpass, fraction + change * step, near)
+        for change in (-3.0, 3.0):
+            scorer.add(lowpass + change * step, fraction, near)
     scores = np.array(scorer.scores)
     peaks = scores.max(axis=1)
     weight = np.exp((peaks - peaks.max()) / _TOLERANCE)
@@ -127,8 +132,8 @@ def score_curve(
     candidates = _candidates(offsets, curve)
     good = weight > np.exp(-3)
     optima = np.array([_refine(offsets, one, int(one.argmax())).offset_px for one in scores[good]])
-    near = optima[np.abs(optima - candidates[0].offset_px) < 3 * ratio]
-    spread = float(np.ptp(near) / 2) if len(near) else 0.0
+    close = optima[np.abs(optima - candidates[0].offset_px) < 3 * ratio]
+    spread = float(np.ptp(close) / 2) if len(close) else 0.0
     runner_up = candidates[1].score if len(candidates) > 1 else 0.0
     lead = np.clip((candidates[0].score - runner_up) / 0.1, 0, 1)
     confidence = float(np.clip((candidates[0].score - 0.4) / 0.5, 0, 1) * (0.5 + 0.5 * lead))
@@ -153,67 +158,82 @@ class _RecipeScorer:
         pixel_angst: float,
         shifts: ndarray,
     ) -> None:
-        self._density, self._pixel_angst, self._shifts = density, pixel_angst, shifts
-        self._footprint = column.any(axis=0)
-        self._column = column[:, self._footprint]  # (d, columns): voxels outside never count
-        self._edge_px = _edge_width_px(mask)
-        self._ordered = np.sort(density[column])[::-1]
-        self._target = float((mask[column] > 0.5).sum())
-        columns = mask[:, self._footprint]
-        self._mask_hat = np.fft.rfft(columns, axis=0)
-        inside = self._column.astype(np.float32)
-        mask_sum = _correlate(inside, self._mask_hat, shifts)
-        square_sum = _correlate(inside, np.fft.rfft(columns * columns, axis=0), shifts)
-        self._mask_variance = np.maximum(square_sum - mask_sum**2 / inside.sum(), 1e-12)
-        self._distances: dict[float, ndarray | None] = {}
-        self.scores: list[ndarray] = []
-        self._recipes: list[tuple[float, float]] = []
+        from scipy.ndimage import maximum_filter1d
 
-    def add(self, fraction: float, growths_angst: Sequence[float]) -> None:
-        """Threshold at a fraction of the mask's volume, grow by each distance, correlate."""
-        distance = self._distance(fraction)
+        self._density, self._pixel_angst = density, pixel_angst
+        self._whole_column = column
+        self._footprint = column.any(axis=0)
+        self._edge_px = _edge_width_px(mask)
+        self._target = float((mask[column] > 0.5).sum())
+        # The mask and its surroundings move as one domain: what lies further away has no say.
+        margin = max(1, round(_MARGIN_ANGST / pixel_angst))
+        domain = maximum_filter1d(mask > 0.05, 2 * margin + 1, axis=0, mode="constant") & column.any(axis=0)
+        domain = domain[:, self._footprint].astype(np.float32)
+        columns = mask[:, self._footprint] * domain
+        self._n = float(domain.sum())
+        self._mask_mean = float(columns.sum()) / self._n
+        self._mask_variance = float((columns**2).sum()) - self._n * self._mask_mean**2
+        self._mask_hat = np.fft.rfft(columns, axis=0)
+        self._domain_hat = np.fft.rfft(domain, axis=0)
+        n, k = len(mask), np.arange(len(mask) // 2 + 1)
+        twice = np.where((k == 0) | (2 * k == n), 1, 2)  # the other half of the spectrum
+        self._waves = np.exp(2j * np.pi * np.outer(shifts, k) / n) * twice / n
+        self._lowpassed: dict[float, tuple[ndarray, ndarray]] = {}
+        self._distances: dict[tuple[float, float], ndarray | None] = {}
+        self._recipes: dict[tuple[float, float, float], ndarray] = {}
+
+    @property
+    def scores(self) -> list[ndarray]:
+        """Curves of all recipes tried."""
+        return list(self._recipes.values())
+
+    def add(self, lowpass_angst: float, fraction: float, growths_angst: Sequence[float]) -> None:
+        """Low-pass, threshold at a fraction of the mask's volume, grow by each distance, correlate."""
+        distance = self._distance(lowpass_angst, fraction)
         if distance is None:
             return
-        for growth in dict.fromkeys(growths_angst):
-            t = np.clip(
-                (distance - growth / self._pixel_angst) * (np.pi / max(self._edge_px, 1e-3)), 0, np.pi
-            )
-            envelope = np.where(self._column, np.cos(t), 0.0).astype(np.float32)
-            count = self._column.sum()
-            mean = envelope.sum() / count
-            envelope -= mean * self._column
-            norm = np.sqrt((envelope**2).sum() * self._mask_variance)
-            self.scores.append(_correlate(envelope, self._mask_hat, self._shifts) / np.maximum(norm, 1e-12))
-            self._recipes.append((fraction, growth))
+        for growth in growths_angst:
+            if (lowpass_angst, fraction, growth) in self._recipes:
+                continue
+            t = (distance - growth / self._pixel_angst) * (np.pi / max(self._edge_px, 1e-3))
+            envelope = (0.5 + 0.5 * np.cos(np.clip(t, 0, np.pi))).astype(np.float32)
+            hat, square_hat = (np.fft.rfft(e, axis=0) for e in (envelope, envelope * envelope))
+            product = self._correlate(hat, self._mask_hat)
+            total = self._correlate(hat, self._domain_hat)
+            square = self._correlate(square_hat, self._domain_hat)
+            variance = np.maximum(square - total**2 / self._n, 1e-3 * self._n)
+            curve = (product - total * self._mask_mean) / np.sqrt(variance * self._mask_variance)
+            self._recipes[lowpass_angst, fraction, growth] = curve
 
-    def best(self) -> tuple[float, float]:
-        """Return fraction and growth of the recipe that fits best so far."""
-        if not self.scores:
+    def best(self) -> tuple[float, float, float]:
+        """Return low-pass, fraction and growth of the recipe that fits best so far."""
+        if not self._recipes:
             raise ValueError("the map has no positive density where the mask could lie")
-        return self._recipes[int(np.max(self.scores, axis=1).argmax())]
+        return max(self._recipes, key=lambda recipe: float(self._recipes[recipe].max()))
 
-    def _distance(self, fraction: float) -> ndarray | None:
+    def _correlate(self, a_hat: ndarray, mask_hat: ndarray) -> ndarray:
+        """Sum over voxels of a(z) · mask(z - shift) for every shift, of any fraction, along axis 0."""
+        cross = np.einsum("kc,kc->k", a_hat, mask_hat.conj())
+        result: ndarray = (self._waves @ cross).real
+        return result
+
+    def _distance(self, lowpass_angst: float, fraction: float) -> ndarray | None:
         """Distance of each voxel from the map's densest voxels; None if they are not density."""
         from scipy.ndimage import distance_transform_edt
 
-        if fraction not in self._distances:
-            count = min(max(int(fraction * self._target), 1), len(self._ordered) - 1)
-            level = self._ordered[count]
-            outside = self._density < level
-            self._distances[fraction] = (
-                distance_transform_edt(outside)[:, self._footprint].astype(np.float32) if level > 0 else None
+        if lowpass_angst not in self._lowpassed:
+            low = _reduce(self._density, len(self._density), lowpass_angst / self._pixel_angst)
+            self._lowpassed[lowpass_angst] = low, np.sort(low[self._whole_column])[::-1]
+        low, ordered = self._lowpassed[lowpass_angst]
+        if (lowpass_angst, fraction) not in self._distances:
+            count = min(max(int(fraction * self._target), 1), len(ordered) - 1)
+            level = ordered[count]
+            self._distances[lowpass_angst, fraction] = (
+                distance_transform_edt(low < level)[:, self._footprint].astype(np.float32)
+                if level > 0
+                else None
             )
-        return self._distances[fraction]
-
-
-def _correlate(a: ndarray, mask_hat: ndarray, shifts: ndarray) -> ndarray:
-    """Sum over voxels of a(z) · mask(z - shift), for shifts of any fraction, along axis 0."""
-    n = len(a)
-    cross = (np.fft.rfft(a, axis=0) * mask_hat.conj()).sum(axis=1, dtype=np.complex128) / n
-    k = np.arange(len(cross))
-    cross[1 : (n + 1) // 2] *= 2  # the other half of the spectrum
-    result: ndarray = (np.exp(2j * np.pi * np.outer(shifts, k) / n) @ cross).real
-    return result
+        return self._distances[lowpass_angst, fraction]
 
 
 def _candidates(offsets: ndarray, curve: ndarray) -> tuple[Candidate, ...]:
