@@ -136,7 +136,14 @@ class Extract(StaInputsJob):
                 done, written = done + n_done, written + n_written
                 yield Progress(done, total, f"{tomogram}")
             kept.append(cutter.finished(files, context.out))
-        result = concatenate([group for group in kept if len(group)])
+        kept = [group for group in kept if len(group)]
+        if not kept:
+            raise InputError(
+                f"no particle of {inputs.particles_path} is seen in {self.min_frames} tilt images with its whole "
+                f"cropped box ({self.crop_size_px or self.box_size_px} px at binning {self.binning:g}); take a "
+                "smaller crop_size_px or min_frames, or check coordinates and alignment"
+            )
+        result = concatenate(kept)
         n_dropped = total - len(result)
         if n_dropped:
             context.log.warning(
@@ -144,12 +151,6 @@ class Extract(StaInputsJob):
                 n_dropped,
                 total,
                 self.min_frames,
-            )
-        if len(result) == 0:
-            raise InputError(
-                f"no particle of {inputs.particles_path} is seen in {self.min_frames} tilt images with its whole "
-                f"cropped box ({self.crop_size_px or self.box_size_px} px at binning {self.binning:g}); take a "
-                "smaller crop_size_px or min_frames, or check coordinates and alignment"
             )
         result = self._described(result, pixel_of)
         path = context.out / "particles.star"
@@ -410,17 +411,24 @@ class _Cutter:
                 if self.job.circle_crop:
                     cut = circle_crop(cut, self.crop / 2)
                 images[torch.as_tensor(places), tilt] = cut.cpu()
-            if self.job.apply_ctf:
-                coefficients = ctf_coefficients(
-                    self.series, tilt, self.geometry.depth_angst[batch[rows], tilt]
-                )
-                ctf = ctf_2d(torch.from_numpy(coefficients), ky, kx).numpy()
-                weights[rows, tilt] = (ctf * self._envelope(tilt)) ** 2
-                end = reconstruction.tilt_envelope(s, self.pixel_size_angst, *self._fading(tilt))[1]
-                x_end[rows, tilt] = np.fft.ifftshift(end)
-            else:
+            # The range of the insertion follows the dose even where the CTF is not applied (RELION).
+            end = reconstruction.tilt_envelope(s, self.pixel_size_angst, *self._fading(tilt))[1]
+            x_end[rows, tilt] = np.fft.ifftshift(end)
+            if not self.job.apply_ctf:
                 weights[rows, tilt] = 1
-                x_end[rows, tilt] = half
+                continue
+            envelope = self._envelope(tilt)
+            groups = self.particles.optics_group[batch[rows]]
+            for number in np.unique(groups):
+                members = rows[groups == number]
+                coefficients = ctf_coefficients(
+                    self.series, tilt, self.geometry.depth_angst[batch[members], tilt]
+                )
+                even = self._aberrations(int(number))[0]
+                ctf = ctf_2d(
+                    torch.from_numpy(coefficients), ky, kx, None if even is None else torch.from_numpy(even)
+                ).numpy()
+                weights[members, tilt] = (ctf * envelope) ** 2
         matrices = np.einsum(
             "tij,njk->ntik", self.geometry.tilt_rotation_zyx, self.geometry.subtomogram_rotation_zyx[batch]
         )

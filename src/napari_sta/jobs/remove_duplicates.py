@@ -164,7 +164,7 @@ class RemoveDuplicates(StaInputsJob):
             origin = np.einsum("nij,nj->ni", euler_to_matrix_zyx(particles.subtomogram_angles_deg), origin)
         position = particles.coordinate_zyx_angst - origin
         score = np.zeros(len(particles))
-        if self.score_column in particles.text:
+        if self.rule == "geometric" and self.score_column in particles.text:
             score = particles.text[self.score_column].astype(np.float64)
         keep = np.ones(len(particles), dtype=bool)
         all_pairs: list[Any] = [np.zeros((0, 2), np.int64)]
