@@ -91,13 +91,17 @@ class StaInputsJob(Job):
         )
 
     def particles_name(self) -> str:
-        """Return the particle set as RELION's command lines name it."""
+        """Return the particle set as RELION's command lines name it; a plain name while it cannot be found."""
         from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
 
         if self.in_parts:
             return self.in_parts
         assert self.in_optimisation_set is not None
-        return read_optimisation_set(resolve(self.in_optimisation_set)).get(PARTICLES_FILE, "particles.star")
+        try:
+            entries = read_optimisation_set(resolve(self.in_optimisation_set))
+        except InputError:
+            return "particles.star"
+        return entries.get(PARTICLES_FILE, "particles.star")
 
     def sta_flags(self) -> list[str]:
         """Return the inputs as words of a command line of RELION's tomo programs."""

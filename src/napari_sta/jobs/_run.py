@@ -255,7 +255,11 @@ class JobRun:
         inputs = self._input_nodes()
         if self._in_pipeline:
             write_job_pipeline(self.out, name, job.relion_type, "Running", inputs, [])
-        commands = [line for line in (job.command_line(name), job.relion_command(name)) if line]
+        # From the job as given: some commands name files that a set names, and have to read it.
+        relion = self.job.relion_command(name)
+        if relion and self._project is not None:
+            relion = relion.replace(f"{self._project.root}/", "")
+        commands = [line for line in (job.command_line(name), relion) if line]
         when = datetime.fromtimestamp(began).strftime("%a %b %d %H:%M:%S %Y")
         append_note(self.out, commands, when)
         self._record = {

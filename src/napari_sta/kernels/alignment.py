@@ -129,13 +129,13 @@ def score_curve(
     peaks = scores.max(axis=1)
     weight = np.exp((peaks - peaks.max()) / _TOLERANCE)
     curve = weight @ scores / weight.sum()
-    candidates = _candidates(offsets, curve)
+    candidates = _candidates(offsets, curve, scores, round(3 * ratio / step_px))
     good = weight > np.exp(-3)
     optima = np.array([_refine(offsets, one, int(one.argmax())).offset_px for one in scores[good]])
     close = optima[np.abs(optima - candidates[0].offset_px) < 3 * ratio]
     spread = float(np.ptp(close) / 2) if len(close) else 0.0
     runner_up = candidates[1].score if len(candidates) > 1 else 0.0
-    lead = np.clip((candidates[0].score - runner_up) / 0.1, 0, 1)
+    lead = np.clip((candidates[0].score - runner_up) / 0.4, 0, 1)
     confidence = float(np.clip((candidates[0].score - 0.4) / 0.5, 0, 1) * (0.5 + 0.5 * lead))
     if abs(candidates[0].offset_px) > range_px - step_px:
         confidence = 0.0  # the maximum is the end of the range, not a maximum
@@ -236,13 +236,19 @@ class _RecipeScorer:
         return self._distances[lowpass_angst, fraction]
 
 
-def _candidates(offsets: ndarray, curve: ndarray) -> tuple[Candidate, ...]:
+def _candidates(offsets: ndarray, curve: ndarray, scores: ndarray, reach: int) -> tuple[Candidate, ...]:
+    """Maxima of the curve, best first; all but the best are placed by the recipe that fits best there."""
     inner = np.flatnonzero((curve[1:-1] > curve[:-2]) & (curve[1:-1] >= curve[2:])) + 1
-    peaks = [_refine(offsets, curve, int(i)) for i in inner]
-    peaks = sorted(peaks, key=lambda c: -c.score)
+    peaks = sorted((_refine(offsets, curve, int(i)) for i in inner), key=lambda c: -c.score)
     if not peaks or curve.max() > peaks[0].score + 1e-6:
         end = int(curve.argmax())
         peaks.insert(0, Candidate(float(offsets[end]), float(curve[end])))
+    for number, peak in enumerate(peaks[1:5], start=1):
+        middle = int(np.abs(offsets - peak.offset_px).argmin())
+        window = slice(max(0, middle - reach), middle + reach + 1)
+        own = scores[scores[:, window].max(axis=1).argmax()]
+        at = window.start + int(own[window].argmax())
+        peaks[number] = Candidate(_refine(offsets, own, at).offset_px, peak.score)
     return tuple(peaks[:5])
 
 
