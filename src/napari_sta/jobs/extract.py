@@ -270,6 +270,8 @@ class _Cutter:
         if len(todo) < len(files):
             yield len(files) - len(todo), 0
         per_particle = 4 * self.series.n_tilts * (self.crop if self.job.stack2d else self.size) ** 2
+        if not self.job.stack2d:
+            per_particle += 8 * self.crop**3  # data, weights and multiplicity
         batch_size = int(np.clip(_BUFFER_BYTES // per_particle, 1, 512))
         make = self._stacks if self.job.stack2d else self._volumes
         # Files of one batch are written while the next is computed.
