@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_sta.io.mrc import read_volume
+from napari_sta.io.mrc import read_header, read_images, read_volume
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import job_named
 from napari_sta.kernels.devices import available_threads
@@ -126,6 +126,79 @@ def test_postprocess(root, tmp_path):
         for p in (tmp_path / "postprocess.mrc", "PostProcess/job037/postprocess.mrc")
     ]
     assert np.corrcoef(*maps)[0, 1] >= 0.999
+
+
+def assert_same_star(ours: Path, theirs: Path) -> None:
+    """Same tables, columns and values; image names from the job folder on."""
+    a, b = read_star(ours), read_star(theirs)
+    assert set(a) == set(b)
+    for name, table in b.items():
+        assert set(a[name].columns) == set(table.columns), name
+        for label, column in table.columns.items():
+            mine = a[name][label]
+            if label in ("rlnImageName", "rlnCtfImage"):
+                tails = [[str(v).split("Subtomograms/")[1] for v in c] for c in (mine, column)]
+                assert tails[0] == tails[1], label
+                continue
+            try:
+                x, y = mine.astype(float), column.astype(float)
+            except ValueError:
+                assert mine.tolist() == column.tolist(), label
+            else:
+                # RELION writes seven digits.
+                np.testing.assert_allclose(x, y, rtol=2e-6, atol=6e-6, err_msg=label)
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "least"),
+    [
+        pytest.param("Extract/job024", {"box_size_px": 192, "crop_size_px": 96}, 6, id="bin 1"),
+        pytest.param(
+            "Extract/job013", {"box_size_px": 96, "crop_size_px": 48, "binning": 2}, 100, id="bin 2"
+        ),
+    ],
+)
+def test_extract(root, tmp_path, reference, options, least):
+    run("extract", tmp_path, in_optimisation_set="Select/job023/optimisation_set.star", max_dose_e_per_angst2=50,
+        float16=False, **options)  # fmt: skip
+    assert_same_star(tmp_path / "particles.star", root / reference / "particles.star")
+    stacks = sorted((root / reference).rglob("*_stack2d.mrcs"))
+    assert len(stacks) >= least
+    for path in stacks:
+        mine = tmp_path / path.relative_to(root / reference)
+        header = read_header(path)
+        assert read_header(mine).shape_zyx == header.shape_zyx
+        assert read_header(mine).pixel_size_angst == pytest.approx(header.pixel_size_angst, rel=1e-5)
+        for i in range(header.shape_zyx[0]):
+            a, b = (read_images([(p, i)])[0].astype(np.float64) for p in (mine, path))
+            assert np.corrcoef(a.ravel(), b.ravel())[0, 1] >= 0.999999
+            assert (a * b).sum() / (b * b).sum() == pytest.approx(1, abs=2e-4)
+            # What is left is RELION's rounding to float16.
+            assert np.abs(a - b).max() <= 2**-11 * np.abs(b).max() + 2e-3 * b.std()
+
+
+def test_extract_3d(root, tmp_path):
+    run("extract", tmp_path, in_optimisation_set="Select/job023/optimisation_set_p40.star", max_dose_e_per_angst2=50,
+        float16=False, stack2d=False, box_size_px=96, crop_size_px=48, binning=2)  # fmt: skip
+    assert_same_star(tmp_path / "particles.star", root / "Extract/job030/particles.star")
+    volumes = sorted((root / "Extract/job030").rglob("*.mrc"))
+    assert len(volumes) >= 4
+    for path in volumes:
+        mine = tmp_path / path.relative_to(root / "Extract/job030")
+        a, b = read_volume(mine), read_volume(path)
+        assert a.pixel_size_angst == pytest.approx(b.pixel_size_angst, rel=1e-5)
+        assert np.corrcoef(a.data.ravel(), b.data.ravel())[0, 1] >= 0.99999
+        assert (a.data * b.data).sum() / (b.data**2).sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_remove_duplicates(root, tmp_path):
+    """The same particles in the same order, kept and removed, every column as it was."""
+    run("remove_duplicates", tmp_path, in_parts="Extract/job024/particles2.75.star", min_distance_angst=50)
+    for name in ("particles.star", "particles_removed.star"):
+        ours, theirs = (read_star(p)["particles"] for p in (tmp_path / name, f"Select/job028/{name}"))
+        assert list(ours.columns) == list(theirs.columns)
+        for label, column in theirs.columns.items():
+            assert ours[label].tolist() == column.tolist(), label
 
 
 @pytest.mark.cuda
