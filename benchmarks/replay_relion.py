@@ -23,10 +23,10 @@ from napari_sta.io.mrc import image_size_yx_px, read_images, read_volume
 from napari_sta.io.relion import read_optimisation_set, read_particles, read_tilt_series_set
 from napari_sta.io.star import parse_vector, read_star
 from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
+from napari_sta.kernels import fsc, sampling
 from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import sampling
 from napari_sta.kernels.ctf import dose_weight
-from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
+from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
 
 def value(table, label):
@@ -110,16 +110,9 @@ def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: fl
                 ctf=None,
                 matrices_zyx=geometry.tilt_rotation_zyx[seen] @ geometry.subtomogram_rotation_zyx[j],
                 power=power,
-                window_power=window_power(masked, size, radius),
+                window_power=rf.window_power(masked, radius),
             )
     return out, pixels, size, pixel_size
-
-
-def window_power(spectra, size, radius):
-    """Sum over RELION's whole rectangular window."""
-    rows = torch.arange(-radius + 1, radius + 1) % size
-    w = spectra[:, rows, : radius + 1]
-    return (w.real.double() ** 2 + w.imag.double() ** 2).sum(dim=(1, 2)).numpy()
 
 
 def main():
@@ -200,7 +193,17 @@ def main():
             t = time.time()
             series = names.index(old.particles.tomogram[i])
             rf.add_particle(
-                sums[h], posterior, projectors[h], p, pixels, 0, series, a, statistics=not cc, per_image=False
+                sums[h],
+                posterior,
+                projectors[h],
+                p,
+                pixels,
+                0,
+                series,
+                a,
+                statistics=not cc,
+                per_image=False,
+                drop_row_ends=True,
             )
             clock["sums"] += time.time() - t
             posteriors[i] = posterior
@@ -226,7 +229,86 @@ def main():
     compare_poses(posteriors, images, old, new, a, grid, count)
     if not cc:
         compare_noise(sums, old, new, size)
-    np.savez("/tmp/w/rf/last.npz", v0=sums[0].volume, v1=sums[1].volume)
+    t0 = time.time()
+    maximise(sums, old, new, size, a, radius, cc)
+    print(f"M-step and comparison {time.time() - t0:.1f} s")
+
+
+def maximise(sums, old, new, size, a, radius, cc):
+    """Reconstruct both halves and compare with RELION's maps and tables."""
+    symmetry = old.sampling["rlnSymmetryGroup"][0]
+    operators = symmetry_operators_zyx(symmetry)
+    padding, opt = 2.0, old.optimiser
+    full = [rf.complete_sums(s.volume, operators, rf.padded_radius(radius, padding)) for s in sums]
+    resolution = value(old.models[0]["model_general"], "rlnCurrentResolution")
+    if not np.isfinite(resolution):
+        resolution = size * a / round(size * a / 20)
+    join = rf.joining_radius(size, a, value(opt, "rlnJoinHalvesUntilThisResolution"), resolution)
+    rf.join_low_resolution(*full, join, padding)
+    t0 = time.time()
+    plain = [rf.reconstruct(v, size, radius, padding) for v in full]
+    t1 = time.time() - t0
+    for h in (0, 1):
+        theirs = torch.from_numpy(np.array(read_volume(f"{new.stem}_half{h + 1}_class001_unfil.mrc").data))
+        curve = fsc.fourier_shell_correlation(plain[h], theirs)
+        ratio = float((plain[h] * theirs).sum() / (theirs**2).sum())
+        print(
+            f"unfil half {h + 1}: FSC to RELION's min {curve[1 : radius + 1].min():.6f}, scale {ratio:.6f}, rel L2 {float((plain[h] - theirs).norm() / theirs.norm()):.2e}; one reconstruction {t1 / 2:.2f} s"
+        )
+    if os.environ.get("REPLAY_SAVE"):
+        torch.save([plain, full], os.environ["REPLAY_SAVE"])
+    mask = torch.from_numpy(np.array(read_volume(Path(old.stem).parent / "run_solvent_mask.mrc").data)).clamp(
+        0, 1
+    )
+    curve = rf.solvent_corrected_fsc(*plain, mask, 2 * radius)
+    table = new.models[0]["model_class_1"]
+    their_curve = column(table, "rlnGoldStandardFsc")
+    print("FSC: max difference", np.abs(curve - their_curve).max().round(5), np.round(curve - their_curve, 4))
+    for h in (0, 1):
+        table = new.models[h]["model_class_1"]
+        noise = rf.map_noise(full[h], radius, padding, size // 2 + 1)
+        their_noise = column(table, "rlnReferenceSigma2")
+        good = their_noise > 0
+        prior = rf.signal_prior(their_curve, noise)
+        print(f"map noise half {h + 1}: ratio", np.round((noise[good] / their_noise[good]), 4))
+        final = rf.reconstruct(full[h], size, radius, padding, prior.tau2)
+        if cc:
+            final = lowpass_start(final, a, 20.0)
+        final = final * mask
+        curve2 = fsc.fourier_shell_correlation(final, new.maps[h])
+        ratio = float((final * new.maps[h]).sum() / (new.maps[h] ** 2).sum())
+        print(
+            f"half map {h + 1}: FSC to RELION's min {curve2[1 : radius + 1].min():.6f}, scale {ratio:.6f}, rel L2 {float((final - new.maps[h]).norm() / new.maps[h].norm()):.2e}"
+        )
+        if not cc:
+            names = list(old.scale(h))
+            count = np.array(
+                [((new.particles.half_set == h + 1) & (new.particles.tomogram == n)).sum() for n in names]
+            )
+            scales = rf.update_scales(sums[h], column(old.models[h]["model_class_1"], "rlnSsnrMap"), count)
+            print(f"scales half {h + 1}: ours", np.round(scales, 5), "RELION's", list(new.scale(h).values()))
+        print(
+            "sigma_offset",
+            np.sqrt(rf.update_sigma2_offset(sums[h])).round(5),
+            value(new.models[h]["model_general"], "rlnSigmaOffsetsAngst"),
+        )
+        ssnr = column(table, "rlnSsnrMap")
+        print(
+            "resolution shell",
+            rf.current_resolution_shell(ssnr),
+            "RELION's",
+            size * a / value(new.models[h]["model_general"], "rlnCurrentResolution"),
+        )
+
+
+def lowpass_start(volume, a, resolution):
+    from napari_sta.kernels import fourier
+
+    size = volume.shape[0]
+    r = fourier.radius_px((size,) * 3)
+    r0 = size * a / resolution
+    t = ((r - (r0 - 1)) / 2).clamp(0, 1)
+    return torch.fft.irfftn(torch.fft.rfftn(volume) * (0.5 + 0.5 * torch.cos(torch.pi * t)), s=(size,) * 3)
 
 
 def compare_poses(posteriors, images, old, new, a, grid, count):
