@@ -95,12 +95,12 @@ def kernels(box: int, n_images: int, threads: int) -> None:
             2.5 * box**2 * np.log2(box**2),
             4 * box**2 + 8 * box * half,
         ),
-        ("CTF, shift, weigh", best(weigh), 45 * box * half, (8 + 16) * box * half),
+        ("CTF, shift, weigh", best(weigh), 45 * box * half, (8 + 12) * box * half),
         (
             "insert",
             best(lambda: slices.gather_slices(weighed, poses, box / 2, volume, threads)),
             45 * voxels,
-            (4 * 16 + 32) * voxels,
+            (4 * 12 + 24) * voxels,
         ),
     ]
     print(f"box {box}, {n_images} images; {voxels} voxels touched by one slice")

@@ -84,8 +84,7 @@ def test_nothing_is_left_of_a_burnt_image():
 
 @pytest.mark.parametrize("name", ["C2", "C3", "C6", "D2", "D3", "T", "O", "I1"])
 def test_symmetry_agrees_with_its_twin(rng, name):
-    volume = torch.from_numpy(rng.normal(size=(10, 10, 6, 4)).astype(np.float32))
-    volume[..., 3] = 0
+    volume = torch.from_numpy(rng.normal(size=(10, 10, 6, 3)).astype(np.float32))
     operators = symmetry_operators_zyx(name)
     fast = assert_inputs_untouched(symmetrise, volume, operators)
     torch.testing.assert_close(fast, symmetrise_reference(volume, operators), atol=2e-5, rtol=0)

@@ -117,7 +117,7 @@ def test_a_spot_at_the_particle_gives_a_flat_transform():
     windows[1, 6 - 1, 6 + 4] = 1.0
     shift = np.array([[2.0, -3.0], [-1.0, 4.0]])
     slices = weigh_transforms(torch.fft.rfft2(windows), shift, **plain_options(2, 12))
-    assert slices.shape == (2, 13, 8, 4)
+    assert slices.shape == (2, 13, 8, 3)
     data = slices[:, :12, :7]
     np.testing.assert_allclose(data[..., 0], -1.0, atol=2e-6)  # contrast is inverted
     np.testing.assert_allclose(data[..., 1], 0.0, atol=2e-6)
@@ -214,7 +214,7 @@ def test_odd_aberrations_turn_the_data_back(rng):
 def padded(spectrum: np.ndarray) -> torch.Tensor:
     """(n, s, h) complex in centred order, as gather_slices wants it, weight 1."""
     n, size, half = spectrum.shape
-    out = torch.zeros((n, size + 1, half + 1, 4))
+    out = torch.zeros((n, size + 1, half + 1, 3))
     out[:, :size, :half, 0] = torch.from_numpy(spectrum.real)
     out[:, :size, :half, 1] = torch.from_numpy(spectrum.imag)
     out[:, :size, :half, 2] = 1
@@ -235,11 +235,11 @@ def padded(spectrum: np.ndarray) -> torch.Tensor:
 )
 def test_gathering_agrees_with_its_twin(rng, size, radius, ratio):
     n, half = 9, size // 2 + 1
-    slices = torch.from_numpy(rng.normal(size=(n, size + 1, half + 1, 4)).astype(np.float32))
+    slices = torch.from_numpy(rng.normal(size=(n, size + 1, half + 1, 3)).astype(np.float32))
     matrices = rotations(n) * ratio
     matrices[0] = np.eye(3) * ratio
     matrices[1] = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]) * ratio
-    fast, plain = torch.zeros((size, size, half, 4)), torch.zeros((size, size, half, 4))
+    fast, plain = torch.zeros((size, size, half, 3)), torch.zeros((size, size, half, 3))
     gather_slices(slices, matrices, radius, fast)
     gather_slices_reference(slices, matrices, radius, plain)
     torch.testing.assert_close(fast[..., :3], plain[..., :3], atol=2e-4, rtol=0)
@@ -256,7 +256,7 @@ def test_one_slice_fills_one_plane(rng):
     """Unturned: the z = 0 plane receives the slice itself and its neighbours nothing."""
     size, half = 12, 7
     spectrum = rng.normal(size=(1, size, half)) + 1j * rng.normal(size=(1, size, half))
-    volume = torch.zeros((size, size, half, 4))
+    volume = torch.zeros((size, size, half, 3))
     gather_slices(padded(spectrum), np.eye(3)[None], 5.0, volume)
     v, u = np.meshgrid(np.arange(size) - 6, np.arange(half), indexing="ij")
     inside = v**2 + u**2 <= 25
@@ -272,7 +272,7 @@ def test_weight_falls_off_with_depth():
     size, half = 16, 9
     t = np.deg2rad(25)
     matrix = np.array([[np.cos(t), 0, np.sin(t)], [0, 1, 0], [-np.sin(t), 0, np.cos(t)]])  # zyx
-    volume = torch.zeros((size, size, half, 4))
+    volume = torch.zeros((size, size, half, 3))
     gather_slices(padded(np.ones((1, size, half), complex)), matrix[None], 7.0, volume)
     k = half_grid(size)
     depth = k @ matrix[0]
@@ -287,7 +287,7 @@ def test_gathered_slices_rebuild_a_gaussian():
     v, u = np.meshgrid(np.arange(size) - size // 2, np.arange(half), indexing="ij")
     plane = np.stack([np.zeros_like(v), v, u], axis=-1)
     spectrum = gaussian_transform(np.einsum("vuj,nji->nvui", plane, matrices), size)
-    volume = torch.zeros((size, size, half, 4))
+    volume = torch.zeros((size, size, half, 3))
     gather_slices(padded(spectrum), matrices, 10.0, volume)
     v = volume.numpy()
     touched = v[..., 2] > 0.5
@@ -308,7 +308,7 @@ def test_weighing_and_gathering_on_cuda(rng):
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=2e-5, rtol=1e-4)
     volumes = []
     for slices in (on_cpu, on_gpu):
-        volume = torch.zeros((size, size, half, 4), device=slices.device)
+        volume = torch.zeros((size, size, half, 3), device=slices.device)
         gather_slices(slices, rotations(n), 9.0, volume)
         volumes.append(volume.cpu()[..., :3])
     torch.testing.assert_close(volumes[1], volumes[0], atol=2e-4, rtol=0)

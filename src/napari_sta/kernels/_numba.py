@@ -107,7 +107,7 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
     x_end
         (s,) columns from here on are set to zero.
     out
-        (n, s + 1, h + 1, 4) float32: re, im, weight, 0; last row repeats the first, last column repeats
+        (n, s + 1, h + 1, 3) float32: re, im, weight; last row repeats the first, last column repeats
         column h - 2, so that interpolation needs no bounds.
     """
     size = len(row_of)
@@ -126,14 +126,13 @@ def weigh_transforms(  # type: ignore[no-untyped-def]
                 out[i, y, x, 0] = (a * rr - b * ri) * g[x]
                 out[i, y, x, 1] = (a * ri + b * rr) * g[x]
                 out[i, y, x, 2] = g[x] * g[x]
-                out[i, y, x, 3] = 0
             for x in range(end, half):
-                for c in range(4):
+                for c in range(3):
                     out[i, y, x, c] = 0
-            for c in range(4):
+            for c in range(3):
                 out[i, y, half, c] = out[i, y, half - 2, c]
         for x in range(half + 1):
-            for c in range(4):
+            for c in range(3):
                 out[i, size, x, c] = out[i, 0, x, c]
 
 
@@ -257,7 +256,7 @@ def scatter_slices(  # type: ignore[no-untyped-def]
 def symmetrise_planes(first, step, volume, operators, out):  # type: ignore[no-untyped-def]
     """Average a half-transform volume over rotations, for every ``step``-th plane.
 
-    ``volume`` and ``out`` (s, s, h, 4) as in :func:`gather_into_planes`; ``operators`` (n, 3, 3) zyx, the
+    ``volume`` and ``out`` (s, s, h, 3) as in :func:`gather_into_planes`; ``operators`` (n, 3, 3) zyx, the
     identity first. Trilinear; indices are clamped at Nyquist.
     """
     size = volume.shape[0]
@@ -338,13 +337,13 @@ def gather_into_planes(first, step, slices, matrices, radius, volume):  # type: 
     Parameters
     ----------
     slices
-        (n, s + 1, h + 1, 4) float32 from :func:`weigh_transforms`.
+        (n, s + 1, h + 1, 3) float32 from :func:`weigh_transforms`.
     matrices
         (n, 3, 3) float64, zyx: voxel frequency to image frequency (depth, v, u).
     radius
         Largest radius in voxels that receives data (may exceed s / 2 by one).
     volume
-        (s, s, h, 4) float32: re, im, weight, 0; rows and planes from -s/2 upwards.
+        (s, s, h, 3) float32: re, im, weight; rows and planes from -s/2 upwards.
 
     Notes
     -----

@@ -62,14 +62,14 @@ def tilt_envelope(
     return envelope.astype(np.float32), last.astype(np.int64)
 
 
-def new_accumulator(size: int, device: torch.device | str = "cpu") -> Float[Tensor, "s s h 4"]:
-    """Make an empty accumulator: re, im, weight and a pad, centred order."""
-    return torch.zeros((size, size, size // 2 + 1, 4), dtype=torch.float32, device=device)
+def new_accumulator(size: int, device: torch.device | str = "cpu") -> Float[Tensor, "s s h 3"]:
+    """Make an empty accumulator: re, im and weight, centred order."""
+    return torch.zeros((size, size, size // 2 + 1, 3), dtype=torch.float32, device=device)
 
 
 def symmetrise(
-    volume: Float[Tensor, "s s h 4"], operators_zyx: Float[ndarray, "n 3 3"], threads: int = 1
-) -> Float[Tensor, "s s h 4"]:
+    volume: Float[Tensor, "s s h 3"], operators_zyx: Float[ndarray, "n 3 3"], threads: int = 1
+) -> Float[Tensor, "s s h 3"]:
     """Average data and weights over a point group, in Fourier space, by trilinear interpolation."""
     if len(operators_zyx) == 1:
         return volume
@@ -84,8 +84,8 @@ def symmetrise(
 
 
 def symmetrise_reference(
-    volume: Float[Tensor, "s s h 4"], operators_zyx: Float[ndarray, "n 3 3"]
-) -> Float[Tensor, "s s h 4"]:
+    volume: Float[Tensor, "s s h 3"], operators_zyx: Float[ndarray, "n 3 3"]
+) -> Float[Tensor, "s s h 3"]:
     """Plain torch twin of :func:`symmetrise`, for any device."""
     size, half, device = volume.shape[0], volume.shape[0] // 2, volume.device
     total = volume.clone()
@@ -106,7 +106,7 @@ def symmetrise_reference(
             low = at.floor().long()
             high = torch.minimum(low + 1, top)
             part = (at - low).float()
-            value = torch.zeros((grid.shape[1], 4), device=device)
+            value = torch.zeros((grid.shape[1], 3), device=device)
             for corner in range(8):
                 pick = [(high if corner >> a & 1 else low)[a] for a in range(3)]
                 weight = torch.ones(grid.shape[1], device=device)
@@ -114,12 +114,12 @@ def symmetrise_reference(
                     weight = weight * (part[a] if corner >> a & 1 else 1 - part[a])
                 value += volume[pick[0], pick[1], pick[2]] * weight[:, None]
             value[:, 1] = torch.where(flip, -value[:, 1], value[:, 1])
-            total[plane] += value.reshape(size, half + 1, 4)
-    total[..., :3] /= len(operators_zyx)
+            total[plane] += value.reshape(size, half + 1, 3)
+    total /= len(operators_zyx)
     return total
 
 
-def reconstruct_map(volume: Float[Tensor, "s s h 4"], wiener_snr: float = 0.0) -> Reconstruction:
+def reconstruct_map(volume: Float[Tensor, "s s h 3"], wiener_snr: float = 0.0) -> Reconstruction:
     """Turn accumulated data and weights into a map.
 
     Parameters

@@ -94,7 +94,7 @@ def weigh_transforms(
     even_phase: Float[ndarray, "s h"] | None = None,
     odd_phase: Float[ndarray, "s h"] | None = None,
     threads: int = 1,
-) -> Float[Tensor, "n s1 h1 4"]:
+) -> Float[Tensor, "n s1 h1 3"]:
     """Crop, shift and CTF-weigh image transforms: data -CTF·envelope·F and weight (CTF·envelope)².
 
     Parameters
@@ -120,7 +120,7 @@ def weigh_transforms(
     Returns
     -------
     slices
-        (n, size + 1, size / 2 + 2, 4): re, im, weight, 0 in centred order with phase origin at the box
+        (n, size + 1, size / 2 + 2, 3): re, im, weight in centred order with phase origin at the box
         centre. The last row repeats the first and the last column the third-last, for interpolation.
 
     Notes
@@ -166,7 +166,7 @@ def _weigh_fast(  # type: ignore[no-untyped-def]
     from napari_sta.kernels._numba import weigh_transforms as fast
 
     n, size, half = len(spectra), len(row_of), len(kx)
-    out = torch.empty((n, size + 1, half + 1, 4), dtype=torch.float32)
+    out = torch.empty((n, size + 1, half + 1, 3), dtype=torch.float32)
     extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
     arguments = (
         torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(),
@@ -200,7 +200,7 @@ def _weigh_reference(  # type: ignore[no-untyped-def]
     data = data * g
     if odd_phase is not None:
         data = data * torch.exp(-1j * put(odd_phase, torch.float32))
-    out = torch.zeros((n, size + 1, half + 1, 4), dtype=torch.float32, device=device)
+    out = torch.zeros((n, size + 1, half + 1, 3), dtype=torch.float32, device=device)
     out[:, :size, :half, 0] = data.real
     out[:, :size, :half, 1] = data.imag
     out[:, :size, :half, 2] = g * g
@@ -210,10 +210,10 @@ def _weigh_reference(  # type: ignore[no-untyped-def]
 
 
 def gather_slices(
-    slices: Float[Tensor, "n s1 h1 4"],
+    slices: Float[Tensor, "n s1 h1 3"],
     matrices_zyx: Float[ndarray, "n 3 3"],
     radius_px: float,
-    volume: Float[Tensor, "s s h 4"],
+    volume: Float[Tensor, "s s h 3"],
     threads: int = 1,
 ) -> None:
     """Add weighted central slices to a volume, each voxel interpolating in the slice (RELION's rule).
@@ -227,7 +227,7 @@ def gather_slices(
     radius_px
         Voxels at larger radii receive nothing.
     volume
-        Changed in place: re, im, weight, 0.
+        Changed in place: re, im, weight.
 
     Notes
     -----
@@ -247,10 +247,10 @@ def gather_slices(
 
 
 def gather_slices_reference(
-    slices: Float[Tensor, "n s1 h1 4"],
+    slices: Float[Tensor, "n s1 h1 3"],
     matrices_zyx: Float[ndarray, "n 3 3"],
     radius_px: float,
-    volume: Float[Tensor, "s s h 4"],
+    volume: Float[Tensor, "s s h 3"],
 ) -> None:
     """Plain torch twin of :func:`gather_slices`, for any device.
 
@@ -266,7 +266,7 @@ def gather_slices_reference(
         torch.arange(size, device=device) - half, torch.arange(size, device=device) - half,
         torch.arange(half + 1, device=device),
     ]  # fmt: skip
-    flat = volume.view(-1, 4)
+    flat = volume.view(-1, 3)
     for axis in range(3):
         chosen = np.flatnonzero(main_axis == axis)
         if not len(chosen):

@@ -19,7 +19,7 @@ def warm_up() -> None:
     _numba.cut_windows(
         0, 1, np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), windows[0], windows[0], windows.copy()
     )
-    slices = np.zeros((1, size + 1, half + 1, 4), f4)
+    slices = np.zeros((1, size + 1, half + 1, 3), f4)
     _numba.weigh_transforms(
         0, 1, np.zeros((1, size, half, 2), f4), np.zeros(size, np.int64), np.zeros((1, size, 2), f4),
         np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
@@ -40,7 +40,7 @@ def warm_up() -> None:
         0, 1, np.zeros((1, 1, size, half, 2), f4), weights, np.zeros((1, 1, 2, 3)),
         np.zeros((1, 1, size), np.int64), np.zeros((1, 4, 4, 3, 2), f4), small, small.copy(),
     )  # fmt: skip
-    volume = np.zeros((size, size, half, 4), f4)
+    volume = np.zeros((size, size, half, 3), f4)
     _numba.gather_into_planes(0, 1, slices, np.zeros((1, 3, 3)), 4.0, volume)
     _numba.symmetrise_planes(0, 1, volume, np.zeros((2, 3, 3)), volume.copy())
     _numba.additive_generator(np.zeros(31, np.uint32), 1)
