@@ -217,6 +217,11 @@ def test_changed_optics_are_written(project):
             lambda p: _with(p, "particles", "rlnOpticsGroup", "4", 5), "optics group 4", id="unknown optics"
         ),
         pytest.param(
+            lambda p: _without(p, "particles", "rlnAngleTilt"),
+            "has rlnAngleRot but no rlnAngleTilt; an orientation needs all of",
+            id="two of three angles",
+        ),
+        pytest.param(
             lambda p: _without(p, "particles", "rlnOpticsGroup"),
             "no column rlnOpticsGroup",
             id="no optics column",

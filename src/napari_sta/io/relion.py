@@ -177,14 +177,25 @@ def _particles(
         name=name,
         coordinate_zyx_angst=_coordinates(path, table, tilt_series),
         origin_zyx_angst=number_columns(table, ORIGIN, path),
-        angles_deg=number_columns(table, ANGLES, path),
-        subtomogram_angles_deg=number_columns(table, SUBTOMOGRAM_ANGLES, path),
+        angles_deg=_angles(table, ANGLES, path),
+        subtomogram_angles_deg=_angles(table, SUBTOMOGRAM_ANGLES, path),
         optics_group=optics_group,
         half_set=half_set,
         optics=optics,
         text=dict(table.columns),
         tables={key: value for key, value in tables.items() if key not in ("optics", "particles")},
     )
+
+
+def _angles(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np.float64]:
+    """Return rot, tilt and psi, (n, 3): all three, or none of them, which means 0."""
+    there = [label for label in labels if label in table]
+    if there and len(there) < len(labels):
+        lacking = next(label for label in labels if label not in table)
+        raise InputError(
+            f"{path} has {there[0]} but no {lacking}; an orientation needs all of {', '.join(labels)}, add the column"
+        )
+    return number_columns(table, labels, path)
 
 
 def _numbered(tomogram: Column) -> Column:
