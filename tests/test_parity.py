@@ -108,6 +108,18 @@ def test_make_mask(root, tmp_path):
     assert np.abs(ours - theirs).max() <= 0.01
 
 
+@pytest.mark.parametrize("mask", ["mask_align", "mask_fsc"])
+def test_process_map(root, tmp_path, mask):
+    """Rescaling and a new box, as relion_image_handler: RELION differs at the coarse grid's Nyquist limit only."""
+    run("process_map", tmp_path, in_3dref=f"masks/{mask}.mrc", pixel_size_angst=2.7, rescale_pixel_size_angst=5.4,
+        box_size_px=48)  # fmt: skip
+    ours, theirs = read_volume(tmp_path / "map.mrc"), read_volume(f"masks/{mask}_bin2.mrc")
+    assert ours.pixel_size_angst == pytest.approx(theirs.pixel_size_angst, rel=1e-5)
+    below = np.abs(np.fft.fftfreq(48, 1 / 48)) < 24
+    spectra = [np.fft.fftn(v.data.astype(np.float64))[np.ix_(below, below, below)] for v in (ours, theirs)]
+    assert np.abs(spectra[0] - spectra[1]).max() < 1e-6 * np.abs(spectra[1]).max()
+
+
 def test_postprocess(root, tmp_path):
     run("postprocess", tmp_path, in_half_map="Reconstruct/job026/half1.mrc", in_mask="masks/mask_fsc.mrc",
         pixel_size_angst=2.7, auto_bfactor_lowest_resolution_angst=15)  # fmt: skip
