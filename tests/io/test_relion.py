@@ -122,7 +122,6 @@ def test_origins_and_angles_are_always_written(project):
         path,
         "particles",
         "rlnOriginZAngst",
-        "rlnAnglePsi",
         "rlnTomoSubtomogramRot",
         "rlnTomoSubtomogramTilt",
         "rlnTomoSubtomogramPsi",

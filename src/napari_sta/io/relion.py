@@ -193,7 +193,8 @@ def _angles(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np
     if there and len(there) < len(labels):
         lacking = next(label for label in labels if label not in table)
         raise InputError(
-            f"{path} has {there[0]} but no {lacking}; an orientation needs all of {', '.join(labels)}, add the column"
+            f"{path} has {there[0]} but no {lacking}; an orientation needs all of {', '.join(labels)}, "
+            "add the column"
         )
     return number_columns(table, labels, path)
 
