@@ -183,6 +183,22 @@ def test_the_identity_may_stand_anywhere(rng):
     np.testing.assert_array_equal(symmetrise_volume(volume, operators[:1]), volume)
 
 
+@pytest.mark.parametrize("n", [14, 33, 48])
+def test_threads_change_no_bit(rng, n):
+    volume = rng.normal(size=(n,) * 3).astype(np.float32)
+    results = []
+    for threads in (1, 2, 5):
+        steps = symmetrise_in_steps(volume, symmetry_operators_zyx("C3"), threads)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                results.append(end.value)
+                break
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
 def test_steps_are_counted():
     steps = symmetrise_in_steps(np.ones((6,) * 3, np.float32), symmetry_operators_zyx("O"))
     assert list(steps) == list(range(1, 25))

@@ -158,7 +158,7 @@ class ProcessMap(Job):
         yield Progress(2, 5, "moved")
         if self.symmetry != "C1":
             operators = symmetry_operators_zyx(self.symmetry)
-            steps = volumes.symmetrise_in_steps(data, operators)
+            steps = volumes.symmetrise_in_steps(data, operators, context.threads)
             while True:
                 try:
                     done = next(steps)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from napari_sta.kernels.devices import run_in_threads
+
+_SLAB_PX = 16
+"""Planes that a thread turns at a time; fixed, so that results do not depend on the number of threads."""
 _INSIDE_PX = 1e-6
 """A rotated voxel this far outside the box still counts as inside: only rounding put it there."""
 
@@ -99,7 +104,7 @@ def invert_hand(volume: Float[ndarray, "d h w"]) -> Float[ndarray, "d h w"]:
 
 
 def symmetrise_in_steps(
-    volume: Float[ndarray, "n n n"], operators_zyx: Float[ndarray, "m 3 3"]
+    volume: Float[ndarray, "n n n"], operators_zyx: Float[ndarray, "m 3 3"], threads: int = 1
 ) -> Generator[int, None, ndarray]:
     """Average a map over rotations about voxel n // 2, yielding how many are done; returns (n, n, n) float32.
 
@@ -121,18 +126,27 @@ def symmetrise_in_steps(
     coefficients = spline_filter(np.asarray(volume, dtype=np.float64), order=3, mode="mirror")
     total = np.asarray(volume, dtype=np.float64).copy()
     count = np.ones((n, n, n), dtype=np.int32)
+
+    def add(rotation: ndarray, first_slab: int, last_slab: int) -> None:
+        for slab in range(first_slab, last_slab):
+            planes = slice(slab * _SLAB_PX, (slab + 1) * _SLAB_PX)
+            z = index[planes]
+            inside = np.ones((len(z), n, n), dtype=bool)
+            for row in rotation:
+                at = row[0] * z[:, None, None] + row[1] * index[:, None] + row[2] * index + centre
+                inside &= (at >= -_INSIDE_PX) & (at <= n - 1 + _INSIDE_PX)
+            corner = rotation @ np.array([z[0], -centre, -centre]) + centre
+            turned = affine_transform(
+                coefficients, rotation, corner, inside.shape, order=3, mode="mirror", prefilter=False
+            )
+            total[planes][inside] += turned[inside]
+            count[planes] += inside
+
     identity = np.abs(operators_zyx - np.eye(3)).max(axis=(1, 2)) < 1e-6
     done = 1
     yield done
     for rotation in operators_zyx[~identity]:
-        inside = np.ones((n, n, n), dtype=bool)
-        for row in rotation:
-            at = row[0] * index[:, None, None] + row[1] * index[:, None] + row[2] * index + centre
-            inside &= (at >= -_INSIDE_PX) & (at <= n - 1 + _INSIDE_PX)
-        offset = centre - rotation @ np.full(3, float(centre))
-        turned = affine_transform(coefficients, rotation, offset, order=3, mode="mirror", prefilter=False)
-        total[inside] += turned[inside]
-        count += inside
+        run_in_threads(partial(add, rotation), -(-n // _SLAB_PX), threads)
         done += 1
         yield done
     return (total / count).astype(np.float32)
