@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import extraction_oracle as oracle
 from napari_sta.cli import main
@@ -322,17 +323,20 @@ def test_deformations(copy, tmp_path):
     check_stacks(copy, tmp_path / "out", expectations(copy, 24, deform={n: field(n) for n in names}))
 
 
-def test_particles_at_the_edge(tmp_path):
+@pytest.mark.parametrize(("box", "crop", "binning"), [(48, 40, 1), (24, 20, 2)])
+def test_particles_at_the_edge(tmp_path, box, crop, binning):
     """Only tilts in which the whole cropped box is inside are written; the larger box repeats edge pixels."""
     project = noise_project(tmp_path / "p", sphere_radius_angst=130.0, particles_per_tomogram=9)
-    expected = expectations(project, 48, 40)
+    expected = expectations(project, box, crop, binning)
     counts = np.array([e.visible.sum() for e in expected.values()])
     assert (counts < 5).any()
     assert (counts > 0).any()
-    extract(project, tmp_path / "out", box_size_px=48, crop_size_px=40)
+    extract(project, tmp_path / "out", box_size_px=box, crop_size_px=crop, binning=binning)
     check_stacks(project, tmp_path / "out", expected)
     least = int(np.median(counts)) + 1
-    record = extract(project, tmp_path / "least", box_size_px=48, crop_size_px=40, min_frames=least)
+    record = extract(
+        project, tmp_path / "least", box_size_px=box, crop_size_px=crop, binning=binning, min_frames=least
+    )
     wanted = {name for name, e in expected.items() if e.visible.sum() >= least}
     assert set(read_particles(tmp_path / "least/particles.star").name) == wanted
     assert record["n_dropped"] == len(expected) - len(wanted)
@@ -597,6 +601,21 @@ def test_threads_change_no_bit(noise, tmp_path, stack2d):
         content = (tmp_path / "1" / file).read_bytes()
         assert content == (tmp_path / "2" / file).read_bytes()
         assert content == (tmp_path / "5" / file).read_bytes()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("stack2d", ["Yes", "No"])
+def test_on_cuda(noise, tmp_path, stack2d):
+    values = {"stack2d": stack2d, "box_size_px": 20, "crop_size_px": 16, "float16": "No"}
+    extract(noise, tmp_path / "cpu", **values)
+    job = job_named("extract").from_text({"in_optimisation_set": str(noise.paths.optimisation_set), **values})
+    (tmp_path / "cuda").mkdir()
+    for _ in job.run(Context(tmp_path / "cuda", device="cuda:0")):
+        pass
+    for path in (tmp_path / "cpu").rglob("*.mrc*"):
+        one, two = (np.fromfile(tmp_path / d / path.relative_to(tmp_path / "cpu"), np.float32, offset=1024) for d in ("cpu", "cuda"))  # fmt: skip
+        np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max())
 
 
 def many(project: Project, factor: int) -> None:

@@ -221,6 +221,40 @@ def test_background_is_the_mean_of_everything_outside():
     assert float(found[0, 0]) == 0.0
 
 
+def test_the_end_has_a_twin(rng, monkeypatch):
+    """Without numba the middle of the images is the same."""
+    import napari_sta.kernels._numba as fast
+    from napari_sta.kernels import extraction
+
+    def plain(first, last, n_background, rows, totals, factor, inside, out):
+        margin = (rows.shape[2] - out.shape[1]) // 2
+        part = torch.from_numpy(rows[first:last, :, margin : margin + out.shape[1]])
+        arrays = (torch.from_numpy(a) for a in (totals[first:last], factor, inside))
+        out[first:last] = extraction._finish_reference(part, *arrays, n_background).numpy()
+
+    spectra = torch.fft.rfft2(
+        torch.from_numpy(rng.normal(3, 2, (4, 20, 20)).astype(np.float32)), norm="ortho"
+    )
+    spectra = spectra.transpose(1, 2).contiguous()
+    found = middle_images(spectra, 14, threads=2)
+    monkeypatch.setattr(fast, "finish_images", plain)
+    torch.testing.assert_close(middle_images(spectra, 14), found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("circle", [True, False])
+def test_on_cuda(three, circle):
+    windows, offsets, _, coefficients = three
+    contrast = Contrast(coefficients, SMOOTH, _phase(EVEN), _phase(ODD, odd=True))
+    spectra = torch.fft.rfft2(torch.from_numpy(windows))
+    found = [
+        middle_images(contrast_spectra(s, offsets, SIZE, 0.7, contrast, BINNED), 12, circle=circle).cpu()
+        for s in (spectra, spectra.cuda())
+    ]
+    torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=1e-4)
+
+
 # --- 3D ------------------------------------------------------------------------------------------------
 
 

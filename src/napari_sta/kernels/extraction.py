@@ -192,10 +192,15 @@ def middle_images(
             lambda first, last: finish_images(first, last, n_background, *arrays), len(rows), threads
         )
         return out
-    factor, inside = factor.to(rows), inside.to(rows)
-    part = rows[..., middle]
+    return _finish_reference(rows[..., middle], totals, factor.to(rows), inside.to(rows), n_background)
+
+
+def _finish_reference(
+    part: Tensor, totals: Tensor, factor: Tensor, inside: Tensor, n_background: float
+) -> Tensor:
+    """Plain torch twin of the fast end of :func:`middle_images`, for any device."""
     background = totals - (part * inside).sum(dim=(-2, -1), dtype=torch.float64)
-    mean = (background / n_background).to(rows.dtype)
+    mean = (background / n_background).to(part.dtype)
     return (part - mean[:, None, None]) * factor
 
 
