@@ -1,0 +1,77 @@
+"""Whole `extract` and `reconstruct` on a project, and their memory when particles are repeated.
+
+    python benchmarks/bench_extract.py OPTIMISATION_SET.star --box 192 --crop 96 [--max_dose 50] [--symmetry C6]
+    python benchmarks/bench_extract.py OPTIMISATION_SET.star --box 192 --crop 96 --repeat 10
+
+Each run is a new process, cold start included, as a user sees it: wall and CPU seconds, largest resident
+memory. With --repeat every particle is taken that many times under other names; memory must stay flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_sta.data.particles import concatenate
+from napari_sta.io.relion import load_sta_inputs, write_particles
+
+
+def repeated_set(optimisation_set: str, times: int, folder: Path) -> str:
+    """Write a set that holds every particle several times."""
+    inputs = load_sta_inputs(optimisation_set)
+    one = inputs.particles
+    parts = [
+        replace(one, name=np.array([f"{name}_{k}" for name in one.name], dtype=object)) for k in range(times)
+    ]
+    path = folder / "particles.star"
+    write_particles(path, concatenate(parts))
+    inputs.write_set(folder / "optimisation_set.star", path)
+    return str(folder / "optimisation_set.star")
+
+
+def timed(job: str, arguments: list[str]) -> str:
+    """Run one job in a new process; return its figures."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "napari_sta.cli", job, *arguments, "--o", out, "--quiet"]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            raise SystemExit(f"{job} failed")
+        cpu = usage.ru_utime + usage.ru_stime
+        return f"{seconds:6.2f} s wall  {cpu:6.2f} s cpu  {usage.ru_maxrss / 1024:6.0f} MB"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("optimisation_set")
+    parser.add_argument("--box", default="192")
+    parser.add_argument("--crop", default="96")
+    parser.add_argument("--binning", default="1")
+    parser.add_argument("--max_dose", default="")
+    parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source = given.optimisation_set
+        if given.repeat > 1:
+            source = repeated_set(source, given.repeat, Path(folder))
+        shared = ["--in_optimisation_set", source, "--box_size_px", given.box, "--crop_size_px", given.crop]
+        shared += ["--binning", given.binning]
+        jobs = {
+            "extract": [*shared, *(["--max_dose_e_per_angst2", given.max_dose] if given.max_dose else [])],
+            "reconstruct": [*shared, "--symmetry", given.symmetry],
+        }
+        for run in range(given.runs):
+            for job, arguments in jobs.items():
+                print(f"run {run + 1} {job:12s}{timed(job, arguments)}")
