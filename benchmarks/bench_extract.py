@@ -1,7 +1,7 @@
 """Whole `extract` and `reconstruct` on a project, and their memory when particles are repeated.
 
-    python benchmarks/bench_extract.py OPTIMISATION_SET.star --box 192 --crop 96 [--max_dose 50] [--symmetry C6]
-    python benchmarks/bench_extract.py OPTIMISATION_SET.star --box 192 --crop 96 --repeat 10
+    python benchmarks/bench_extract.py SET.star --box 192 --crop 96 [--max_dose 50] [--symmetry C6]
+    python benchmarks/bench_extract.py SET.star --box 192 --crop 96 --repeat 10
 
 Each run is a new process, cold start included, as a user sees it: wall and CPU seconds, largest resident
 memory. With --repeat every particle is taken that many times under other names; memory must stay flat.
