@@ -25,6 +25,7 @@ from napari_sta.io.star import parse_vector, read_star
 from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
 from napari_sta.kernels import fsc, sampling
 from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_control as control
 from napari_sta.kernels.ctf import dose_weight
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
@@ -229,6 +230,8 @@ def main():
     compare_poses(posteriors, images, old, new, a, grid, count)
     if not cc:
         compare_noise(sums, old, new, size)
+    if count == len(particles):
+        compare_control(posteriors, images, old, new, a, grid, projectors, pixels, cc)
     t0 = time.time()
     maximise(sums, old, new, size, a, radius, cc)
     print(f"M-step and comparison {time.time() - t0:.1f} s")
@@ -355,6 +358,27 @@ def compare_poses(posteriors, images, old, new, a, grid, count):
     lnl = new.text("rlnLogLikeliContribution")[:count]
     ours = np.array([p.log_evidence for p in posteriors])
     print("log likelihood, first five: ours", np.round(ours[:5], 5), "RELION's", lnl[:5])
+
+
+def compare_control(posteriors, images, old, new, a, grid, projectors, pixels, cc):
+    """Changes of poses and expected accuracies."""
+    rotation = np.stack([p.rotations_zyx[p.best[0]] for p in posteriors])
+    offset = np.stack([im.offset_zyx_px + p.shifts_zyx_px[p.best[1]] for p, im in zip(posteriors, images, strict=True)])
+    before = euler_to_matrix_zyx(old.particles.angles_deg)
+    angles = control.angle_change_deg(before, rotation, grid.symmetry)
+    offsets = control.offset_change_angst(old.particles.origin_zyx_angst, offset * a)
+    theirs = [value(new.optimiser, f"rlnChangesOptimal{x}") for x in ("Orientations", "Offsets")]
+    print(f"changes: {angles:.5f} deg, {offsets:.5f} A; RELION's {theirs}")
+    if cc:
+        return
+    generator = np.random.default_rng(1)
+    t0 = time.time()
+    mine = np.flatnonzero(old.particles.half_set == 1)[:100]
+    found = np.array([
+        rf.expected_accuracy(projectors[0], images[i], pixels, old.particles.angles_deg[i], generator) for i in mine
+    ])
+    theirs = [value(new.optimiser, f"rlnOverallAccuracy{x}") for x in ("Rotations", "TranslationsAngst")]
+    print(f"accuracy: {found[:, 0].mean():.4f} deg, {found[:, 1].mean() * a:.4f} A; RELION's {theirs}; {time.time() - t0:.2f} s")
 
 
 def compare_noise(sums, old, new, size):

@@ -271,14 +271,18 @@ def write_stack(
     _write(path, array, pixel_size_angst, float16, is_stack=True)
 
 
-def _as_float16(data: NDArray[np.float32]) -> NDArray[np.float16]:
-    # torch converts with the processor's own instruction, five times faster than numpy; who writes many
-    # stacks has it loaded already.
+def _as_float16(data: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Round to float16; also return what is read back.
+
+    torch converts with the processor's own instruction, five times faster than numpy; who writes many
+    stacks has it loaded already.
+    """
     torch = sys.modules.get("torch")
     if torch is None or sys.byteorder != "little":
-        return data.astype("<f2")
-    half: NDArray[np.float16] = torch.from_numpy(data).half().numpy()
-    return half
+        half = data.astype("<f2")
+        return half, half.astype("<f4")
+    rounded = torch.from_numpy(data).half()
+    return rounded.numpy(), rounded.float().numpy()
 
 
 def _write(
@@ -299,7 +303,8 @@ def _write(
                 f"{path} was not written: values up to {max(-low, high):.3g} do not fit float16; write "
                 "float32"
             )
-        stored = _as_float16(data)
+        stored, data = _as_float16(data)
+        low, high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
     header = np.zeros((), dtype=mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
     d, h, w = data.shape
     header["nx"], header["ny"], header["nz"] = w, h, d
