@@ -42,6 +42,15 @@ def test_density_moves_by_the_shift(shape, shift):
     np.testing.assert_allclose(after, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_finest_wave_shrinks_by_the_cosine(axis):
+    """(-1)^x moved by s is sampled as cos(pi s) (-1)^x: the mean of both ways to read it."""
+    signs = (1.0 - 2.0 * (np.arange(8) % 2)).reshape([-1 if a == axis else 1 for a in range(3)])
+    wave = np.broadcast_to(signs, (8, 8, 8)).astype(np.float32)
+    shift = tuple(0.3 if a == axis else 0.0 for a in range(3))
+    np.testing.assert_allclose(shift_volume(wave, shift), np.cos(0.3 * np.pi) * wave, atol=1e-6)
+
+
 def test_whole_shifts_bring_zeros_in(rng):
     before = rng.normal(5, 1, (8, 9, 10)).astype(np.float32)
     after = shift_volume(before, (2.0, 0.0, -3.0))
