@@ -2,8 +2,8 @@
 
     python benchmarks/replay_relion.py PROJECT ITERATION [--job Refine3D/job016] [--threads 1]
 
-Reads run_itNNN (data, model, sampling, optimiser, maps), computes the next iteration in parity mode and prints
-how it differs from run_it(N+1).
+Reads run_itNNN (data, model, sampling, optimiser, maps), computes the next iteration in parity mode and
+prints how it differs from run_it(N+1).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
 from napari_sta.kernels import fsc, sampling
 from napari_sta.kernels import refinement as rf
 from napari_sta.kernels import refinement_control as control
+from napari_sta.kernels import refinement_maps as maps
 from napari_sta.kernels.ctf import dose_weight
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
@@ -104,7 +105,7 @@ def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: fl
             masked = rf.image_transforms(rf.fill_outside(images, disc))
             unmasked = rf.image_transforms(images)
             power = rf.shell_powers(masked, window, size // 2 + 1)
-            out[i] = dict(
+            out[i] = dict(  # noqa: C408
                 masked=pixels.take(masked),
                 unmasked=pixels.take(unmasked),
                 model=(ctf**2).astype(np.float32),
@@ -148,7 +149,8 @@ def main():
     width = sampling.AngularPrior(*(value(general, f"rlnSigmaPrior{x}Angle") for x in ("Rot", "Tilt", "Psi")))
     choices = sampling.choose_near_prior(grid, old.particles.angles_deg, width)
     print(
-        f"{np.mean([len(c.orientation) for c in choices]):.1f} orientations, {len(translations)} translations a particle"
+        f"{np.mean([len(c.orientation) for c in choices]):.1f} orientations, "
+        f"{len(translations)} translations a particle"
     )
     halves = old.particles.half_set
     projectors = [rf.make_projector(m, radius, 2.0) for m in old.maps]
@@ -242,63 +244,66 @@ def maximise(sums, old, new, size, a, radius, cc):
     symmetry = old.sampling["rlnSymmetryGroup"][0]
     operators = symmetry_operators_zyx(symmetry)
     padding, opt = 2.0, old.optimiser
-    full = [rf.complete_sums(s.volume, operators, rf.padded_radius(radius, padding)) for s in sums]
+    full = [maps.complete_sums(s.volume, operators, rf.padded_radius(radius, padding)) for s in sums]
     resolution = value(old.models[0]["model_general"], "rlnCurrentResolution")
     if not np.isfinite(resolution):
         resolution = size * a / round(size * a / 20)
-    join = rf.joining_radius(size, a, value(opt, "rlnJoinHalvesUntilThisResolution"), resolution)
-    rf.join_low_resolution(*full, join, padding)
+    join = maps.joining_radius(size, a, value(opt, "rlnJoinHalvesUntilThisResolution"), resolution)
+    maps.join_low_resolution(*full, join, padding)
     t0 = time.time()
-    plain = [rf.reconstruct(v, size, radius, padding) for v in full]
+    plain = [maps.reconstruct(v, size, radius, padding) for v in full]
     t1 = time.time() - t0
     for h in (0, 1):
         theirs = torch.from_numpy(np.array(read_volume(f"{new.stem}_half{h + 1}_class001_unfil.mrc").data))
         curve = fsc.fourier_shell_correlation(plain[h], theirs)
         ratio = float((plain[h] * theirs).sum() / (theirs**2).sum())
         print(
-            f"unfil half {h + 1}: FSC to RELION's min {curve[1 : radius + 1].min():.6f}, scale {ratio:.6f}, rel L2 {float((plain[h] - theirs).norm() / theirs.norm()):.2e}; one reconstruction {t1 / 2:.2f} s"
+            f"unfil half {h + 1}: FSC to RELION's min {curve[1 : radius + 1].min():.6f}, "
+            f"scale {ratio:.6f}, rel L2 "
+            f"{float((plain[h] - theirs).norm() / theirs.norm()):.2e}; one reconstruction {t1 / 2:.2f} s"
         )
     if os.environ.get("REPLAY_SAVE"):
         torch.save([plain, full], os.environ["REPLAY_SAVE"])
     mask = torch.from_numpy(np.array(read_volume(Path(old.stem).parent / "run_solvent_mask.mrc").data)).clamp(
         0, 1
     )
-    curve = rf.solvent_corrected_fsc(*plain, mask, 2 * radius)
+    curve = maps.solvent_corrected_fsc(*plain, mask, 2 * radius)
     table = new.models[0]["model_class_1"]
     their_curve = column(table, "rlnGoldStandardFsc")
     print("FSC: max difference", np.abs(curve - their_curve).max().round(5), np.round(curve - their_curve, 4))
     for h in (0, 1):
         table = new.models[h]["model_class_1"]
-        noise = rf.map_noise(full[h], radius, padding, size // 2 + 1)
+        noise = maps.map_noise(full[h], radius, padding, size // 2 + 1)
         their_noise = column(table, "rlnReferenceSigma2")
         good = their_noise > 0
-        prior = rf.signal_prior(their_curve, noise)
+        prior = maps.signal_prior(their_curve, noise)
         print(f"map noise half {h + 1}: ratio", np.round((noise[good] / their_noise[good]), 4))
-        final = rf.reconstruct(full[h], size, radius, padding, prior.tau2)
+        final = maps.reconstruct(full[h], size, radius, padding, prior.tau2)
         if cc:
             final = lowpass_start(final, a, 20.0)
         final = final * mask
         curve2 = fsc.fourier_shell_correlation(final, new.maps[h])
         ratio = float((final * new.maps[h]).sum() / (new.maps[h] ** 2).sum())
         print(
-            f"half map {h + 1}: FSC to RELION's min {curve2[1 : radius + 1].min():.6f}, scale {ratio:.6f}, rel L2 {float((final - new.maps[h]).norm() / new.maps[h].norm()):.2e}"
+            f"half map {h + 1}: FSC to RELION's min {curve2[1 : radius + 1].min():.6f}, "
+            f"scale {ratio:.6f}, rel L2 {float((final - new.maps[h]).norm() / new.maps[h].norm()):.2e}"
         )
         if not cc:
             names = list(old.scale(h))
             count = np.array(
                 [((new.particles.half_set == h + 1) & (new.particles.tomogram == n)).sum() for n in names]
             )
-            scales = rf.update_scales(sums[h], column(old.models[h]["model_class_1"], "rlnSsnrMap"), count)
+            scales = maps.update_scales(sums[h], column(old.models[h]["model_class_1"], "rlnSsnrMap"), count)
             print(f"scales half {h + 1}: ours", np.round(scales, 5), "RELION's", list(new.scale(h).values()))
         print(
             "sigma_offset",
-            np.sqrt(rf.update_sigma2_offset(sums[h])).round(5),
+            np.sqrt(maps.update_sigma2_offset(sums[h])).round(5),
             value(new.models[h]["model_general"], "rlnSigmaOffsetsAngst"),
         )
         ssnr = column(table, "rlnSsnrMap")
         print(
             "resolution shell",
-            rf.current_resolution_shell(ssnr),
+            maps.current_resolution_shell(ssnr),
             "RELION's",
             size * a / value(new.models[h]["model_general"], "rlnCurrentResolution"),
         )
@@ -334,16 +339,19 @@ def compare_poses(posteriors, images, old, new, a, grid, count):
     same = (angle < 0.1) & (moved < 0.05)
     sure = their_pmax > 0.3
     print(
-        f"Pmax: ours {pmax.mean():.5f}, RELION's {their_pmax.mean():.5f}, mean abs difference {np.abs(pmax - their_pmax).mean():.5f}, max {np.abs(pmax - their_pmax).max():.4f}"
+        f"Pmax: ours {pmax.mean():.5f}, RELION's {their_pmax.mean():.5f}, mean abs difference "
+        f"{np.abs(pmax - their_pmax).mean():.5f}, max {np.abs(pmax - their_pmax).max():.4f}"
     )
     print(
         f"same best sample: {same.mean():.4f} of all, {same[sure].mean():.4f} of {sure.sum()} with Pmax > 0.3"
     )
     print(
-        f"angle difference: median {np.median(angle):.4f}, max {angle.max():.3f} deg; offset: median {np.median(moved):.4f}, max {moved.max():.3f} A"
+        f"angle difference: median {np.median(angle):.4f}, max {angle.max():.3f} deg; "
+        f"offset: median {np.median(moved):.4f}, max {moved.max():.3f} A"
     )
     print(
-        f"significant samples: ours {nsig.mean():.3f}, RELION's {their_nsig.mean():.3f}, equal {np.mean(nsig == their_nsig):.3f}"
+        f"significant samples: ours {nsig.mean():.3f}, RELION's {their_nsig.mean():.3f}, "
+        f"equal {np.mean(nsig == their_nsig):.3f}"
     )
     if os.environ.get("REPLAY_DEBUG"):
         for i in range(min(count, 12)):
@@ -363,7 +371,9 @@ def compare_poses(posteriors, images, old, new, a, grid, count):
 def compare_control(posteriors, images, old, new, a, grid, projectors, pixels, cc):
     """Changes of poses and expected accuracies."""
     rotation = np.stack([p.rotations_zyx[p.best[0]] for p in posteriors])
-    offset = np.stack([im.offset_zyx_px + p.shifts_zyx_px[p.best[1]] for p, im in zip(posteriors, images, strict=True)])
+    offset = np.stack(
+        [im.offset_zyx_px + p.shifts_zyx_px[p.best[1]] for p, im in zip(posteriors, images, strict=True)]
+    )
     before = euler_to_matrix_zyx(old.particles.angles_deg)
     angles = control.angle_change_deg(before, rotation, grid.symmetry)
     offsets = control.offset_change_angst(old.particles.origin_zyx_angst, offset * a)
@@ -374,11 +384,17 @@ def compare_control(posteriors, images, old, new, a, grid, projectors, pixels, c
     generator = np.random.default_rng(1)
     t0 = time.time()
     mine = np.flatnonzero(old.particles.half_set == 1)[:100]
-    found = np.array([
-        rf.expected_accuracy(projectors[0], images[i], pixels, old.particles.angles_deg[i], generator) for i in mine
-    ])
+    found = np.array(
+        [
+            rf.expected_accuracy(projectors[0], images[i], pixels, old.particles.angles_deg[i], generator)
+            for i in mine
+        ]
+    )
     theirs = [value(new.optimiser, f"rlnOverallAccuracy{x}") for x in ("Rotations", "TranslationsAngst")]
-    print(f"accuracy: {found[:, 0].mean():.4f} deg, {found[:, 1].mean() * a:.4f} A; RELION's {theirs}; {time.time() - t0:.2f} s")
+    print(
+        f"accuracy: {found[:, 0].mean():.4f} deg, {found[:, 1].mean() * a:.4f} A; "
+        f"RELION's {theirs}; {time.time() - t0:.2f} s"
+    )
 
 
 def compare_noise(sums, old, new, size):

@@ -1,9 +1,9 @@
-"""3D refinement: likelihood of poses as matrix products, weighted sums, noise, reconstruction, control.
+"""3D refinement, expectation: likelihood of poses as matrix products, weighted sums, accuracies.
 
-Conventions: transforms are divided by the number of pixels and have their phase origin at the box centre; noise
-and signal powers are per component, mean(abs(F)²) / 2; radii are in Fourier pixels of the unpadded box.
-CTF, noise and shifts act on the *image* side, so that slices of the reference depend on rotations only and the
-scores of all orientations and translations of a tilt image are one matrix product.
+Conventions: transforms are divided by the number of pixels and have their phase origin at the box centre;
+noise and signal powers are per component, mean(abs(F)²) / 2; radii are in Fourier pixels of the unpadded box.
+CTF, noise and shifts act on the *image* side, so that slices of the reference depend on rotations only and
+the scores of all orientations and translations of a tilt image are one matrix product.
 
 References
 ----------
@@ -12,7 +12,7 @@ Scheres (2012), J. Struct. Biol. 180, 519. Zivanov et al. (2022), eLife 11, e837
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ def soft_disc(
 
 
 def fill_outside(
-    images: Float[Tensor, "*n h w"], disc: Float[Tensor, "h w"], n_dim: int = 2
+    images: Float[Tensor, "*n h w"], disc: Float[Tensor, "*d h w"], n_dim: int = 2
 ) -> Float[Tensor, "*n h w"]:
     """Replace what lies outside a soft disc (or ball) by its own mean.
 
@@ -106,7 +106,7 @@ class PixelList:
 
     @property
     def multiplicity(self) -> Float[ndarray, "n"]:
-        """How often a window of the half transform holds each pixel: column u = 0 holds both Friedel mates."""
+        """How often a window of the half transform holds each pixel: its column u = 0 holds both mates."""
         return np.where((self.u == 0) & (self.v > 0) & (self.v < self.radius), 2.0, 1.0)
 
     def take(self, spectra: Complex[Tensor, "t s h"]) -> Float[ndarray, "t m"]:
@@ -118,12 +118,14 @@ class PixelList:
 
 def make_pixel_list(size: int, radius: int) -> PixelList:
     """List the pixels with abs(k) <= radius; rows run from -radius + 1 to radius, as in RELION's windows."""
-    row_v, row_u, row_n = [], [], []
-    for v in range(-radius + 1, radius + 1):
-        first = 1 if v < 0 else 0
-        last = int(np.floor(np.sqrt(radius * radius - v * v)))
+    row_v: list[int] = []
+    row_u: list[int] = []
+    row_n: list[int] = []
+    for row in range(-radius + 1, radius + 1):
+        first = 1 if row < 0 else 0
+        last = int(np.floor(np.sqrt(radius * radius - row * row)))
         if last >= first:
-            row_v.append(v)
+            row_v.append(row)
             row_u.append(first)
             row_n.append(last - first + 1)
     v = np.repeat(row_v, row_n)
@@ -136,14 +138,29 @@ def make_pixel_list(size: int, radius: int) -> PixelList:
     )  # fmt: skip
 
 
+def pixel_ctf(
+    coefficients: Float[ndarray, "t 5"],
+    envelopes: Float[ndarray, "t shells"] | Float[ndarray, "t n"],
+    pixels: PixelList,
+    pixel_size_angst: float,
+) -> Float[ndarray, "t n"]:
+    """CTF at listed pixels: -sin(gamma) times an envelope, float64, never nearer to zero than 1e-8."""
+    v, u = (k / (pixels.size * pixel_size_angst) for k in (pixels.v, pixels.u))
+    square = v * v + u * u
+    c = coefficients[:, :, None]
+    gamma = c[:, 0] * v * v + c[:, 1] * v * u + c[:, 2] * u * u + c[:, 3] * square * square + c[:, 4]
+    ctf = -np.sin(gamma) * envelopes
+    return np.where(np.abs(ctf) < 1e-8, np.where(ctf < 0, -1e-8, 1e-8), ctf)
+
+
 def half_plane_shells(size: int, radius: int | None = None) -> Int[Tensor, "s h"]:
     """Shell of every half-grid pixel that counts, size // 2 + 1 for those that do not (FFTW order).
 
     Parameters
     ----------
     radius
-        Of the current window: up to this shell, rows outside -radius < v <= radius do not count (RELION windows
-        images before it sums); None counts the whole image.
+        Of the current window: up to this shell, rows outside -radius < v <= radius do not count (RELION
+        windows images before it sums); None counts the whole image.
     """
     shells = fourier.shell_index((size, size))
     index = torch.arange(size)
@@ -174,8 +191,36 @@ def pixels_per_shell(size: int) -> Float[ndarray, "shells"]:
     return torch.bincount(shells, minlength=size // 2 + 2)[: size // 2 + 1].double().numpy()
 
 
+def initial_noise(spectra: Complex[Tensor, "n s h"]) -> Float[ndarray, "shells"]:
+    """Noise power from the images themselves: their mean power, less that of their average.
+
+    Parameters
+    ----------
+    spectra
+        Of the (masked) images of one optics group.
+
+    Notes
+    -----
+    The whole stored half transform counts, both mates of the column u = 0 included (RELION). A shell that
+    comes out negative takes the last positive value before it, or the next one after it.
+    """
+    size = spectra.shape[1]
+    shells, n_shells = fourier.shell_index((size, size)), size // 2 + 1
+    count = torch.bincount(shells.flatten(), minlength=n_shells)[:n_shells].double().numpy()
+    power = shell_powers(spectra, shells, n_shells).mean(axis=0)
+    average = shell_powers(spectra.mean(dim=0, keepdim=True), shells, n_shells)[0]
+    sigma2 = (power - average) / (2 * count)
+    good = np.flatnonzero(sigma2 > 0)
+    if not len(good):
+        return np.full(n_shells, 1.0)
+    for shell in np.flatnonzero(sigma2 <= 0):
+        before = good[good < shell]
+        sigma2[shell] = sigma2[before[-1] if len(before) else good[0]]
+    return sigma2
+
+
 def window_power(spectra: Complex[Tensor, "t s h"], radius: int) -> Float[ndarray, "t"]:
-    """Sum abs(F)² over a rectangular window of half transforms (FFTW order): -radius < v <= radius, u <= radius."""
+    """Sum abs(F)² over the window -radius < v <= radius, u <= radius of half transforms (FFTW order)."""
     rows = torch.arange(-radius + 1, radius + 1) % spectra.shape[1]
     window = spectra[:, rows, : radius + 1]
     return (window.real.double() ** 2 + window.imag.double() ** 2).sum(dim=(1, 2)).numpy()
@@ -213,7 +258,7 @@ def padded_radius(radius: int, padding: float) -> int:
     return int(np.floor(padding * radius + 0.5))
 
 
-def _radius_grid(half: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+def radius_grid(half: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Squared radius on a (2 half + 1)² × width grid in centred order, float64."""
     k = torch.arange(-half, half + 1, dtype=torch.float64, device=device)
     x = torch.arange(width, dtype=torch.float64, device=device)
@@ -258,7 +303,7 @@ def make_projector(
     rows = k % big
     columns = torch.arange(width).clamp(max=big // 2)
     cube = spectrum[rows][:, rows][:, :, columns]
-    cube = torch.where(_radius_grid(half, width) <= reach * reach, cube, torch.zeros((), dtype=cube.dtype))
+    cube = torch.where(radius_grid(half, width) <= reach * reach, cube, torch.zeros((), dtype=cube.dtype))
     flat = cube.to(torch.complex64).flatten()
     return Projector(
         flat.real.contiguous().numpy(), flat.imag.contiguous().numpy(), 2 * half + 1, width, padding, radius
@@ -418,7 +463,7 @@ def score_poses(
         Added to the particle's current offset.
     cross_correlation
         Score the sum over tilts of correlation coefficients instead; every tilt counts the same and noise is
-        not used. As in RELION the whole window counts, frequency 0 and both mates of the column u = 0 included.
+        not used. As in RELION the whole window counts, with frequency 0 and both mates of column u = 0.
 
     Returns
     -------
@@ -483,8 +528,8 @@ def offset_log_prior(
     Parameters
     ----------
     relion_units
-        RELION adds the translation in Å to offsets in pixels and multiplies the sum by the pixel size: steps are
-        penalised too much by the square of the pixel size.
+        RELION adds the translation in Å to offsets in pixels and multiplies the sum by the pixel size: steps
+        are penalised too much by the square of the pixel size.
     """
     start = particle.offset_zyx_px - particle.offset_prior_zyx_px
     if relion_units:
@@ -786,330 +831,97 @@ def add_particle(
     sums.n_particles += 1
 
 
-def pixel_ctf(
-    coefficients: Float[ndarray, "t 5"],
-    envelopes: Float[ndarray, "t shells"] | Float[ndarray, "t n"],
-    pixels: PixelList,
-    pixel_size_angst: float,
-) -> Float[ndarray, "t n"]:
-    """CTF at listed pixels: -sin(gamma) times an envelope, float64, never nearer to zero than 1e-8."""
-    v, u = (k / (pixels.size * pixel_size_angst) for k in (pixels.v, pixels.u))
-    square = v * v + u * u
-    c = coefficients[:, :, None]
-    gamma = c[:, 0] * v * v + c[:, 1] * v * u + c[:, 2] * u * u + c[:, 3] * square * square + c[:, 4]
-    ctf = -np.sin(gamma) * envelopes
-    return np.where(np.abs(ctf) < 1e-8, np.where(ctf < 0, -1e-8, 1e-8), ctf)
-
-
 # ----------------------------------------------------------------------------------------------------
-# Maximisation
+# Accuracy
+
+_EVIDENCE = -np.log(0.01)
+"""Two poses can be told apart when their images differ by this much (log-likelihood)."""
 
 
-def complete_sums(
-    volume: Float[ndarray, "d d w 4"], operators_zyx: Float[ndarray, "n 3 3"], radius: int, threads: int = 1
-) -> Float[ndarray, "d d w 4"]:
-    """Add Friedel mates on the x = 0 plane, then the copies under a point group; float64.
+class Accuracy(NamedTuple):
+    """Smallest errors of pose that the noise would let one notice: degrees, and pixels of the box."""
+
+    angle_deg: float
+    offset_px: float
+
+
+def expected_accuracy(
+    projector: Projector,
+    particle: ParticleImages,
+    pixels: PixelList,
+    angles_deg: Float[ndarray, "3"],
+    generator: np.random.Generator,
+) -> Accuracy:
+    """Estimate how accurately one particle's pose can be known.
 
     Parameters
     ----------
-    radius
-        In padded voxels; beyond it nothing is added.
+    angles_deg
+        Rot, tilt, psi of the particle.
+    generator
+        Draws, per tilt image, which angle and which axis is disturbed.
 
     Notes
     -----
-    Sums, not means: a volume of n operators holds n times the weight.
+    RELION: an angle (or axis) is disturbed more and more until
+    sum abs(M (V1 - V2))² / 2 sigma² exceeds -ln 0.01; at most 30 degrees and 10 pixels. No scale correction.
     """
-    from napari_sta.kernels._numba_refine import add_symmetry_copies
-    from napari_sta.kernels.devices import run_interleaved
+    from napari_sta.kernels.rotations import euler_to_matrix_zyx
 
-    full = volume.astype(np.float64)
-    plane = full[:, :, 0].copy()
-    mate = plane[::-1, ::-1].copy()
-    mate[..., 1] *= -1
-    middle = full.shape[0] // 2
-    mate[middle, middle] = 0  # frequency 0 is its own mate
-    full[:, :, 0] = plane + mate
-    if len(operators_zyx) == 1:
-        return full
-    out = full.copy()
-    others = np.ascontiguousarray(operators_zyx[1:], dtype=np.float64)
-    run_interleaved(
-        lambda first, step: add_symmetry_copies(first, step, full, others, float(radius), out), threads
+    n, n_tilts = len(pixels), particle.n_tilts
+    inverse = _inverse_noise(particle.sigma2, pixels)
+    angle_axis = generator.integers(0, 3, n_tilts)
+    offset_axis = generator.integers(0, 3, n_tilts)
+    angle_steps = _error_steps(
+        (0.2, 0.05), (1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (20.0, 2.0), (30.0, 5.0)
     )
-    return out
+    offset_steps = _error_steps((1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0))
+    none = np.zeros(n, np.float32)
+    reference = euler_to_matrix_zyx(angles_deg)
+    first = np.empty((n_tilts, 2 * n), np.float32)
+    weights = []
+    for t in range(n_tilts):
+        axes = slice_axes((particle.matrices_zyx[t] @ reference)[None], projector.padding)
+        gather(projector, axes, pixels, none, first[t : t + 1], np.zeros(1))
+        w = particle.model[t].astype(np.float64) ** 2 * inverse / 2
+        weights.append(np.concatenate([w, w]))
+
+    def angle_evidence(errors: ndarray) -> ndarray:
+        total = np.zeros(len(errors))
+        rows = np.empty((len(errors), 2 * n), np.float32)
+        for t in range(n_tilts):
+            turned = np.repeat(angles_deg[None], len(errors), axis=0)
+            turned[:, angle_axis[t]] += errors
+            axes = slice_axes(particle.matrices_zyx[t] @ euler_to_matrix_zyx(turned), projector.padding)
+            gather(projector, axes, pixels, none, rows, np.zeros(len(errors)))
+            total += ((rows - first[t]).astype(np.float64) ** 2) @ weights[t]
+        return total
+
+    def offset_evidence(errors: ndarray) -> ndarray:
+        total = np.zeros(len(errors))
+        rows = np.empty((len(errors), 2 * n), np.float32)
+        for t in range(n_tilts):
+            direction = particle.matrices_zyx[t][1:, 2 - offset_axis[t]]
+            shift_images(first[t], errors[:, None] * direction, pixels, rows)
+            total += ((rows - first[t]).astype(np.float64) ** 2) @ weights[t]
+        return total
+
+    return Accuracy(_first_above(angle_evidence, angle_steps), _first_above(offset_evidence, offset_steps))
 
 
-def complete_sums_reference(
-    volume: Float[ndarray, "d d w 4"], operators_zyx: Float[ndarray, "n 3 3"], radius: int
-) -> Float[Tensor, "d d w 4"]:
-    """Plain torch twin of :func:`complete_sums`."""
-    full = torch.as_tensor(volume).double().clone()
-    depth, width = full.shape[0], full.shape[2]
-    mate = full[:, :, 0].flip(0, 1)
-    mate[..., 1] *= -1
-    half = depth // 2
-    mate[half, half] = 0
-    full[:, :, 0] += mate
-    out = full.clone()
-    k = torch.arange(-half, half + 1).double()
-    grid = torch.stack(torch.meshgrid(k, k, torch.arange(width).double(), indexing="ij"), dim=-1)
-    inside = (grid * grid).sum(dim=-1) <= radius * radius
-    points = grid[inside]
-    for operator in operators_zyx[1:]:
-        at = points @ torch.as_tensor(operator).double().T
-        sign = torch.where(at[:, 2] < 0, -1.0, 1.0).double()
-        at = at * sign[:, None]
-        low = at.floor()
-        part = at - low
-        for corner in range(8):
-            bits = [corner >> a & 1 for a in range(3)]
-            w = torch.ones_like(sign)
-            for a in range(3):
-                w = w * (part[:, a] if bits[a] else 1 - part[:, a])
-            z, y, x = (low[:, a].long() + bits[a] + (half if a < 2 else 0) for a in range(3))
-            legal = (z >= 0) & (z < depth) & (y >= 0) & (y < depth) & (x < width)
-            value = full[z.clamp(0, depth - 1), y.clamp(0, depth - 1), x.clamp(max=width - 1)]
-            value = value * (w * legal)[:, None]
-            value[:, 1] *= sign
-            out[inside] += value
-    return out
+def _error_steps(*parts: tuple[float, float]) -> ndarray:
+    """Errors to try: up to each limit in its own step, and one beyond the last."""
+    values = [0.0]
+    for limit, step in parts:
+        while values[-1] < limit - 1e-9:
+            values.append(values[-1] + step)
+    return np.array(values[1:])
 
 
-def join_low_resolution(
-    half1: Float[ndarray, "d d w 4"], half2: Float[ndarray, "d d w 4"], radius: int, padding: float
-) -> None:
-    """Replace both halves' sums by their mean up to a radius (unpadded pixels), in place."""
-    reach = padded_radius(radius, padding)
-    inside = (_radius_grid(half1.shape[0] // 2, half1.shape[2]) <= reach * reach).numpy()
-    mean = 0.5 * (half1[inside] + half2[inside])
-    half1[inside] = mean
-    half2[inside] = mean
-
-
-def joining_radius(size: int, pixel_size_angst: float, join_angst: float, resolution_angst: float) -> int:
-    """Radius, in pixels, up to which half sets are joined: never beyond the current resolution."""
-    return int(np.ceil(size * pixel_size_angst / max(join_angst, resolution_angst)))
-
-
-def map_noise(
-    volume: Float[ndarray, "d d w 4"], radius: int, padding: float, n_shells: int
-) -> Float[ndarray, "shells"]:
-    """Noise power of a reconstruction without prior: 1 / (padding³ · mean weight), shell by shell.
-
-    Returns
-    -------
-    sigma2
-        0 where there is no weight.
-    """
-    square = _radius_grid(volume.shape[0] // 2, volume.shape[2])
-    shell = torch.floor(square.sqrt() / padding + 0.5).long()
-    reach = padded_radius(radius, padding)
-    shell = torch.where(square < reach * reach, shell, n_shells).clamp(max=n_shells).flatten()
-    total = torch.bincount(
-        shell, weights=torch.as_tensor(volume[..., 2]).double().flatten(), minlength=n_shells + 1
-    )
-    count = torch.bincount(shell, minlength=n_shells + 1)
-    mean = (total / count.clamp(min=1))[:n_shells] * padding**3
-    return torch.where(mean > 1e-10, 1 / mean.clamp(min=1e-300), torch.zeros_like(mean)).numpy()
-
-
-class Prior(NamedTuple):
-    """What the FSC says about the signal, shell by shell.
-
-    Attributes
-    ----------
-    ssnr
-        Spectral signal-to-noise ratio: ``rlnSsnrMap``.
-    tau2
-        Signal power per component: ``rlnReferenceTau2``.
-    """
-
-    ssnr: Float[ndarray, "shells"]
-    tau2: Float[ndarray, "shells"]
-
-
-def signal_prior(
-    fsc: Float[ndarray, "shells"],
-    sigma2: Float[ndarray, "shells"],
-    tau2_fudge: float = 1.0,
-    *,
-    whole: bool = False,
-) -> Prior:
-    """Signal power from the half-map FSC.
-
-    Parameters
-    ----------
-    sigma2
-        Of :func:`map_noise`.
-    whole
-        The map is made from both halves: sqrt(2 FSC / (1 + FSC)) takes the place of the FSC.
-    """
-    clipped = np.clip(fsc, 0.001, None)
-    if whole:
-        clipped = np.sqrt(2 * clipped / (1 + clipped))
-    clipped = np.minimum(clipped, 0.999)
-    ssnr = tau2_fudge * clipped / (1 - clipped)
-    return Prior(ssnr, ssnr * sigma2)
-
-
-def reconstruct(
-    volume: Float[ndarray, "d d w 4"],
-    size: int,
-    radius: int,
-    padding: float,
-    tau2: Float[ndarray, "shells"] | None = None,
-    *,
-    tau2_fudge: float = 1.0,
-    first_shell: int = 5,
-    n_dim: int = 2,
-) -> Float[Tensor, "n n n"]:
-    """Divide sums by weights and prior, transform back, correct for interpolation.
-
-    Parameters
-    ----------
-    volume
-        Complete sums (:func:`complete_sums`).
-    radius
-        In unpadded pixels; the map holds no data beyond it.
-    tau2
-        Signal power a shell; None leaves the prior out.
-    first_shell
-        The prior acts from here on.
-    n_dim
-        Of the images, as in :func:`make_projector`.
-
-    Notes
-    -----
-    The divisor is at least a thousandth of its radial mean. The map is faded to the mean of its corners between
-    radius n/2 and 3 pixels further out, then divided by sinc²(r / (padding · n)).
-    """
-    half, width = volume.shape[0] // 2, volume.shape[2]
-    reach = padded_radius(radius, padding)
-    square = _radius_grid(half, width)
-    inside = square <= reach * reach
-    weight = torch.as_tensor(volume[..., 2]).double()
-    if tau2 is not None:
-        shell = torch.floor(square.sqrt() / padding + 0.5).long().clamp(max=len(tau2) - 1)
-        power = torch.as_tensor(tau2).double()[shell]
-        prior = torch.where(power > 0, 1 / (padding**3 * tau2_fudge * power.clamp(min=1e-300)), 1000 * weight)
-        weight = weight + torch.where((square < reach * reach) & (shell >= first_shell), prior, 0.0)
-    ring = torch.floor(square.sqrt() / padding).long()
-    n_rings = int(radius) + 2
-    in_ring = (square < reach * reach) & (ring < n_rings)
-    index = torch.where(in_ring, ring, n_rings).flatten()
-    total = torch.bincount(index, weights=weight.flatten(), minlength=n_rings + 1)
-    count = torch.bincount(index, minlength=n_rings + 1)
-    mean = (total / (1000.0 * count.clamp(min=1)))[:n_rings]
-    last = int((count[:n_rings] > 0).nonzero().max())
-    divisor = torch.maximum(weight, mean[ring.clamp(max=last)])
-    data = torch.complex(torch.as_tensor(volume[..., 0]), torch.as_tensor(volume[..., 1])).to(
-        torch.complex128
-    )
-    data = torch.where(inside & (divisor > 0), data / divisor.clamp(min=1e-300), 0.0)
-
-    big = padded_radius(size, padding)
-    big += big % 2
-    spectrum = torch.zeros((big, big, big // 2 + 1), dtype=torch.complex128)
-    index = torch.arange(big)
-    row = torch.where(index <= big // 2, index, index - big)
-    legal = row.abs() <= half
-    rows = row[legal] + half
-    columns = min(width, big // 2 + 1)
-    target = index[legal]
-    block = data[rows][:, rows][:, :, :columns]
-    spectrum[target[:, None, None], target[None, :, None], torch.arange(columns)[None, None, :]] = block
-    real = torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(big,) * 3, norm="forward"))
-    first = big // 2 - size // 2
-    real = real[first : first + size, first : first + size, first : first + size]
-    real = real / (padding**3 * (size if n_dim == 2 else 1))
-    real = fill_outside(real, soft_disc(size, size / 2, 3.0, n_dim=3), n_dim=3)
-    return real / interpolation_falloff(size, padding)
-
-
-def solvent_corrected_fsc(
-    half1: Float[Tensor, "n n n"],
-    half2: Float[Tensor, "n n n"],
-    mask: Float[Tensor, "n n n"],
-    current_size: int,
-    seed: int = 0,
-) -> Float[ndarray, "shells"]:
-    """FSC of unregularised half maps in a mask, what the mask itself correlates removed; 0 beyond the data.
-
-    References
-    ----------
-    Chen et al. (2013), Ultramicroscopy 135, 24.
-    """
-    from napari_sta.kernels import fsc
-
-    try:
-        curves = fsc.masked_fsc(half1, half2, mask, 0.8, seed=seed)
-    except ValueError:  # never below 0.8: nothing to randomise
-        curve = fsc.fourier_shell_correlation(half1, half2)
-    else:
-        curve = curves.corrected.clone()
-        tail = slice(curves.randomised_from + 2, None)
-        curve[tail] = torch.where(curves.randomised[tail] > curves.masked[tail], 0.0, curve[tail])
-    curve[0] = 1.0
-    curve[current_size // 2 + 1 :] = 0.0
-    return curve.numpy()
-
-
-def current_resolution_shell(ssnr: Float[ndarray, "shells"]) -> int:
-    """Last shell up to which the SSNR stays at or above 1; at least 5.
-
-    Notes
-    -----
-    RELION also looks from Nyquist downwards for the last shell above 1 and takes it if it is more than 3 shells
-    further out.
-    """
-    below = np.flatnonzero(ssnr[1:] < 1)
-    steady = int(below[0]) if len(below) else len(ssnr) - 1
-    above = np.flatnonzero(ssnr > 1)
-    outermost = int(above[-1]) if len(above) else 0
-    shell = outermost if outermost > steady + 3 else steady
-    return max(5, shell)
-
-
-def update_noise(sums: Sums, size: int, *, premultiplied: bool = True) -> Float[ndarray, "g shells"]:
-    """Noise power of each optics group from the residuals.
-
-    Notes
-    -----
-    RELION: at least 1e-15 for premultiplied images; a shell below 1e-14 takes the value of the one before.
-    """
-    count = pixels_per_shell(size)
-    sigma2 = sums.residual / (2 * np.maximum(sums.n_images, 1e-300)[:, None] * count)
-    if premultiplied:
-        sigma2 = np.maximum(sigma2, 1e-15)
-    for shell in range(1, sigma2.shape[1]):
-        low = sigma2[:, shell] < 1e-14
-        sigma2[low, shell] = sigma2[low, shell - 1]
-    return sigma2
-
-
-def update_scales(
-    sums: Sums, ssnr: Float[ndarray, "shells"], n_particles: Float[ndarray, "s"], threshold: float = 3.0
-) -> Float[ndarray, "s"]:
-    """Scale of each tomogram: how strong its images are relative to the reference.
-
-    Parameters
-    ----------
-    n_particles
-        (s,) particles of each tomogram in this half set.
-
-    Notes
-    -----
-    sum of cross / sum of norm over shells with SSNR above the threshold, 1 without any; clamped to a fifth and five
-    times the median, then divided by the mean over particles.
-    """
-    good = ssnr > threshold
-    top, bottom = sums.cross[:, good].sum(axis=1), sums.norm[:, good].sum(axis=1)
-    scale = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)
-    median = np.sort(scale)[len(scale) // 2]
-    scale = np.clip(scale, median / 5, 5 * median)
-    return scale / ((scale * n_particles).sum() / max(n_particles.sum(), 1))
-
-
-def update_sigma2_offset(sums: Sums, minimum_angst2: float = 2.0) -> float:
-    """Variance of offsets per axis, Å²."""
-    return max(minimum_angst2, sums.offset2_angst2 / (3 * max(sums.weight, 1e-300)))
+def _first_above(evidence, errors: ndarray, block: int = 8) -> float:  # type: ignore[no-untyped-def]
+    for begin in range(0, len(errors), block):
+        part = errors[begin : begin + block]
+        above = np.flatnonzero(evidence(part) > _EVIDENCE)
+        if len(above):
+            return float(part[above[0]])
+    return float(errors[-1])

@@ -1,0 +1,339 @@
+"""3D refinement, maximisation: from weighted sums to half maps, FSC, priors, noise and scales.
+
+Sums live on the padded half grid of :func:`napari_sta.kernels.refinement.new_sums`: (d, d, w, 4),
+frequency 0 at (d // 2, d // 2, 0); radii are in Fourier pixels of the unpadded box.
+
+References
+----------
+Scheres (2012), J. Struct. Biol. 180, 519. Chen et al. (2013), Ultramicroscopy 135, 24.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from napari_sta.kernels.refinement import (
+    Sums,
+    fill_outside,
+    interpolation_falloff,
+    padded_radius,
+    pixels_per_shell,
+    radius_grid,
+    soft_disc,
+)
+
+
+def complete_sums(
+    volume: Float[ndarray, "d d w 4"], operators_zyx: Float[ndarray, "n 3 3"], radius: int, threads: int = 1
+) -> Float[ndarray, "d d w 4"]:
+    """Add Friedel mates on the x = 0 plane, then the copies under a point group; float64.
+
+    Parameters
+    ----------
+    radius
+        In padded voxels; beyond it nothing is added.
+
+    Notes
+    -----
+    Sums, not means: a volume of n operators holds n times the weight.
+    """
+    from napari_sta.kernels._numba_refine import add_symmetry_copies
+    from napari_sta.kernels.devices import run_interleaved
+
+    full = volume.astype(np.float64)
+    plane = full[:, :, 0].copy()
+    mate = plane[::-1, ::-1].copy()
+    mate[..., 1] *= -1
+    middle = full.shape[0] // 2
+    mate[middle, middle] = 0  # frequency 0 is its own mate
+    full[:, :, 0] = plane + mate
+    if len(operators_zyx) == 1:
+        return full
+    out = full.copy()
+    others = np.ascontiguousarray(operators_zyx[1:], dtype=np.float64)
+    run_interleaved(
+        lambda first, step: add_symmetry_copies(first, step, full, others, float(radius), out), threads
+    )
+    return out
+
+
+def complete_sums_reference(
+    volume: Float[ndarray, "d d w 4"], operators_zyx: Float[ndarray, "n 3 3"], radius: int
+) -> Float[Tensor, "d d w 4"]:
+    """Plain torch twin of :func:`complete_sums`."""
+    full = torch.as_tensor(volume).double().clone()
+    depth, width = full.shape[0], full.shape[2]
+    mate = full[:, :, 0].flip(0, 1)
+    mate[..., 1] *= -1
+    half = depth // 2
+    mate[half, half] = 0
+    full[:, :, 0] += mate
+    out = full.clone()
+    k = torch.arange(-half, half + 1).double()
+    grid = torch.stack(torch.meshgrid(k, k, torch.arange(width).double(), indexing="ij"), dim=-1)
+    inside = (grid * grid).sum(dim=-1) <= radius * radius
+    points = grid[inside]
+    for operator in operators_zyx[1:]:
+        at = points @ torch.as_tensor(operator).double().T
+        sign = torch.where(at[:, 2] < 0, -1.0, 1.0).double()
+        at = at * sign[:, None]
+        low = at.floor()
+        part = at - low
+        for corner in range(8):
+            bits = [corner >> a & 1 for a in range(3)]
+            w = torch.ones_like(sign)
+            for a in range(3):
+                w = w * (part[:, a] if bits[a] else 1 - part[:, a])
+            z, y, x = (low[:, a].long() + bits[a] + (half if a < 2 else 0) for a in range(3))
+            legal = (z >= 0) & (z < depth) & (y >= 0) & (y < depth) & (x < width)
+            value = full[z.clamp(0, depth - 1), y.clamp(0, depth - 1), x.clamp(max=width - 1)]
+            value = value * (w * legal)[:, None]
+            value[:, 1] *= sign
+            out[inside] += value
+    return out
+
+
+def join_low_resolution(
+    half1: Float[ndarray, "d d w 4"], half2: Float[ndarray, "d d w 4"], radius: int, padding: float
+) -> None:
+    """Replace both halves' sums by their mean up to a radius (unpadded pixels), in place."""
+    reach = padded_radius(radius, padding)
+    inside = (radius_grid(half1.shape[0] // 2, half1.shape[2]) <= reach * reach).numpy()
+    mean = 0.5 * (half1[inside] + half2[inside])
+    half1[inside] = mean
+    half2[inside] = mean
+
+
+def joining_radius(size: int, pixel_size_angst: float, join_angst: float, resolution_angst: float) -> int:
+    """Radius, in pixels, up to which half sets are joined: never beyond the current resolution."""
+    return int(np.ceil(size * pixel_size_angst / max(join_angst, resolution_angst)))
+
+
+def map_noise(
+    volume: Float[ndarray, "d d w 4"], radius: int, padding: float, n_shells: int
+) -> Float[ndarray, "shells"]:
+    """Noise power of a reconstruction without prior: 1 / (padding³ · mean weight), shell by shell.
+
+    Returns
+    -------
+    sigma2
+        0 where there is no weight.
+    """
+    square = radius_grid(volume.shape[0] // 2, volume.shape[2])
+    shell = torch.floor(square.sqrt() / padding + 0.5).long()
+    reach = padded_radius(radius, padding)
+    shell = torch.where(square < reach * reach, shell, n_shells).clamp(max=n_shells).flatten()
+    total = torch.bincount(
+        shell, weights=torch.as_tensor(volume[..., 2]).double().flatten(), minlength=n_shells + 1
+    )
+    count = torch.bincount(shell, minlength=n_shells + 1)
+    mean = (total / count.clamp(min=1))[:n_shells] * padding**3
+    return torch.where(mean > 1e-10, 1 / mean.clamp(min=1e-300), torch.zeros_like(mean)).numpy()
+
+
+class Prior(NamedTuple):
+    """What the FSC says about the signal, shell by shell.
+
+    Attributes
+    ----------
+    ssnr
+        Spectral signal-to-noise ratio: ``rlnSsnrMap``.
+    tau2
+        Signal power per component: ``rlnReferenceTau2``.
+    """
+
+    ssnr: Float[ndarray, "shells"]
+    tau2: Float[ndarray, "shells"]
+
+
+def signal_prior(
+    fsc: Float[ndarray, "shells"],
+    sigma2: Float[ndarray, "shells"],
+    tau2_fudge: float = 1.0,
+    *,
+    whole: bool = False,
+) -> Prior:
+    """Signal power from the half-map FSC.
+
+    Parameters
+    ----------
+    sigma2
+        Of :func:`map_noise`.
+    whole
+        The map is made from both halves: sqrt(2 FSC / (1 + FSC)) takes the place of the FSC.
+    """
+    clipped = np.clip(fsc, 0.001, None)
+    if whole:
+        clipped = np.sqrt(2 * clipped / (1 + clipped))
+    clipped = np.minimum(clipped, 0.999)
+    ssnr = tau2_fudge * clipped / (1 - clipped)
+    return Prior(ssnr, ssnr * sigma2)
+
+
+def reconstruct(
+    volume: Float[ndarray, "d d w 4"],
+    size: int,
+    radius: int,
+    padding: float,
+    tau2: Float[ndarray, "shells"] | None = None,
+    *,
+    tau2_fudge: float = 1.0,
+    first_shell: int = 5,
+    n_dim: int = 2,
+) -> Float[Tensor, "n n n"]:
+    """Divide sums by weights and prior, transform back, correct for interpolation.
+
+    Parameters
+    ----------
+    volume
+        Complete sums (:func:`complete_sums`).
+    radius
+        In unpadded pixels; the map holds no data beyond it.
+    tau2
+        Signal power a shell; None leaves the prior out.
+    first_shell
+        The prior acts from here on.
+    n_dim
+        Of the images, as in :func:`make_projector`.
+
+    Notes
+    -----
+    The divisor is at least a thousandth of its radial mean. The map is faded to the mean of its corners
+    between radius n/2 and 3 pixels further out, then divided by sinc²(r / (padding · n)).
+    """
+    half, width = volume.shape[0] // 2, volume.shape[2]
+    reach = padded_radius(radius, padding)
+    square = radius_grid(half, width)
+    inside = square <= reach * reach
+    weight = torch.as_tensor(volume[..., 2]).double()
+    if tau2 is not None:
+        shell = torch.floor(square.sqrt() / padding + 0.5).long().clamp(max=len(tau2) - 1)
+        power = torch.as_tensor(tau2).double()[shell]
+        prior = torch.where(power > 0, 1 / (padding**3 * tau2_fudge * power.clamp(min=1e-300)), 1000 * weight)
+        weight = weight + torch.where((square < reach * reach) & (shell >= first_shell), prior, 0.0)
+    ring = torch.floor(square.sqrt() / padding).long()
+    n_rings = int(radius) + 2
+    in_ring = (square < reach * reach) & (ring < n_rings)
+    index = torch.where(in_ring, ring, n_rings).flatten()
+    total = torch.bincount(index, weights=weight.flatten(), minlength=n_rings + 1)
+    count = torch.bincount(index, minlength=n_rings + 1)
+    mean = (total / (1000.0 * count.clamp(min=1)))[:n_rings]
+    last = int((count[:n_rings] > 0).nonzero().max())
+    divisor = torch.maximum(weight, mean[ring.clamp(max=last)])
+    data = torch.complex(torch.as_tensor(volume[..., 0]), torch.as_tensor(volume[..., 1])).to(
+        torch.complex128
+    )
+    data = torch.where(inside & (divisor > 0), data / divisor.clamp(min=1e-300), 0.0)
+
+    big = padded_radius(size, padding)
+    big += big % 2
+    spectrum = torch.zeros((big, big, big // 2 + 1), dtype=torch.complex128)
+    index = torch.arange(big)
+    row = torch.where(index <= big // 2, index, index - big)
+    legal = row.abs() <= half
+    rows = row[legal] + half
+    columns = min(width, big // 2 + 1)
+    target = index[legal]
+    block = data[rows][:, rows][:, :, :columns]
+    spectrum[target[:, None, None], target[None, :, None], torch.arange(columns)[None, None, :]] = block
+    real = torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(big,) * 3, norm="forward"))
+    first = big // 2 - size // 2
+    real = real[first : first + size, first : first + size, first : first + size]
+    real = real / (padding**3 * (size if n_dim == 2 else 1))
+    real = fill_outside(real, soft_disc(size, size / 2, 3.0, n_dim=3), n_dim=3)
+    return real / interpolation_falloff(size, padding)
+
+
+def solvent_corrected_fsc(
+    half1: Float[Tensor, "n n n"],
+    half2: Float[Tensor, "n n n"],
+    mask: Float[Tensor, "n n n"],
+    current_size: int,
+    seed: int = 0,
+) -> Float[ndarray, "shells"]:
+    """FSC of unregularised half maps in a mask, what the mask itself correlates removed; 0 beyond the data.
+
+    References
+    ----------
+    Chen et al. (2013), Ultramicroscopy 135, 24.
+    """
+    from napari_sta.kernels import fsc
+
+    try:
+        curves = fsc.masked_fsc(half1, half2, mask, 0.8, seed=seed)
+    except ValueError:  # never below 0.8: nothing to randomise
+        curve = fsc.fourier_shell_correlation(half1, half2)
+    else:
+        curve = curves.corrected.clone()
+        tail = slice(curves.randomised_from + 2, None)
+        curve[tail] = torch.where(curves.randomised[tail] > curves.masked[tail], 0.0, curve[tail])
+    curve[0] = 1.0
+    curve[current_size // 2 + 1 :] = 0.0
+    return curve.numpy()
+
+
+def current_resolution_shell(ssnr: Float[ndarray, "shells"]) -> int:
+    """Last shell up to which the SSNR stays at or above 1; at least 5.
+
+    Notes
+    -----
+    RELION also looks from Nyquist downwards for the last shell above 1 and takes it if it is more than 3
+    shells further out.
+    """
+    below = np.flatnonzero(ssnr[1:] < 1)
+    steady = int(below[0]) if len(below) else len(ssnr) - 1
+    above = np.flatnonzero(ssnr > 1)
+    outermost = int(above[-1]) if len(above) else 0
+    shell = outermost if outermost > steady + 3 else steady
+    return max(5, shell)
+
+
+def update_noise(sums: Sums, size: int, *, premultiplied: bool = True) -> Float[ndarray, "g shells"]:
+    """Noise power of each optics group from the residuals.
+
+    Notes
+    -----
+    RELION: at least 1e-15 for premultiplied images; a shell below 1e-14 takes the value of the one before.
+    """
+    count = pixels_per_shell(size)
+    sigma2 = sums.residual / (2 * np.maximum(sums.n_images, 1e-300)[:, None] * count)
+    if premultiplied:
+        sigma2 = np.maximum(sigma2, 1e-15)
+    for shell in range(1, sigma2.shape[1]):
+        low = sigma2[:, shell] < 1e-14
+        sigma2[low, shell] = sigma2[low, shell - 1]
+    return sigma2
+
+
+def update_scales(
+    sums: Sums, ssnr: Float[ndarray, "shells"], n_particles: Int[ndarray, "s"], threshold: float = 3.0
+) -> Float[ndarray, "s"]:
+    """Scale of each tomogram: how strong its images are relative to the reference.
+
+    Parameters
+    ----------
+    n_particles
+        (s,) particles of each tomogram in this half set.
+
+    Notes
+    -----
+    Sum of cross / sum of norm over shells with SSNR above the threshold, 1 without any; clamped to a fifth
+    and five times the median, then divided by the mean over particles.
+    """
+    good = ssnr > threshold
+    top, bottom = sums.cross[:, good].sum(axis=1), sums.norm[:, good].sum(axis=1)
+    scale = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)
+    median = np.sort(scale)[len(scale) // 2]
+    scale = np.clip(scale, median / 5, 5 * median)
+    return scale / ((scale * n_particles).sum() / max(n_particles.sum(), 1))
+
+
+def update_sigma2_offset(sums: Sums, minimum_angst2: float = 2.0) -> float:
+    """Variance of offsets per axis, Å²."""
+    return max(minimum_angst2, sums.offset2_angst2 / (3 * max(sums.weight, 1e-300)))

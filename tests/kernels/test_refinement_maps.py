@@ -1,0 +1,150 @@
+"""From sums to maps: closed forms, twins, and numbers of a RELION run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_maps as maps
+from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
+
+SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
+
+
+def blob_map(size=SIZE, seed=0, n=6):
+    """A few Gaussian blobs near the centre."""
+    rng = np.random.default_rng(seed)
+    k = np.arange(size) - size // 2
+    z, y, x = np.meshgrid(k, k, k, indexing="ij")
+    out = np.zeros((size,) * 3)
+    for _ in range(n):
+        c = rng.uniform(-3, 3, 3)
+        out += rng.uniform(0.5, 1) * np.exp(-((z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2) / 3)
+    return torch.from_numpy(out)
+
+
+def random_rotations(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return euler_to_matrix_zyx(
+        np.stack([rng.uniform(-180, 180, n), rng.uniform(0, 180, n), rng.uniform(-180, 180, n)], axis=1)
+    )
+
+
+def test_map_comes_back_from_its_own_slices():
+    volume, radius = blob_map(), SIZE // 2
+    pixels = rf.make_pixel_list(SIZE, radius)
+    projector = rf.make_projector(volume, radius, PADDING)
+    rotations = random_rotations(600, 21)
+    n = len(pixels)
+    sums = rf.new_sums(radius, PADDING, 1, 1, SIZE // 2 + 1)
+    rows, norm = np.zeros((600, 2 * n), np.float32), np.zeros(600)
+    axes = rf.slice_axes(rotations, PADDING)
+    rf.gather(projector, axes, pixels, np.zeros(n, np.float32), rows, norm)
+    from napari_sta.kernels._numba_refine import scatter_rows
+
+    scatter_rows(
+        rows, np.ones(n, np.float32), np.ones(600, np.float32), axes, pixels.kv, pixels.ku, sums.volume
+    )
+    full = maps.complete_sums(sums.volume, np.eye(3)[None], rf.padded_radius(radius, PADDING))
+    back = maps.reconstruct(full, SIZE, radius, PADDING)
+    k = torch.arange(SIZE) - SIZE // 2
+    inside = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, :] ** 2) < 36
+    # What remains is a constant of 0.01: trilinear weights blur the peak at frequency 0.
+    assert float((back - volume)[inside].norm() / volume[inside].norm()) < 0.05
+    # A strong prior pulls the map to zero, a weak one leaves it.
+    weak = maps.reconstruct(full, SIZE, radius, PADDING, np.full(9, 1e6))
+    np.testing.assert_allclose(weak.numpy(), back.numpy(), atol=1e-4)
+    strong = maps.reconstruct(full, SIZE, radius, PADDING, np.full(9, 1e-9), first_shell=0)
+    assert float(strong.norm()) < 0.01 * float(back.norm())
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C6", "D2"])
+def test_complete_sums_fast_equals_reference(symmetry):
+    rng = np.random.default_rng(0)
+    volume = rng.normal(size=(15, 15, 8, 4)).astype(np.float32)
+    operators = symmetry_operators_zyx(symmetry)
+    fast = maps.complete_sums(volume, operators, 6, threads=2)
+    slow = maps.complete_sums_reference(volume, operators, 6).numpy()
+    np.testing.assert_allclose(fast[..., :3], slow[..., :3], atol=1e-9)
+    plane = fast[:, :, 0]
+    flipped = plane[::-1, ::-1]
+    np.testing.assert_allclose(plane[..., 2], flipped[..., 2], atol=1e-9)
+
+
+def test_symmetric_sums_of_a_symmetric_volume_are_multiples():
+    k = np.arange(-7, 8)
+    r2 = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + np.arange(8)[None, None, :] ** 2).astype(float)
+    volume = np.zeros((15, 15, 8, 4), np.float32)
+    volume[..., 2] = np.where(k[None, :, None] ** 2 >= 0, r2, 0)
+    volume[:, :, 0, 2] /= 2  # mates are added
+    volume[7, 7, 0, 2] = 0
+    full = maps.complete_sums(volume, symmetry_operators_zyx("C4"), 6)
+    inside = r2 <= 36
+    np.testing.assert_allclose(full[inside][:, 2], 4 * r2[inside], atol=1e-5)
+
+
+def test_joining_shares_low_resolution_only():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(15, 15, 8, 4)), rng.normal(size=(15, 15, 8, 4))
+    a0, b0 = a.copy(), b.copy()
+    maps.join_low_resolution(a, b, 2, 2.0)
+    inside = rf.radius_grid(7, 8).numpy() <= 16
+    np.testing.assert_allclose(a[inside], (a0[inside] + b0[inside]) / 2)
+    np.testing.assert_array_equal(a[inside], b[inside])
+    np.testing.assert_array_equal(a[~inside], a0[~inside])
+    np.testing.assert_array_equal(b[~inside], b0[~inside])
+    assert maps.joining_radius(48, 5.4, 40.0, 13.6) == 7
+    assert maps.joining_radius(48, 5.4, 40.0, 60.0) == 5
+
+
+def test_signal_prior_is_relions():
+    # Shells of run_it001_half1_model.star: FSC, sigma2 -> SSNR, tau2.
+    fsc = np.array([1.0, 0.998560, 0.954668])
+    prior = maps.signal_prior(fsc, np.array([1.386981e-08, 2.073985e-07, 7.364832e-08]))
+    np.testing.assert_allclose(prior.ssnr, [999.0, 693.205430, 21.0585], rtol=5e-4)
+    np.testing.assert_allclose(prior.tau2, [1.385594e-05, 1.437698e-04, 1.550922e-06], rtol=5e-4)
+    whole = maps.signal_prior(np.array([0.143]), np.ones(1), whole=True)
+    assert whole.ssnr[0] == pytest.approx(1.0, rel=1e-2)
+
+
+def test_current_resolution():
+    ssnr = np.array([999, 50, 20, 9, 7, 6, 3, 1.0, 0.9, 0.4, 0.1])
+    assert maps.current_resolution_shell(ssnr) == 7
+    assert maps.current_resolution_shell(np.array([9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])) == 5
+    late = np.array([999, 50, 20, 9, 7, 6, 0.5, 0.5, 2, 2, 2, 0.1])
+    assert maps.current_resolution_shell(late) == 10
+
+
+def test_scales():
+    sums = rf.new_sums(3, 2.0, 1, 3, 4)
+    sums.norm[:] = 1
+    sums.cross[:] = np.array([1.0, 2.0, 30.0])[:, None]
+    scale = maps.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2]))
+    clamped = np.array([1, 2, 10.0])
+    np.testing.assert_allclose(scale, clamped / ((1 + 2 + 20) / 4))
+
+
+def test_noise_of_pure_noise_is_its_power():
+    rng = np.random.default_rng(0)
+    pixels = rf.make_pixel_list(SIZE, RADIUS)
+    shells = SIZE // 2 + 1
+    projector = rf.make_projector(torch.zeros((SIZE,) * 3), RADIUS, PADDING)
+    sums = rf.new_sums(RADIUS, PADDING, 1, 1, shells)
+    images = torch.from_numpy(rng.normal(size=(400, SIZE, SIZE)).astype(np.float32))
+    spectra = rf.image_transforms(images)
+    planar = pixels.take(spectra)
+    particle = rf.ParticleImages(
+        planar, planar, np.ones((400, len(pixels)), np.float32), None, np.repeat(np.eye(3)[None], 400, axis=0),
+        rf.shell_powers(spectra, rf.half_plane_shells(SIZE, RADIUS), shells), np.ones(shells), np.zeros(3),
+        np.zeros(3), 1.0, np.ones(400),
+    )  # fmt: skip
+    posterior = rf.Posterior(
+        np.eye(3)[None], np.zeros((1, 3)), np.ones((1, 1)), np.zeros(1, dtype=int), (0, 0), 1, 0.0
+    )
+    rf.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
+    sigma2 = maps.update_noise(sums, SIZE)[0]
+    # White noise of variance 1: abs(F)² = 1 / n², half of it in each component.
+    np.testing.assert_allclose(sigma2[1:], 0.5 / SIZE**2, rtol=0.12)
+    assert sigma2[0] == pytest.approx(0.5 / SIZE**2, rel=0.6)
