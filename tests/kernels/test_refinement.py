@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_maps as maps
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
 
 SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
