@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import field_validator, model_validator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FFT_BATCH = 48  # transforms of this many windows stay in cache; whole batches are up to 4 times slower
 _TAPER_PX = 10.0
+_SMALL_BOX_PX = 256
 
 
 class Reconstruct(StaInputsJob):
@@ -151,20 +153,29 @@ class Reconstruct(StaInputsJob):
             yield Progress(total + step, total + len(halves) + 1, "applying symmetry")
         assert merged is not None
         maps: dict[str, Tensor] = {}
-        for tag, total_sum in [*written.items(), ("merged", merged)]:
-            result = reconstruction.reconstruct_map(total_sum, self.wiener_snr)
 
-            def save(name: str, data: Tensor) -> None:
-                volume = Volume(data.cpu().numpy().astype(np.float32, copy=False), pixel_size)
-                write_volume(context.out / name, volume)
+        def save(name: str, data: Tensor) -> None:
+            volume = Volume(data.cpu().numpy().astype(np.float32, copy=False), pixel_size)
+            write_volume(context.out / name, volume)
 
+        def finish(tag: str, volume: Tensor) -> str:
+            result = reconstruction.reconstruct_map(volume, self.wiener_snr)
             save(f"data_{tag}.mrc", result.data)
             save(f"weight_{tag}.mrc", result.weight)
             if crop < self.box_size_px:
                 save(f"{tag}_full.mrc", result.map)
             maps[tag] = reconstruction.taper(fourier.crop_centre(result.map, crop), _TAPER_PX)
             save(f"{tag}.mrc", maps[tag])
-            yield Progress(total + len(maps), total + len(halves) + 1, f"{tag} written")
+            return tag
+
+        # Two maps at a time, so that one is written while the other is computed; one where memory matters.
+        at_once = min(2, context.threads) if self.box_size_px <= _SMALL_BOX_PX else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            finishing = [
+                pool.submit(finish, tag, volume) for tag, volume in [*written.items(), ("merged", merged)]
+            ]
+            for n_finished, one in enumerate(as_completed(finishing), start=1):
+                yield Progress(total + n_finished, total + len(halves) + 1, f"{one.result()} written")
         inputs.write_set(context.out / "optimisation_set.star", inputs.particles_path)
         if not self.merged_only:
             curve = fsc.fourier_shell_correlation(maps["half1"], maps["half2"])
