@@ -238,6 +238,15 @@ def test_scores_are_the_explicit_differences(toy):
             assert scores[o, s] == pytest.approx(expected, rel=2e-5, abs=2e-3)
 
 
+def test_evidence_constant_completes_the_log_likelihood(toy):
+    pixels, projector, particle, rotation, shift = toy
+    score = rf.score_poses(projector, particle, pixels, rotation[None], shift[None])[0, 0]
+    whole = explicit_score(projector, particle, pixels, rotation, shift, with_constant=True)
+    counts = np.bincount(rf.half_plane_shells(SIZE, RADIUS).flatten().numpy(), minlength=SIZE)[1 : RADIUS + 1]
+    normaliser = 2 * (counts * np.log(2 * np.pi * particle.sigma2[1 : RADIUS + 1])).sum()
+    assert score + rf.evidence_constant(particle, pixels) == pytest.approx(whole - normaliser, rel=1e-5)
+
+
 def test_true_pose_scores_best(toy):
     pixels, projector, particle, rotation, shift = toy
     rotations = np.concatenate([rotation[None], random_rotations(30, 9)])

@@ -690,6 +690,24 @@ def find_posterior(
     )  # fmt: skip
 
 
+def evidence_constant(particle: ParticleImages, pixels: PixelList) -> float:
+    """Compute what :func:`score_poses` leaves out of the log-likelihood, the same for all poses.
+
+    Notes
+    -----
+    RELION: -sum abs(X)² / 2 sigma² up to the radius of the window, -sum abs(X)² / 2 beyond it (not divided by
+    the noise), and -ln(2 pi sigma²) for every pixel of the window and tilt. Only ``rlnLogLikeliContribution``
+    needs it.
+    """
+    inside = slice(1, pixels.radius + 1)
+    shells = half_plane_shells(pixels.size, pixels.radius).flatten()
+    count = torch.bincount(shells, minlength=len(particle.sigma2) + 1)[inside].double().numpy()
+    power = particle.power.sum(axis=0)
+    sigma2 = particle.sigma2[inside]
+    constant = -(power[inside] / (2 * sigma2)).sum() - 0.5 * power[pixels.radius + 1 :].sum()
+    return float(constant - particle.n_tilts * (count * np.log(2 * np.pi * sigma2)).sum())
+
+
 # ----------------------------------------------------------------------------------------------------
 # Weighted sums
 
