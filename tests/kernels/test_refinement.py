@@ -436,6 +436,63 @@ def test_initial_noise_of_signal_plus_noise():
     np.testing.assert_allclose(sigma2[2:], 0.5 / SIZE**2, rtol=0.1)
 
 
+# -- noise of each tilt ------------------------------------------------------------------------------
+
+
+def test_residuals_by_tilt_are_the_explicit_ones(toy):
+    pixels, projector, particle, rotation, shift = toy
+    rotations = rotation @ euler_to_matrix_zyx(np.random.default_rng(0).normal(0, 3, (2, 3)))
+    weights = np.array([[0.6], [0.3]])
+    posterior = rf.Posterior(rotations, shift[None], weights, np.zeros(2, dtype=int), (0, 0), 1, 0.0)
+    residual, expected = rf.residuals_by_tilt(posterior, projector, particle, pixels)
+    n, shells = len(pixels), SIZE // 2 + 1
+    for t in range(particle.n_tilts):
+        q = particle.matrices_zyx[t]
+        d = (q @ shift)[1:]
+        x = particle.masked[t, :n] + 1j * particle.masked[t, n:]
+        x = x * np.exp(-2j * np.pi * (pixels.v * d[0] + pixels.u * d[1]) / SIZE)
+        by_hand = np.zeros(shells)
+        for o in range(2):
+            rows, _ = rf.gather_reference(
+                projector, rf.slice_axes((q @ rotations[o])[None], PADDING), pixels, np.zeros(n)
+            )
+            v = rows[0, :n].numpy() + 1j * rows[0, n:].numpy()
+            difference = np.abs(1.2 * particle.model[t] * v - x) ** 2
+            by_hand += weights[o, 0] * np.bincount(pixels.shell, difference, shells)
+        np.testing.assert_allclose(residual[t], by_hand, rtol=2e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            expected[t], 1.8 * np.bincount(pixels.shell, particle.model[t], shells), rtol=1e-6
+        )
+
+
+def test_whitened_images_are_scored_as_raw_ones(toy):
+    pixels, projector, particle, _, _ = toy
+    rng = np.random.default_rng(4)
+    noise = rng.uniform(1e-4, 1e-3, (2, SIZE // 2 + 1))
+    white = rf.whitened(particle, noise, pixels, temperature=2.0)
+    rotations, shifts = random_rotations(4, 3), rng.normal(0, 1, (3, 3))
+    scores = rf.score_poses(projector, white, pixels, rotations, shifts)
+    n = len(pixels)
+    for o in range(4):
+        for s in range(3):
+            total = 0.0
+            for t in range(2):
+                q = particle.matrices_zyx[t]
+                rows, _ = rf.gather_reference(
+                    projector, rf.slice_axes((q @ rotations[o])[None], PADDING), pixels, np.zeros(n)
+                )
+                v = rows[0, :n].numpy() + 1j * rows[0, n:].numpy()
+                ctf = np.sqrt(particle.model[t].astype(float))
+                raw = (particle.masked[t, :n] + 1j * particle.masked[t, n:]) / ctf
+                d = (q @ shifts[s])[1:]
+                raw = raw * np.exp(-2j * np.pi * (pixels.v * d[0] + pixels.u * d[1]) / SIZE)
+                part = (np.abs(1.2 * ctf * v - raw) ** 2 - np.abs(raw) ** 2) / (
+                    2 * 2.0 * noise[t, pixels.shell]
+                )
+                total -= part[pixels.shell > 0].sum()
+            assert scores[o, s] == pytest.approx(total, rel=1e-4, abs=5e-3)
+
+
 # -- accuracy ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ Scheres (2012), J. Struct. Biol. 180, 519. Zivanov et al. (2022), eLife 11, e837
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -847,6 +847,98 @@ def add_particle(
     sums.weight += total
     sums.p_max += posterior.p_max
     sums.n_particles += 1
+
+
+# ----------------------------------------------------------------------------------------------------
+# Noise of each tilt image
+
+
+def residuals_by_tilt(
+    posterior: Posterior, projector: Projector, particle: ParticleImages, pixels: PixelList
+) -> tuple[Float[ndarray, "t shells"], Float[ndarray, "t shells"]]:
+    """Sum what the reference leaves unexplained, tilt by tilt and shell by shell.
+
+    Parameters
+    ----------
+    particle
+        With premultiplied images: their noise is the CTF times that of the raw images.
+
+    Returns
+    -------
+    residual, expected
+        Weighted sums of abs(s M V - X)², and twice the sums of CTF²; their quotient (summed over particles) is
+        the noise power per component of *raw* tilt images. 0 where no pixel is listed.
+    """
+    from napari_sta.kernels._numba_refine import add_statistics
+
+    n, n_shells = len(pixels), len(particle.sigma2)
+    of_orientation = posterior.weights.sum(axis=1)
+    total = float(of_orientation.sum())
+    w = torch.from_numpy(posterior.weights.astype(np.float32))
+    shifts = particle.offset_zyx_px + posterior.shifts_zyx_px
+    ramps = np.empty((len(shifts), 2 * n), np.float32)
+    slices = np.empty((len(of_orientation), 2 * n), np.float32)
+    residual, expected = np.zeros((particle.n_tilts, n_shells)), np.zeros((particle.n_tilts, n_shells))
+    ignored, no_weight = np.zeros(len(of_orientation)), np.zeros(n, np.float32)
+    for t in range(particle.n_tilts):
+        q = particle.matrices_zyx[t]
+        shift_images(particle.masked[t], shifts @ q[1:].T, pixels, ramps)
+        mean = torch.mm(w, torch.from_numpy(ramps)).numpy()
+        gather(
+            projector,
+            slice_axes(q @ posterior.rotations_zyx, projector.padding),
+            pixels,
+            no_weight,
+            slices,
+            ignored,
+        )
+        both, cross, norm = np.zeros(n_shells), np.zeros(n_shells), np.zeros(n_shells)
+        add_statistics(
+            slices,
+            mean,
+            of_orientation.astype(np.float32),
+            particle.model[t],
+            pixels.shell,
+            both,
+            cross,
+            norm,
+        )
+        image = particle.masked[t].astype(np.float64)
+        power = np.bincount(pixels.shell, image[:n] ** 2 + image[n:] ** 2, n_shells)
+        residual[t] = total * power + particle.scale**2 * norm - 2 * particle.scale * cross
+        expected[t] = 2 * total * np.bincount(pixels.shell, particle.model[t].astype(np.float64), n_shells)
+    return residual, expected
+
+
+def whitened(
+    particle: ParticleImages, noise: Float[ndarray, "t shells"], pixels: PixelList, temperature: float = 1.0
+) -> ParticleImages:
+    """Undo the CTF premultiplication and divide by the noise of each tilt and shell.
+
+    Parameters
+    ----------
+    noise
+        Power per component of the raw tilt images, positive (:func:`residuals_by_tilt`).
+    temperature
+        Divides all log-likelihoods: residuals of neighbouring pixels and tilts are not independent, as the
+        Gaussian model takes them to be.
+
+    Returns
+    -------
+    particle
+        X Shell powers are dropped (nan).
+    """
+    ctf = np.sqrt(particle.model.astype(np.float64))
+    factor = 1 / np.sqrt(temperature * noise[:, pixels.shell])
+    model = (ctf * factor).astype(np.float32)
+    # The scores multiply by the CTF again, so a pixel near a zero of the CTF counts as little as it should.
+    by = np.tile(factor / np.maximum(ctf, 1e-6), 2)
+    return replace(
+        particle, masked=(particle.masked * by).astype(np.float32),
+        unmasked=(particle.unmasked * by).astype(np.float32), model=model, ctf=model,
+        sigma2=np.ones_like(particle.sigma2), power=np.full_like(particle.power, np.nan),
+        window_power=np.full_like(particle.window_power, np.nan),
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------
