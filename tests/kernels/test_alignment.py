@@ -97,7 +97,7 @@ def test_membrane_and_noise_do_not_pull(scene, mask, offset):
     curve = score_curve(shifted(scene, offset, 0), mask, "z", 12.0, pixel_size_angst=PIXEL)
     assert curve.candidates[0].offset_px == pytest.approx(offset, abs=0.12)
     assert curve.confidence > 0.5
-    assert curve.spread_px < 1
+    assert curve.uncertainty_px < 1
 
 
 @pytest.mark.parametrize(("axis", "place"), [("x", 2), ("y", 1)])
@@ -191,3 +191,19 @@ def test_what_cannot_be_scored(capsid, mask, options, words):
         score_curve(
             density, options.get("mask", mask), options.get("axis", "z"), options.get("range_px", 12.0)
         )
+
+
+def test_candidates_stay_inside_the_range(alone, mask):
+    """Flat maxima far from the best one were once thrown out of the box by the parabola."""
+    density, its_mask = alone
+    for range_px in (10.0, 20.0, 30.0):
+        for one in (its_mask, mask):
+            curve = score_curve(density, one, "z", range_px, pixel_size_angst=PIXEL)
+            assert all(abs(c.offset_px) <= range_px for c in curve.candidates)
+
+
+def test_an_end_of_the_range_is_no_maximum(alone):
+    density, its_mask = alone
+    curve = score_curve(shifted(density, 6.0, 0), its_mask, "z", 2.0, pixel_size_angst=PIXEL)
+    assert curve.at_end
+    assert curve.confidence == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
@@ -15,9 +14,6 @@ from napari_sta.jobs._params import check_symmetry
 
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
-
-
-_FLOOR_PX = 0.1  # error left on simulated maps with known offsets, even where all envelopes agree
 
 
 class MeasureOffset(Job):
@@ -101,7 +97,8 @@ class MeasureOffset(Job):
             "axis": self.axis,
             "score": round(best.score, 4),
             "confidence": round(curve.confidence, 2),
-            "uncertainty_px": round(math.hypot(curve.spread_px, _FLOOR_PX), 2),
+            "uncertainty_px": round(curve.uncertainty_px, 2),
+            "at_end_of_range": curve.at_end,
             "pixel_size_angst": round(pixel, 6),
             "candidates": [
                 {"offset_px": round(c.offset_px, 2), "score": round(c.score, 4)} for c in curve.candidates
@@ -123,10 +120,24 @@ def in_words(record: dict[str, Any]) -> str:
     """Say what an offset means, with RELION's sign."""
     offset, axis = record["offset_px"], record["axis"].upper()
     level = record["confidence"]
-    trust = "clear" if level >= 0.8 else "fair" if level >= 0.5 else "weak: look at the overlay"
-    lines = [
-        f"Offset {axis} = {offset:+.2f} px ({record['offset_angst']:+.2f} Å), to about "
-        f"{record['uncertainty_px']:.2f} px; confidence {level:.2f} ({trust}).",
+    angst = f"{record['offset_angst']:+.2f} Å"
+    if record["at_end_of_range"]:
+        lines = [
+            f"No offset found: the score still rises at {axis} = {offset:+.2f} px, the end of the range; widen "
+            "--range_px, or map and mask do not belong together."
+        ]
+    elif level < 0.5:
+        lines = [
+            f"No reliable offset: the best guess is {axis} = {offset:+.2f} px ({angst}), but the mask fits the map "
+            f"badly there (score {record['score']:.2f}, confidence {level:.2f}); look at the overlay."
+        ]
+    else:
+        trust = "clear" if level >= 0.8 else "fair: look at the overlay"
+        lines = [
+            f"Offset {axis} = {offset:+.2f} px ({angst}), to about {record['uncertainty_px']:.2f} px; confidence "
+            f"{level:.2f} ({trust})."
+        ]
+    lines += [
         f"Density at {axis}={offset:+.2f} px becomes the centre. RELION: --center --center_{axis} {offset:g}; "
         f"napari-sta: recenter --center_{axis.lower()}_px {offset:g}",
         "Candidates: "

@@ -15,6 +15,8 @@ _LOWPASSES_ANGST = (14.0, 20.0)
 _FRACTIONS = (0.2, 0.35, 0.55)
 _GROWTHS_ANGST = (0.0, 5.0, 10.0, 16.0)
 _MARGIN_ANGST = 12.0  # how far around the mask, along the axis, the map has a say
+_FLOOR_PX = 0.08  # of the working grid: error left on simulated maps where all envelopes agree
+_MISFIT_ANGST = 5.0  # error per unit of correlation below 0.9, on maps against masks of another extent
 _TOLERANCE = 0.003  # recipes whose correlations differ by this are equally good
 
 
@@ -37,8 +39,11 @@ class OffsetCurve(NamedTuple):
         Maxima, best first.
     confidence
         0 to 1: how well the best one fits and how far it is ahead of the next.
-    spread_px
-        Half the range of the optimum among envelopes that fit nearly as well: the error to expect.
+    uncertainty_px
+        The error to expect: how far the optimum moves among envelopes that fit nearly as well, what remains
+        on simulated maps even where they agree, and more where the best one fits badly.
+    at_end
+        The best score lies at the end of the range: no maximum was found inside it.
     profile_map, profile_mask
         (d,) mean of map and mask in planes across the axis, inside the mask's column.
     """
@@ -47,7 +52,8 @@ class OffsetCurve(NamedTuple):
     score: Float[ndarray, "n"]
     candidates: tuple[Candidate, ...]
     confidence: float
-    spread_px: float
+    uncertainty_px: float
+    at_end: bool
     profile_map: Float[ndarray, "d"]
     profile_mask: Float[ndarray, "d"]
 
@@ -134,14 +140,18 @@ def score_curve(
     optima = np.array([_refine(offsets, one, int(one.argmax())).offset_px for one in scores[good]])
     close = optima[np.abs(optima - candidates[0].offset_px) < 3 * ratio]
     spread = float(np.ptp(close) / 2) if len(close) else 0.0
+    # An envelope that explains little of the mask also places it badly.
+    misfit_px = _MISFIT_ANGST * max(0.0, 0.9 - candidates[0].score) / pixel_size_angst
+    uncertainty = float(np.sqrt(spread**2 + (_FLOOR_PX * ratio) ** 2 + misfit_px**2))
     runner_up = candidates[1].score if len(candidates) > 1 else 0.0
     lead = np.clip((candidates[0].score - runner_up) / 0.4, 0, 1)
     confidence = float(np.clip((candidates[0].score - 0.4) / 0.5, 0, 1) * (0.5 + 0.5 * lead))
-    if abs(candidates[0].offset_px) > range_px - step_px:
+    at_end = abs(candidates[0].offset_px) > range_px - step_px
+    if at_end:
         confidence = 0.0  # the maximum is the end of the range, not a maximum
     footprint = mask.max(axis=0) > 0.05
     return OffsetCurve(
-        offsets, curve, candidates, confidence, spread,
+        offsets, curve, candidates, confidence, uncertainty, at_end,
         density[:, footprint].mean(axis=1).astype(np.float64),
         mask[:, footprint].mean(axis=1).astype(np.float64),
     )  # fmt: skip
@@ -248,7 +258,8 @@ def _candidates(offsets: ndarray, curve: ndarray, scores: ndarray, reach: int) -
         window = slice(max(0, middle - reach), middle + reach + 1)
         own = scores[scores[:, window].max(axis=1).argmax()]
         at = window.start + int(own[window].argmax())
-        peaks[number] = Candidate(_refine(offsets, own, at).offset_px, peak.score)
+        if 0 < at < len(own) - 1 and own[at] >= own[at - 1] and own[at] >= own[at + 1]:
+            peaks[number] = Candidate(_refine(offsets, own, at).offset_px, peak.score)
     return tuple(peaks[:5])
 
 
@@ -258,7 +269,7 @@ def _refine(offsets: ndarray, curve: ndarray, i: int) -> Candidate:
         return Candidate(float(offsets[i]), float(curve[i]))
     left, mid, right = curve[i - 1 : i + 2]
     bend = left - 2 * mid + right
-    move = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    move = float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0
     return Candidate(
         float(offsets[i] + move * (offsets[1] - offsets[0])), float(mid - 0.25 * (left - right) * move)
     )
