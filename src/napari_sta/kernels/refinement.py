@@ -866,7 +866,7 @@ def residuals_by_tilt(
     Returns
     -------
     residual, expected
-        Weighted sums of abs(s M V - X)², and twice the sums of CTF²; their quotient (summed over particles) is
+        Weighted sums of abs(s M V - X)², and twice the sums of CTF²; their quotient (over particles) is
         the noise power per component of *raw* tilt images. 0 where no pixel is listed.
     """
     from napari_sta.kernels._numba_refine import add_statistics
