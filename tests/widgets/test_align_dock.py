@@ -201,14 +201,20 @@ def test_empty_mask_is_a_card(dock, tmp_path, wait):
     wait(lambda: "missing_mask.mrc" in dock.card.text)
 
 
-def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, bench, project, wait, small_project):
+def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, viewer, bench, project, wait):
     before = read_particles(project / "Select/job002/particles.star")
     loaded.suggest()
     d = loaded.offset_px
     wait(lambda: loaded.apply_button.isEnabled())
     assert "recenter" in loaded.command.text()
+    set_before, map_before = loaded.particles.currentData(), loaded.map_box.path()
+    command = loaded.command.text()
+    enabled = []
+    bench.progressed.connect(lambda _: (loaded._replan(), enabled.append(loaded.apply_button.isEnabled())))
     loaded.apply()
     wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "done", 60)
+    assert enabled
+    assert not any(enabled)  # its own run is not finished yet
     recentred, again = bench.tickets
     assert recentred.state == "done", recentred.error
     after = read_particles(recentred.out / "particles.star")
@@ -228,11 +234,51 @@ def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, bench, proj
 
     loaded.undo()
     wait(lambda: "undone" in loaded.card.text)
+    wait(lambda: loaded._reading.idle and loaded.pair.map.path == map_before, 20)
+    wait(lambda: again.name not in [j.name.rstrip("/") for j in bench.view.jobs])
+    assert loaded.map_box.path() == map_before
+    maps = [layer for layer in viewer.layers if layer.metadata["napari_sta"]["kind"] == "map"]
+    assert [layer.metadata["napari_sta"]["path"] for layer in maps] == [map_before]
+    assert maps[0].visible
+    assert loaded.particles.currentData() == set_before
+    assert loaded.offset_px == d
+    wait(loaded.apply_button.isEnabled)
+    assert loaded.command.text() == command
+    assert loaded.command._copy_relion.isEnabled()
+    assert not loaded.undo_button.isEnabled()
+    assert not any(
+        again.name in loaded.map_box.combo.itemText(i) for i in range(loaded.map_box.combo.count())
+    )
+    assert "undone" in loaded.card.text
     assert not (project / recentred.name).exists()
     assert (project / "Trash" / recentred.name).is_dir()
     names = [job.name for job in Project(project).jobs()]
     assert f"{recentred.name}/" not in names
     assert f"{again.name}/" not in names
+
+
+def test_uncertainty_is_the_number_of_the_command_line(loaded):
+    curve = loaded.pair.curve
+    best = curve.candidates[0].offset_px
+    assert f"Best {best:+.2f} ± {curve.uncertainty_px:.2f} px" in loaded.confidence.text()
+
+
+def test_ends_of_the_range_are_no_candidates(loaded):
+    from dataclasses import replace
+
+    curve = loaded.pair.curve
+    end = type(curve.candidates[0])(20.0, 0.99)
+    curve = curve._replace(candidates=(end, *curve.candidates), at_end=True)
+    loaded.pair = replace(loaded.pair, curve=curve)
+    loaded._list_candidates()
+    shown = [loaded.candidates.itemAt(i).widget() for i in range(loaded.candidates.count())]
+    words = [w.text() for w in shown if w is not None]
+    assert words
+    assert not any("20.00" in w for w in words)
+    assert "end of the range" in loaded.confidence.text()
+    assert not loaded.suggest_button.isEnabled()
+    loaded.suggest()
+    assert loaded.offset_px == 0
 
 
 def test_score_curve_of_a_large_map_is_fast(rng):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,26 @@ class Pair:
     mask: Volume
     curve: Any
     notes: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was chosen when recentring was applied: where Undo goes back to.
+
+    Attributes
+    ----------
+    map_path, mask_path
+        As in the boxes.
+    particles
+        Kind and path.
+    offset_zyx_px
+        Map pixels.
+    """
+
+    map_path: str
+    mask_path: str
+    particles: tuple[str, str]
+    offset_zyx_px: tuple[float, float, float]
 
 
 def step_for_modifiers() -> float:
@@ -180,6 +200,10 @@ class SourceBox(QWidget):
         if self.path() != before and not quiet:
             self.changed.emit()
 
+    def forget(self, folders: Sequence[Path]) -> None:
+        """Offer nothing that lay in these folders any more."""
+        self._extra = [p for p in self._extra if not _in_any(p, folders)]
+
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(
             self, f"Choose a {self.what}", str(self.bench.root or ""), "Maps (*.mrc *.map);;All files (*)"
@@ -221,6 +245,9 @@ class AlignDock(Dock):
         self._reading = Latest(self, 30)
         self._planning = Latest(self, 200)
         self._applied: Ticket | None = None
+        self._applying = False
+        self._before: Before | None = None
+        self._going_back: Before | None = None
         self._plan: Job | None = None
         self._map_settings: dict[str, str] = {}
         self._pan_before = True
@@ -454,7 +481,7 @@ class AlignDock(Dock):
         reach = min(n / 2, max(1.2 * RANGE_PX, 1.15 * _extent(self._mask_profile)))
         profile.set_xlim(-reach, reach)
         self._score_line.set_data(curve.offset_px, curve.score)
-        peaks = np.array([c[:2] for c in curve.candidates], dtype=float).reshape(-1, 2)
+        peaks = np.array(_maxima(curve), dtype=float).reshape(-1, 2)
         self._peaks.set_data(peaks[:, 0], peaks[:, 1])
         low, high = float(np.min(curve.score)), float(np.max(curve.score))
         room = 0.12 * max(high - low, 1e-6)
@@ -504,6 +531,7 @@ class AlignDock(Dock):
 
     def _sources_changed(self) -> None:
         map_path, mask_path = self.map_box.path(), self.mask_box.path()
+        self._going_back = None
         self.card.hide()
         if not map_path:
             return
@@ -549,15 +577,19 @@ class AlignDock(Dock):
             self.symmetry.setText(symmetry)
         self._draw_curves()
         self._list_candidates()
-        self._offset[:] = 0.0
+        back, self._going_back = self._going_back, None
+        self._set_sideways((0.0, 0.0) if back is None else back.offset_zyx_px[1:])
         self._history.clear()
         self.offset_box.setSingleStep(STEP_PX)
         if first or self.bench.viewer.dims.ndisplay == 2:
             self.show_xz()
-        self._fill_particles(fresh=True)
-        self.set_offset(0.0, note=False)
+        for layer in maps:
+            layer.visible = True
+        self._fill_particles(fresh=True, wanted=None if back is None else back.particles)
+        self.set_offset(0.0 if back is None else back.offset_zyx_px[0], note=False)
         self._settle.stop()
-        if self.pair is not None and self.pair.notes:
+        self._replan()
+        if self.pair is not None and self.pair.notes and back is None:
             self.card.tell("info", self.pair.notes)
 
     def _forget_layers(self) -> None:
@@ -624,6 +656,13 @@ class AlignDock(Dock):
         if self._history:
             self.set_offset(self._history.pop(), note=False)
 
+    def _set_sideways(self, yx_px: Sequence[float]) -> None:
+        """Take these Y and X offsets without moving anything yet."""
+        self._offset[1:] = yx_px
+        for box, value in zip((self.y_box, self.x_box), yx_px, strict=True):
+            with QSignalBlocker(box):
+                box.setValue(value)
+
     def _set_axis(self, axis: int, value: float) -> None:
         self._offset[axis] = round(value, 2)
         self._place_layers(settle=True)
@@ -685,7 +724,9 @@ class AlignDock(Dock):
         if self.pair is None:
             self.confidence.setText("")
             return
-        for i, (offset, score) in enumerate(self.pair.curve.candidates[:3], start=1):
+        found = _maxima(self.pair.curve)
+        self.suggest_button.setEnabled(bool(found) and not self.pair.curve.at_end)
+        for i, (offset, score) in enumerate(found[:3], start=1):
             button = QToolButton()
             button.setText(f"{i}: {offset:+.2f}")
             button.setToolTip(f"Offset {offset:+.2f} px, score {score:.3f}")
@@ -696,8 +737,9 @@ class AlignDock(Dock):
 
     def suggest(self) -> None:
         """Jump to the best candidate; nothing is written."""
-        if self.pair is not None and self.pair.curve.candidates:
-            self.set_offset(float(self.pair.curve.candidates[0][0]))
+        if self.pair is not None and not self.pair.curve.at_end:
+            for offset, _ in _maxima(self.pair.curve)[:1]:
+                self.set_offset(offset)
 
     # -- on the canvas -----------------------------------------------------------------------------
 
@@ -787,7 +829,7 @@ class AlignDock(Dock):
         self.mask_box.refresh()
         self._fill_particles()
 
-    def _fill_particles(self, *, fresh: bool = False) -> None:
+    def _fill_particles(self, *, fresh: bool = False, wanted: tuple[str, str] | None = None) -> None:
         """List the particle sets; choose the one the map was made from (``fresh``: whatever was chosen)."""
         view = self.bench.view
         chosen = None if fresh else self.particles.currentData()
@@ -798,7 +840,8 @@ class AlignDock(Dock):
                 for kind in ("optimisation_set", "particles"):
                     for path in view.files[kind]:
                         self.particles.addItem(str(Path(path).relative_to(view.root)), (kind, path))
-            wanted = self._source_of_map() if not chosen or not chosen[1] else chosen
+            if wanted is None:
+                wanted = self._source_of_map() if not chosen or not chosen[1] else chosen
             for i in range(self.particles.count()):
                 if self.particles.itemData(i) == wanted:
                     self.particles.setCurrentIndex(i)
@@ -868,8 +911,9 @@ class AlignDock(Dock):
             self.again_how.setText(", ".join(words))
             self.again_how.setToolTip(f"Settings {origin}")
         moved = bool(np.any(self._offset))
-        self.apply_button.setEnabled(moved)
-        self.apply_button.setToolTip("" if moved else "The offset is 0: nothing to apply")
+        self.apply_button.setEnabled(moved and not self._applying)
+        reason = "Its last run is not finished yet" if self._applying else "The offset is 0: nothing to apply"
+        self.apply_button.setToolTip("" if moved and not self._applying else reason)
         self.command.set(job.command_line(), job.relion_command("External/jobNNN/"))
 
     def apply(self) -> None:
@@ -880,24 +924,41 @@ class AlignDock(Dock):
             self.card.tell("error", "Not applied", str(error))
             return
         assert job is not None
-        self.apply_button.setEnabled(False)
+        y, x = self._offset[1:]
+        before = Before(
+            self.map_box.path(), self.mask_box.path(), self.particles.currentData(),
+            (self.offset_px, float(y), float(x)),
+        )  # fmt: skip
+        self._set_applying(True)
         words = f"{self.offset_px:+.2f} px ({self.offset_px * self.pixel_size_angst:+.2f} Å)"
         self.card.tell("info", "Recentring …", f"Z {words}, as a job of its own; inputs are not changed.")
 
         def ended(ticket: Ticket) -> None:
+            if ticket.state == "stopped":
+                self._set_applying(False)
+                self.card.tell("info", "Recentring stopped", "Nothing was changed.")
+                return
             if ticket.state != "done":
-                self._replan()
+                self._set_applying(False)
                 retry = [("Retry", self.apply)]
                 self.card.tell("error", "Recentring failed", str(ticket.error), actions=retry)
                 return
-            self._applied = ticket
-            self.undo_button.setEnabled(self.bench.view is not None)
+            self._applied, self._before = ticket, before
             if after is None:
+                self._set_applying(False)
                 self.card.tell("good", f"Recentred by {words}", f"New particle set in {ticket.title}.")
             else:
                 self._reconstruct(ticket, after, words)
 
         self.bench.run(job, done=ended)
+
+    def _set_applying(self, applying: bool) -> None:
+        """Neither apply again nor take away what is being made."""
+        self._applying = applying
+        self.undo_button.setEnabled(
+            not applying and self._applied is not None and self.bench.view is not None
+        )
+        self._replan()
 
     def _reconstruct(self, recentred: Ticket, values: Mapping[str, Any], words: str) -> None:
         assert recentred.out is not None
@@ -905,6 +966,7 @@ class AlignDock(Dock):
         try:
             job = job_named("reconstruct").from_text({**values, "in_optimisation_set": str(source)})
         except StaError as error:
+            self._set_applying(False)
             self.card.tell("error", "The reconstruction could not start", str(error))
             return
         self.card.tell(
@@ -914,6 +976,7 @@ class AlignDock(Dock):
         )  # fmt: skip
 
         def ended(ticket: Ticket) -> None:
+            self._set_applying(False)
             if ticket.state == "done" and ticket.out is not None:
                 self.card.tell(
                     "good", f"Recentred by {words}",
@@ -926,6 +989,11 @@ class AlignDock(Dock):
                 self.card.tell("good", title.lstrip("✔ "), rest)
             elif ticket.state == "failed":
                 self.card.tell("error", "The reconstruction failed", str(ticket.error))
+            else:
+                self.card.tell(
+                    "info", "The reconstruction was stopped",
+                    f"{recentred.title} holds the recentred particles; Undo takes them back.",
+                )  # fmt: skip
 
         self.bench.run(job, done=ended)
 
@@ -953,6 +1021,7 @@ class AlignDock(Dock):
         def done(gone: list[str]) -> None:
             self._applied = None
             self.undo_button.setEnabled(False)
+            self._leave([view.root / job for job in gone])
             self.bench.refresh()
             self.card.tell(
                 "info", "Recentring undone", f"{html.escape(' and '.join(gone))} moved to the Trash."
@@ -960,6 +1029,21 @@ class AlignDock(Dock):
             self._replan()
 
         in_background(self, trash, done=done, failed=lambda e: self.card.tell("error", "Not undone", str(e)))
+
+    def _leave(self, folders: Sequence[Path]) -> None:
+        """Show nothing from folders that are gone; go back to what was chosen before Apply."""
+        back, self._before = self._before, None
+        on_gone_map = _in_any(self.map_box.path(), folders)
+        for layer in self.bench.ours():
+            if _in_any(layer.metadata["napari_sta"]["path"], folders):
+                self.bench.viewer.layers.remove(layer)
+        for box in (self.map_box, self.mask_box):
+            box.forget(folders)
+        if back is not None and on_gone_map:
+            self.load(back.map_path, back.mask_path)
+            self._going_back = back
+        elif _in_any((self.particles.currentData() or ("", ""))[1], folders):
+            self._fill_particles(fresh=True, wanted=back.particles if back is not None else None)
 
     def hideEvent(self, event: Any) -> None:
         """Let go of the canvas when the dock goes out of sight."""
@@ -1011,6 +1095,11 @@ def _made_with(view: ProjectView | None, map_path: str) -> dict[str, str]:
     return settings
 
 
+def _in_any(path: str, folders: Sequence[Path]) -> bool:
+    """Whether a file lies in one of the folders."""
+    return any(Path(path).is_relative_to(folder) for folder in folders)
+
+
 def _unit(values: NDArray[Any]) -> NDArray[np.float64]:
     """Scale to 0..1 for drawing."""
     values = np.asarray(values, dtype=np.float64)
@@ -1025,10 +1114,21 @@ def _extent(profile: NDArray[np.float64]) -> float:
     return float(np.abs(where - n // 2).max()) if len(where) else n / 2
 
 
+def _maxima(curve: Any) -> list[tuple[float, float]]:
+    """Return offset and score of the maxima inside the range, best first; its ends are none."""
+    reach = float(np.max(np.abs(curve.offset_px)))
+    return [(float(c.offset_px), float(c.score)) for c in curve.candidates if abs(c.offset_px) < reach]
+
+
 def _confidence_words(curve: Any) -> str:
+    if curve.at_end:
+        return (
+            f"No offset found: the score still rises at {curve.candidates[0].offset_px:+.2f} px, the end of the "
+            "range. Do map and mask belong together?"
+        )
     if not curve.candidates:
         return "No offset stands out within the range."
     confidence = float(curve.confidence)
     word = "clear" if confidence >= 0.7 else "fair" if confidence >= 0.4 else "weak: compare by eye"
-    spread = f" ± {max(curve.spread_px, 0.05):.2f}"
-    return f"Best {curve.candidates[0].offset_px:+.2f}{spread} px; confidence {confidence:.2f} ({word})"
+    best = f"{curve.candidates[0].offset_px:+.2f} ± {curve.uncertainty_px:.2f} px"
+    return f"Best {best}; confidence {confidence:.2f} ({word})"
