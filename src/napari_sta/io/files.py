@@ -50,7 +50,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def sentence_for(error: OSError, path: str | Path) -> str:
     """Say in words why a file could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # numpy's tofile loses the number and says "Not enough free space to write N bytes".
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "enough free space" in str(error):
         return (
             f"{path} could not be written: the disk is full; free some space and run the job again "
             "(files already finished are kept)"

@@ -196,6 +196,38 @@ def image_size_yx_px(path: str | Path) -> tuple[int, int]:
     return read_header(path).shape_zyx[1:]
 
 
+def check_images(files: Sequence[tuple[str | Path, int]]) -> tuple[int, int]:
+    """Look at the headers and sizes of image files without reading them; return rows and columns.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_images`, but for values that are not finite.
+    """
+    headers, size = _headers_of(files)
+    for header in headers.values():
+        _mapped(header)
+    return size or (0, 0)
+
+
+def _headers_of(
+    files: Sequence[tuple[str | Path, int]],
+) -> tuple[dict[str | Path, MrcHeader], tuple[int, int] | None]:
+    headers = {path: read_header(path) for path in dict.fromkeys(path for path, _ in files)}
+    sizes = {header.shape_zyx[1:] for header in headers.values()}
+    if len(sizes) > 1:
+        said = "; ".join(
+            f"{path} {header.shape_zyx[2]} x {header.shape_zyx[1]}" for path, header in headers.items()
+        )
+        raise InputError(f"tilt images of one tilt series differ in size ({said[:300]}); they must be equal")
+    for path, number in files:
+        if not 0 <= number < headers[path].shape_zyx[0]:
+            raise InputError(
+                f"{path} has {headers[path].shape_zyx[0]} images, so there is no image number {number + 1}"
+            )
+    return headers, sizes.pop() if sizes else None
+
+
 def read_images(files: Sequence[tuple[str | Path, int]]) -> NDArray[np.float32]:
     """Read 2D images out of stacks, touching no more of each file than asked for.
 
@@ -215,23 +247,13 @@ def read_images(files: Sequence[tuple[str | Path, int]]) -> NDArray[np.float32]:
         If a file is missing or truncated, a slice is not in it, images differ in size, or a value is not
         finite.
     """
-    headers = {path: read_header(path) for path in dict.fromkeys(path for path, _ in files)}
-    sizes = {header.shape_zyx[1:] for header in headers.values()}
-    if len(sizes) > 1:
-        said = "; ".join(
-            f"{path} {header.shape_zyx[2]} x {header.shape_zyx[1]}" for path, header in headers.items()
-        )
-        raise InputError(f"tilt images of one tilt series differ in size ({said[:300]}); they must be equal")
-    if not sizes:
+    headers, size = _headers_of(files)
+    if not size:
         return np.empty((0, 0, 0), dtype=np.float32)
     stacks = {path: _mapped(header) for path, header in headers.items()}
-    images = np.empty((len(files), *sizes.pop()), dtype=np.float32)
+    images = np.empty((len(files), *size), dtype=np.float32)
     for index, (path, slice_number) in enumerate(files):
         stack = stacks[path]
-        if not 0 <= slice_number < len(stack):
-            raise InputError(
-                f"{path} has {len(stack)} images, so there is no image number {slice_number + 1}"
-            )
         images[index] = stack[slice_number]
         if not np.isfinite(images[index]).all():
             raise InputError(

@@ -151,7 +151,7 @@ class Job(BaseModel):
         Whether ``run`` needs torch; the runner sets its threads then.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     label: ClassVar[str] = ""
     folder: ClassVar[str] = "External"

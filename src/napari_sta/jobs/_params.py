@@ -162,19 +162,19 @@ def window_px(box_size_px: int, binning: float) -> int:
 
 
 def check_window(inputs: StaInputs, box_size_px: int, binning: float) -> None:
-    """Refuse a window larger than the tilt images.
+    """Refuse tilt images that are truncated or unequal, and a window larger than they are.
 
     Raises
     ------
     InputError
         One sentence with the cure.
     """
-    from napari_sta.io.mrc import image_size_yx_px
+    from napari_sta.io.mrc import check_images
 
     window = window_px(box_size_px, binning)
     for name in inputs.particles.tomograms:
-        path = inputs.tilt_series[name].images[0][0]
-        size = image_size_yx_px(path)
+        images = inputs.tilt_series[name].images
+        path, size = images[0][0], check_images(images)
         if window > min(size):
             raise InputError(
                 f"box_size_px {box_size_px} at binning {binning:g} is {window} px, larger than the tilt images of "

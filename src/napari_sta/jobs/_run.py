@@ -162,6 +162,7 @@ class JobRun:
             self.out = self._project.root / self.name
             self._in_pipeline = True
         else:
+            self._refuse_foreign_results(self.out)
             try:
                 self.out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -177,6 +178,20 @@ class JobRun:
             clear_markers(self.out)
         except OSError as error:
             raise JobError(sentence_for(error, self.out)) from error
+
+    def _refuse_foreign_results(self, out: Path) -> None:
+        """Never write over what another program or another job left under our names."""
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--o {out} is a file; name a folder")
+        there = [name for name in self.job.outputs if (out / name).exists()]
+        if not there or self._resumed:
+            return
+        own = out / "job.json"
+        if not own.exists() or read_record(out).get("job") != self.job.name():
+            raise InputError(
+                f"--o {out} already holds {there[0]}, which no {self.job.name()} of napari-sta wrote; choose another "
+                "folder"
+            )
 
     # ---- during
 
@@ -255,8 +270,9 @@ class JobRun:
         inputs = self._input_nodes()
         if self._in_pipeline:
             write_job_pipeline(self.out, name, job.relion_type, "Running", inputs, [])
-        # From the job as given: some commands name files that a set names, and have to read it.
-        relion = self.job.relion_command(name)
+        # With absolute paths, because some commands name files that a set names, and have to read it.
+        absolute = {field: str(Path(value).absolute()) for field, value in self.job.input_files().items()}
+        relion = self.job.model_copy(update=absolute).relion_command(name)
         if relion and self._project is not None:
             relion = relion.replace(f"{self._project.root}/", "")
         commands = [line for line in (job.command_line(name), relion) if line]
@@ -589,7 +605,7 @@ def _log_files(out: Path, warnings: list[str]) -> Iterator[logging.Logger]:
     handlers: list[logging.Handler] = [_Collector(warnings)]
     try:
         for name, level in (("run.out", logging.INFO), ("run.err", logging.WARNING)):
-            to_file = logging.FileHandler(out / name, encoding="utf-8")
+            to_file = _QuietFileHandler(out / name, encoding="utf-8")
             to_file.setLevel(level)
             to_file.setFormatter(
                 logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -605,6 +621,18 @@ def _log_files(out: Path, warnings: list[str]) -> Iterator[logging.Logger]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+
+
+class _QuietFileHandler(logging.FileHandler):
+    """A log file on a full disk must not hide why the job ended."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the job's own error tells that the disk is full."""
+
+    def close(self) -> None:
+        """Close the file, written or not."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _Collector(logging.Handler):

@@ -81,10 +81,10 @@ class MakeMask(Job):
         return self
 
     def check(self) -> None:
-        """Read the map's header."""
-        from napari_sta.io.mrc import read_header
+        """Read the map."""
+        from napari_sta.io.mrc import read_volume
 
-        box = read_header(self.in_3dref).shape_zyx
+        box = read_volume(self.in_3dref).data.shape
         if len(set(box)) != 1 and self.lowpass_angst and self.lowpass_angst > 0 and self.shape == "map":
             raise InputError(
                 f"{self.in_3dref} is {box[2]} x {box[1]} x {box[0]} voxels; --lowpass_angst needs a cubic map, "
@@ -136,6 +136,14 @@ class MakeMask(Job):
             else:
                 inner = inner if self.shape == "shell" else 0.0
                 mask = masks.shell(reference.box_px, inner, outer, self.soft_edge_px, centre)
+        if not (mask > 0.5).any():
+            raise InputError(
+                f"nothing is left of the mask: --extend_px {self.extend_px:g} shrinks it away; take a larger value"
+                if self.shape == "map"
+                else "the shape lies outside the box or is thinner than a voxel; check its radius and centre"
+            )
+        if mask.min() >= 1:
+            context.log.warning("the mask fills the whole box; check the radius, threshold and growth")
         if self.invert:
             mask = 1 - mask
         yield Progress(2, 3, "mask made")

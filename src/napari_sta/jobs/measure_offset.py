@@ -76,6 +76,8 @@ class MeasureOffset(Job):
         from napari_sta.jobs._maps import read_map, read_mask
 
         reference = read_map(self.in_3dref)
+        if abs(reference.pixel_size_angst - 1) < 1e-6:
+            log.warning("%s states a pixel of 1 Å, or none; values in Å follow from that", self.in_3dref)
         return reference, read_mask(self.in_mask, reference, log, clamp=self.clamp_mask)
 
     def run(self, context: Context) -> RunSteps:

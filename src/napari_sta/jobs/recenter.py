@@ -58,6 +58,8 @@ class Recenter(StaInputsJob):
         """Say where the shift is large."""
         found = list(self.load().warnings)
         box = min((g.image_size_px or 0 for g in self.load().particles.optics), default=0)
+        if not (self.center_x_px or self.center_y_px or self.center_z_px):
+            found.append("the new centre is the old one (0, 0, 0): origins stay as they are")
         largest = max(abs(self.center_x_px), abs(self.center_y_px), abs(self.center_z_px))
         if box and largest > box / 4:
             found.append(
@@ -85,7 +87,9 @@ class Recenter(StaInputsJob):
             "n_particles": len(moved),
             "center_xyz_px": centre_px,
             "center_xyz_angst": shift_angst,
-            "summary": f"Density at {words or 'the centre'} px becomes the centre of {len(moved)} particles.",
+            "summary": f"Density at {words} px becomes the centre of {len(moved)} particles."
+            if words
+            else f"{len(moved)} particles written; their centre stays.",
         }
 
     def relion_command(self, out: str) -> str | None:

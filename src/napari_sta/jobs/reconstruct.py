@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -129,7 +130,7 @@ class Reconstruct(StaInputsJob):
         for group in particles.by_tomogram():
             series = inputs.tilt_series[group.tomogram[0]]
             for n_inserted in self._insert_tomogram(
-                group, series, inputs.trajectories, pixel_size, sums, devices, context.threads
+                group, series, inputs.trajectories, pixel_size, sums, devices, context.threads, context.log
             ):
                 done += 1
                 n_images += n_inserted
@@ -223,6 +224,7 @@ class Reconstruct(StaInputsJob):
         sums: dict[Any, Tensor],
         devices: list[Any],
         threads: int,
+        log: logging.Logger,
     ) -> Iterator[int]:
         """Insert one tomogram's particles; yields the number of images inserted, tilt by tilt."""
         import numpy as np
@@ -239,6 +241,9 @@ class Reconstruct(StaInputsJob):
         geometry = tilt_geometry(particles, series, trajectories, image_size)
         # RELION compares the binned half box with unbinned pixels here; kept, it decides who takes part.
         visible = is_visible(geometry.position_yx_px, image_size, size / 2)
+        unseen = int((~visible.any(axis=1)).sum())
+        if unseen:
+            log.warning("%d of %d particles of %s lie in no tilt image", unseen, len(particles), series.name)
         window = window_px(self.box_size_px, self.binning)
         binning = window / size
         own_pixel = series.pixel_size_angst * binning
