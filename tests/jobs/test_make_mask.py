@@ -127,6 +127,11 @@ def test_shapes(point, tmp_path, values, inside, outside):
             id="high",
         ),
         pytest.param(
+            {"threshold": 0.5, "lowpass_angst": 0, "extend_px": -200},
+            "--extend_px -200 shrinks it away",
+            id="shrunk",
+        ),
+        pytest.param(
             {"threshold": -1, "lowpass_angst": 0}, "--threshold -1 puts the whole box inside", id="low"
         ),
     ],

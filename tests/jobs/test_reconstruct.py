@@ -505,10 +505,15 @@ def test_nan_in_a_tilt_image(copy, tmp_path):
 
 
 def test_truncated_stack(copy, tmp_path):
-    path = copy.paths.root / copy.phantom.series[0].images[0][0]
+    path = copy.paths.root / copy.phantom.series[-1].images[0][0]
     with open(path, "r+b") as file:
         file.truncate(5000)
     assert f"{path} is truncated" in refused(copy, tmp_path)
+    job = job_named("reconstruct").from_text(
+        {"in_optimisation_set": str(copy.paths.optimisation_set), "box_size_px": 32}
+    )
+    with pytest.raises(InputError, match="is truncated"):
+        job.check()  # found before any work
 
 
 def test_missing_stack(copy, tmp_path):

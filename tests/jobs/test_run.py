@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -18,11 +21,20 @@ import pytest
 import napari_sta.jobs
 from napari_sta.data.errors import InputError, JobError, Stopped
 from napari_sta.data.volume import Volume
+from napari_sta.io.files import sentence_for
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
 from napari_sta.io.project import JobStar, Project, read_job_star, status_of
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Job, Progress, all_jobs, job_named
-from napari_sta.jobs._run import JobRun, RunOptions, job_from_star, job_star, read_record, resume
+from napari_sta.jobs._run import (
+    JobRun,
+    RunOptions,
+    _log_files,
+    job_from_star,
+    job_star,
+    read_record,
+    resume,
+)
 
 EXTRA = Path(__file__).parent / "extra"
 
@@ -157,6 +169,48 @@ def test_into_a_folder(tmp_path, monkeypatch):
     assert record["warnings"] == ["a zero looks odd"]
     assert "a zero looks odd" in (tmp_path / "deep/out/run.err").read_text()
     assert not (tmp_path / "default_pipeline.star").exists()
+
+
+def test_a_disk_full_from_the_start(tmp_path):
+    """The sentence about the disk must survive that not even the log can be written."""
+
+    class FullDisk(io.TextIOBase):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    warnings: list[str] = []
+    with _log_files(tmp_path, warnings) as log:
+        for handler in log.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.stream.close()
+                handler.stream = FullDisk()
+        log.warning("not written anywhere")
+    assert warnings == ["not written anywhere"]
+    assert "disk is full" in sentence_for(OSError("Not enough free space to write 28 bytes"), "map.mrc")
+
+
+def test_results_of_others_are_not_overwritten(tmp_path, project):
+    out = tmp_path / "theirs"
+    first = next(iter(practise().outputs))
+    out.mkdir()
+    (out / first).write_text("theirs")
+    with pytest.raises(InputError, match=f"already holds {first}, which no practise of napari-sta wrote"):
+        JobRun(practise(), RunOptions(out=out)).steps()
+    assert (out / first).read_text() == "theirs"
+    run_to_end(JobRun(practise(), RunOptions(out=tmp_path / "ours")))
+    run_to_end(JobRun(practise(), RunOptions(out=tmp_path / "ours")))  # our own may be made again
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file; name a folder"):
+        JobRun(practise(), RunOptions(out=tmp_path / "file")).steps()
+
+
+def test_numbers_that_are_none(project):
+    for value in ("nan", "inf", "-inf"):
+        with pytest.raises(InputError, match="--needed_angst"):
+            practise(needed_angst=value)
 
 
 def test_no_folder_and_no_project(tmp_path, monkeypatch):
