@@ -1,20 +1,15 @@
-"""Kernels of `reconstruct` against what this machine can do, and the whole job on a project.
+"""Kernels of `extract` and `reconstruct` against what this machine can do.
 
-    python benchmarks/bench_reconstruct.py [--box 192] [--images 96] [--threads 2]
-    python benchmarks/bench_reconstruct.py --optimisation_set SET.star --box 192 --crop 96 --symmetry C6
+    python benchmarks/bench_kernels.py [--box 192] [--crop 96] [--images 96] [--threads 2]
 
-The first form needs no data: it times each kernel on random images at random poses and prints flops and
-bytes per image, the rate reached, and the time a machine running at its measured FFT, copy and multiply-add
-rates would need. The second runs the whole job in a new process, cold start included, as a user does.
+Needs no data: times each kernel on random images at random poses and prints flops and bytes an image, the rate
+reached, and the time a machine running at its measured multiply-add or copy rate would need.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -28,6 +23,7 @@ from napari_sta.kernels import reconstruction, slices
 from napari_sta.kernels.crop import cut_windows
 from napari_sta.kernels.ctf import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.devices import available_threads
+from napari_sta.kernels.extraction import Contrast, contrast_spectra, middle_images
 from napari_sta.kernels.warm_up import warm_up
 
 
@@ -52,7 +48,7 @@ def machine(threads: int) -> tuple[float, float]:
     return gemm, copy
 
 
-def kernels(box: int, n_images: int, threads: int) -> None:
+def kernels(box: int, crop: int, n_images: int, threads: int) -> None:
     """Time the kernels on random data."""
     torch.set_num_threads(threads)
     warm_up()
@@ -103,49 +99,50 @@ def kernels(box: int, n_images: int, threads: int) -> None:
             (4 * 12 + 24) * voxels,
         ),
     ]
-    print(f"box {box}, {n_images} images; {voxels} voxels touched by one slice")
-    print(f"{'kernel':20s}{'µs/image':>10s}{'Mflop':>8s}{'MB':>7s}{'GF/s':>7s}{'GB/s':>7s}{'floor µs':>10s}")
-    total = floor = 0.0
-    for name, seconds, flops, n_bytes in rows:
-        each = seconds / n_images
-        least = max(flops / gemm, n_bytes / copy) / 1e9
-        total, floor = total + each, floor + least
-        print(
-            f"{name:20s}{each * 1e6:10.0f}{flops / 1e6:8.2f}{n_bytes / 1e6:7.2f}"
-            f"{flops / each / 1e9:7.1f}{n_bytes / each / 1e9:7.1f}{least * 1e6:10.0f}"
-        )
-    print(
-        f"{'sum':20s}{total * 1e6:10.0f}{'':29s}{floor * 1e6:10.0f}   ({total / floor:.1f} times the floor)"
-    )
+    contrast = Contrast(coefficients, np.fft.ifftshift(envelope, axes=0))
 
+    def to_images() -> None:
+        for part in filtered.split(24):
+            middle_images(part, crop, threads=threads)
 
-def whole_job(options: argparse.Namespace) -> None:
-    """Run the command line in new processes."""
-    for run in range(options.repeats):
-        with tempfile.TemporaryDirectory() as out:
-            command = [
-                sys.executable, "-m", "napari_sta.cli", "reconstruct", "--in_optimisation_set",
-                options.optimisation_set, "--box_size_px", str(options.box), "--binning", str(options.binning),
-                "--symmetry", options.symmetry, "--o", out, "--j", str(options.threads), "--quiet",
-            ]  # fmt: skip
-            command += ["--crop_size_px", str(options.crop)] if options.crop else []
-            start = time.perf_counter()
-            subprocess.run(command, check=True)
-            print(f"whole job, run {run + 1}: {time.perf_counter() - start:.2f} s")
+    filtered = contrast_spectra(spectra, shift, box, 1.0, contrast, 2.7, threads)
+    plain = {"circle": False, "threads": threads}
+    extraction = [
+        ("cut", best(lambda: cut_windows(image, corners, box, **plain)), box**2, 8 * box**2),
+        rows[1],
+        (
+            "CTF, shift, multiply",
+            best(lambda: contrast_spectra(spectra, shift, box, 1.0, contrast, 2.7, threads)),
+            45 * box * half,
+            16 * box * half,
+        ),
+        (
+            "back, background, crop",
+            best(to_images),
+            2.5 * box**2 * np.log2(box**2) * 0.75,
+            8 * box * half + 8 * crop * half + 8 * crop**2,
+        ),
+    ]
+    print(f"box {box}, crop {crop}, {n_images} images; {voxels} voxels touched by one slice")
+    for job, one in (("reconstruct", rows), ("extract", extraction)):
+        print(f"{job:24s}{'µs/image':>10s}{'Mflop':>8s}{'MB':>7s}{'GF/s':>7s}{'GB/s':>7s}{'floor µs':>10s}")
+        total = floor = 0.0
+        for name, seconds, flops, n_bytes in one:
+            each = seconds / n_images
+            least = max(flops / gemm, n_bytes / copy) / 1e9
+            total, floor = total + each, floor + least
+            print(
+                f"  {name:22s}{each * 1e6:10.0f}{flops / 1e6:8.2f}{n_bytes / 1e6:7.2f}"
+                f"{flops / each / 1e9:7.1f}{n_bytes / each / 1e9:7.1f}{least * 1e6:10.0f}"
+            )
+        print(f"  {'sum':22s}{total * 1e6:10.0f}{'':29s}{floor * 1e6:10.0f}   ({total / floor:.1f} times)")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--box", type=int, default=192)
+    parser.add_argument("--crop", type=int, default=96)
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--threads", type=int, default=available_threads())
-    parser.add_argument("--optimisation_set")
-    parser.add_argument("--crop", type=int)
-    parser.add_argument("--binning", type=float, default=1)
-    parser.add_argument("--symmetry", default="C1")
-    parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    if given.optimisation_set:
-        whole_job(given)
-    else:
-        kernels(given.box, given.images, given.threads)
+    kernels(given.box, given.crop, given.images, given.threads)
