@@ -2,8 +2,8 @@
 
     python benchmarks/bench_kernels.py [--box 192] [--crop 96] [--images 96] [--threads 2]
 
-Needs no data: times each kernel on random images at random poses and prints flops and bytes an image, the rate
-reached, and the time a machine running at its measured multiply-add or copy rate would need.
+Needs no data: times each kernel on random images at random poses and prints flops and bytes an image,
+the rate reached, and the time a machine running at its measured multiply-add or copy rate would need.
 """
 
 from __future__ import annotations
