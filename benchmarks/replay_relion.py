@@ -39,6 +39,9 @@ def column(table, label):
     return np.array(table[label], dtype=np.float64)
 
 
+START = "Extract/job013/optimisation_set_small.star"
+
+
 class Iteration:
     """What RELION wrote after one iteration."""
 
@@ -68,10 +71,9 @@ class Iteration:
         return dict(zip(groups["rlnGroupName"], column(groups, "rlnGroupScaleCorrection"), strict=True))
 
 
-def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: float):
+def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: float, start_set: str = START):
     """Transforms, CTF and geometry of every particle (all but noise, offset and scale)."""
-    start_set = project / "Extract/job013/optimisation_set_small.star"
-    members = read_optimisation_set(start_set)
+    members = read_optimisation_set(project / start_set)
     root = project
     tomograms = read_tilt_series_set(members["rlnTomoTomogramsFile"])
     initial = read_particles(members["rlnTomoParticlesFile"], tomograms)
@@ -122,6 +124,7 @@ def main():
     parser.add_argument("project", type=Path)
     parser.add_argument("iteration", type=int)
     parser.add_argument("--job", default="Refine3D/job016")
+    parser.add_argument("--start", default=START, help="optimisation set the run was started from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int, default=0)
     arguments = parser.parse_args()
@@ -136,7 +139,12 @@ def main():
     current = int(value(new.models[0]["model_general"], "rlnCurrentImageSize"))
     radius = current // 2
     particles, pixels, size, a = prepare(
-        arguments.project, old, radius, value(opt, "rlnParticleDiameter"), value(opt, "rlnWidthMaskEdge")
+        arguments.project,
+        old,
+        radius,
+        value(opt, "rlnParticleDiameter"),
+        value(opt, "rlnWidthMaskEdge"),
+        arguments.start,
     )
     print(f"prepared {len(particles)} particles, {len(pixels)} pixels in {time.time() - t0:.1f} s")
     s = new.sampling
@@ -262,8 +270,6 @@ def maximise(sums, old, new, size, a, radius, cc):
             f"scale {ratio:.6f}, rel L2 "
             f"{float((plain[h] - theirs).norm() / theirs.norm()):.2e}; one reconstruction {t1 / 2:.2f} s"
         )
-    if os.environ.get("REPLAY_SAVE"):
-        torch.save([plain, full], os.environ["REPLAY_SAVE"])
     mask = torch.from_numpy(np.array(read_volume(Path(old.stem).parent / "run_solvent_mask.mrc").data)).clamp(
         0, 1
     )
@@ -353,16 +359,6 @@ def compare_poses(posteriors, images, old, new, a, grid, count):
         f"significant samples: ours {nsig.mean():.3f}, RELION's {their_nsig.mean():.3f}, "
         f"equal {np.mean(nsig == their_nsig):.3f}"
     )
-    if os.environ.get("REPLAY_DEBUG"):
-        for i in range(min(count, 12)):
-            print(
-                np.round(offset[i], 3),
-                new.particles.origin_zyx_angst[i],
-                old.particles.origin_zyx_angst[i],
-                round(angle[i], 3),
-                pmax[i].round(3),
-                their_pmax[i],
-            )
     lnl = new.text("rlnLogLikeliContribution")[:count]
     ours = np.array([p.log_evidence for p in posteriors])
     print("log likelihood, first five: ours", np.round(ours[:5], 5), "RELION's", lnl[:5])
