@@ -86,6 +86,20 @@ def test_failure_is_a_card_and_the_dock_stays_usable(dock, wait, project, how, w
     wait(lambda: again.state == "done")
 
 
+def test_card_goes_when_another_job_is_chosen(dock, wait):
+    ticket = run(dock, wait, "fails")
+    wait(lambda: ticket.state == "failed")
+    assert dock.card.isVisible()
+    choose(dock, "fine")
+    assert not dock.card.isVisible()
+
+
+def test_a_sentence_with_a_semicolon_is_one_error(dock):
+    dock._show_checks("a.star has no rlnX; write it again", [])
+    assert dock.checks.text().count("✖") == 1
+    assert "a.star has no rlnX; write it again" in dock.checks.text()
+
+
 def test_retry_runs_the_same_job_again(dock, bench, wait):
     ticket = run(dock, wait, "fails")
     wait(lambda: ticket.state == "failed")
@@ -110,9 +124,11 @@ def test_second_run_waits_for_the_first(dock, bench, wait):
     first = run(dock, wait, "fine", steps=10, pause_s=0.05)
     wait(lambda: first.state == "running")
     assert dock.run_button.text() == "Queue"
-    second = run(dock, wait, "fine", steps=1)
+    second = run(dock, wait, "fine", steps=10, pause_s=0.05)
     assert second.state == "queued"
     assert "Waiting: Fine" in dock.queue.text()
+    wait(lambda: second.state == "running")
+    assert not dock.queue.isVisible()  # it waits no longer
     wait(lambda: second.state == "done")
     assert first.state == "done"
     assert second.began >= first.began + first.seconds - 0.01

@@ -201,6 +201,49 @@ def test_preferences_have_defaults():
     assert preferences() == ("auto", 0)
 
 
+def test_error_behind_a_tab_is_a_notification(make_napari_viewer, small_project, tmp_path, monkeypatch):
+    """The Project dock would show it as a card, but another dock lies in front."""
+    from napari.utils import notifications
+
+    told = []
+    monkeypatch.setattr(notifications, "show_error", told.append)
+    bench = add_docks(make_napari_viewer(show=True), [small_project.root])
+    assert settle(lambda: bench.view is not None)
+    project = bench.open_dock("project")
+    settle(project.isVisible)
+    bench.take(tmp_path / "first.mrc")
+    assert settle(lambda: "first.mrc" in project.card.text)
+    assert not told
+    bench.open_dock("align")
+    settle(lambda: not project.isVisible())
+    bench.take(tmp_path / "second.mrc")
+    assert settle(lambda: bool(told))
+    assert "second.mrc" in told[0]
+
+
+def test_layers_can_be_warmed_up_in_a_thread(make_napari_viewer):
+    """The thread must not fail, nor leave anything in the viewer."""
+    import threading
+
+    from napari_sta.widgets._warm_up import warm_up
+
+    viewer = make_napari_viewer(show=False)
+    failures = []
+    thread = threading.Thread(target=lambda: _noting(warm_up, failures))
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert failures == []
+    assert len(viewer.layers) == 0
+
+
+def _noting(call, failures) -> None:
+    try:
+        call()
+    except Exception as error:
+        failures.append(error)
+
+
 def test_error_without_a_dock_is_a_notification(make_napari_viewer, tmp_path, monkeypatch):
     from napari.utils import notifications
 

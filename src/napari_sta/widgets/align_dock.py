@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import (
@@ -246,6 +247,7 @@ class AlignDock(Dock):
         self._planning = Latest(self, 200)
         self._applied: Ticket | None = None
         self._applying = False
+        self._placing: list[Any] = []
         self._before: Before | None = None
         self._going_back: Before | None = None
         self._plan: Job | None = None
@@ -558,15 +560,31 @@ class AlignDock(Dock):
     def _arrived(self, answer: tuple[dict[str, list[Any]], Pair | None, dict[str, str]]) -> None:
         if self.bench.closed:
             return
-        tuples, self.pair, self._map_settings = answer
+        tuples, pair, settings = answer
         first = not self.bench.viewer.layers
         self._forget_layers()
-        for what in ("map", "mask"):
-            added = self.bench.add(tuples[what])
-            self._layers[what] = [weakref.ref(layer) for layer in added]
-            for layer in added:
+        waiting = [(what, one) for what in ("map", "mask") for one in tuples[what]]
+        self._placing = waiting
+
+        def turn() -> None:
+            """Add one layer, then let the viewer breathe: its first layers take napari a while each."""
+            if not isalive(self) or self.bench.closed or self._placing is not waiting:
+                return
+            if not waiting:
+                self._compare(pair, settings, first)
+                return
+            what, one = waiting.pop(0)
+            for layer in self.bench.add([one]):
+                self._layers[what].append(weakref.ref(layer))
                 self._base[id(layer)] = np.array(layer.translate, dtype=np.float64)
                 self._bind_keys(layer)
+            QTimer.singleShot(0, turn)
+
+        turn()
+
+    def _compare(self, pair: Pair | None, settings: dict[str, str], first: bool) -> None:
+        """Take over a map and mask whose layers are in the viewer."""
+        self.pair, self._map_settings = pair, settings
         maps = [r() for r in self._layers["map"] if r() is not None]
         if maps:
             layers = self.bench.viewer.layers
@@ -584,7 +602,8 @@ class AlignDock(Dock):
         if first or self.bench.viewer.dims.ndisplay == 2:
             self.show_xz()
         for layer in maps:
-            layer.visible = True
+            if layer is not None:
+                layer.visible = True
         self._fill_particles(fresh=True, wanted=None if back is None else back.particles)
         self.set_offset(0.0 if back is None else back.offset_zyx_px[0], note=False)
         self._settle.stop()
@@ -1123,8 +1142,8 @@ def _maxima(curve: Any) -> list[tuple[float, float]]:
 def _confidence_words(curve: Any) -> str:
     if curve.at_end:
         return (
-            f"No offset found: the score still rises at {curve.candidates[0].offset_px:+.2f} px, the end of the "
-            "range. Do map and mask belong together?"
+            f"No offset found: the score still rises at {curve.candidates[0].offset_px:+.2f} px, the end of "
+            "the range. Do map and mask belong together?"
         )
     if not curve.candidates:
         return "No offset stands out within the range."

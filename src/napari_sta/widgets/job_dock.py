@@ -239,6 +239,7 @@ class JobDock(Dock):
         return self.forms[name]
 
     def _chosen(self) -> None:
+        self.card.hide()  # it is about another job
         form = self.form
         self.stack.setCurrentWidget(form)
         self.about.setText((form.job_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
@@ -292,8 +293,7 @@ class JobDock(Dock):
     def _show_checks(self, problem: str, warnings: list[str]) -> None:
         lines = []
         if problem:
-            for sentence in problem.split("; "):
-                lines.append(_check_line("error", self._plain(sentence)))
+            lines.append(_check_line("error", self._plain(problem)))
         else:
             lines += [_check_line("warning", w) for w in warnings]
             lines.append(_check_line("good", "Ready to run"))
@@ -375,7 +375,7 @@ class JobDock(Dock):
         self.watch.show()
         self.stop_button.setEnabled(True)
         self._clock.start()
-        self._name_run_button()
+        self._show_queue()
 
     def _progressed(self, ticket: Ticket) -> None:
         progress = ticket.progress

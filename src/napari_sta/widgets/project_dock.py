@@ -152,8 +152,7 @@ class ProjectDock(Dock):
         self.note_edit.returnPressed.connect(self._add_note)
         self.bench.project_changed.connect(self._fill)
         self.bench.failed.connect(self.tell)
-        self.bench.listeners += 1
-        self.destroyed.connect(lambda *_, bench=self.bench: setattr(bench, "listeners", bench.listeners - 1))
+        self.bench.tellers.append(self)
         self.bench.started.connect(self._job_began)
         self._fill(self.bench.view)
 

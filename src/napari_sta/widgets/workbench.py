@@ -23,6 +23,7 @@ from napari_sta.data.errors import InputError, StaError, Stopped
 from napari_sta.jobs._job import Job, Progress
 from napari_sta.layers import get_reader, is_job_folder
 from napari_sta.widgets._background import Outcome, guarded, in_background
+from napari_sta.widgets._warm_up import warm_up_once
 from napari_sta.widgets.project_files import ProjectView, no_files, read_project
 
 logger = logging.getLogger("napari_sta")
@@ -118,7 +119,7 @@ class Workbench(QObject):
         self._worker: Any = None
         self._hand_before: Any = None
         self._bar_before = False
-        self.listeners = 0
+        self.tellers: list[QWidget] = []
         self.failed.connect(self._notify)
         viewer.layers.events.inserted.connect(self._keep_hand)
         viewer.layers.events.removed.connect(self._keep_hand)
@@ -178,8 +179,8 @@ class Workbench(QObject):
         return viewer
 
     def _notify(self, error: StaError) -> None:
-        """Show an error as napari's notification where no dock is open that shows it as a card."""
-        if self.listeners == 0:
+        """Show an error as napari's notification where no dock is in sight that shows it as a card."""
+        if not any(isalive(dock) and in_sight(dock) for dock in self.tellers):
             from napari.utils.notifications import show_error
 
             show_error(str(error))
@@ -259,7 +260,7 @@ class Workbench(QObject):
                 self.viewer.layers.remove(old)
             layer = Layer.create(data, dict(meta), kind)
             if ours.get("kind") == "contour":
-                _colour_contour(layer)
+                colour_contour(layer)
             self.viewer.add_layer(layer)
             added.append(layer)
         return added
@@ -500,6 +501,11 @@ class Workbench(QObject):
         self.fill_job.emit(name, dict(values))
 
 
+def in_sight(widget: QWidget) -> bool:
+    """Whether a widget can be seen: it is not on a hidden tab, nor scrolled away altogether."""
+    return widget.isVisible() and not widget.visibleRegion().isEmpty()
+
+
 def name_tab(widget: QWidget) -> None:
     """Shorten the tab of a dock of ours: napari adds the plugin's name, too long for four tabs."""
     dock = widget.parent()
@@ -511,7 +517,12 @@ def name_tab(widget: QWidget) -> None:
 
 
 class Dock(QWidget):
-    """Base of our docks: names its tab, and tells when it comes into sight."""
+    """Base of our docks: names its tab, and has what the first layers need loaded in a thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Once the event loop turns: the docks come first.
+        QTimer.singleShot(300, lambda: warm_up_once(self) if isalive(self) else None)
 
     def showEvent(self, event: QShowEvent) -> None:
         """Name the tab once napari has put the widget into its dock."""
@@ -574,7 +585,8 @@ def preferences() -> tuple[str, int]:
         return "auto", 0
 
 
-def _colour_contour(layer: Any) -> None:
+def colour_contour(layer: Any) -> None:
+    """Show a contour layer as a line of one colour."""
     from napari.utils.colormaps import DirectLabelColormap
 
     from napari_sta.layers import CONTOUR_COLOUR
