@@ -301,6 +301,17 @@ def test_score_curve_of_a_large_map_is_fast(rng):
     assert min(cpu) <= 0.9
 
 
+def test_long_names_are_cut_in_the_middle(dock, project):
+    combo = dock.map_box.combo
+    dock.map_box.set_path(str(project / "Reconstruct/job003/merged.mrc"), quiet=True)
+    combo.resize(130, combo.height())
+    shown = combo.elided()
+    assert "…" in shown
+    assert shown.endswith(".mrc")
+    combo.resize(500, combo.height())
+    assert combo.elided() == "Reconstruct/job003/merged.mrc"
+
+
 def test_dropped_file_is_chosen(dock, project):
     from qtpy.QtCore import QMimeData, QPoint, QUrl
     from qtpy.QtGui import QDropEvent

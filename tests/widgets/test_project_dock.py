@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
@@ -51,6 +53,20 @@ def test_tree_lists_jobs_by_type_with_their_files(opened):
     assert item.child(0).text(0) == "merged.mrc"
     assert item.toolTip(1) == "Succeeded"
     assert "Reconstruct/job003" in opened.details.text()
+
+
+def test_tree_lists_the_optimisation_set_of_an_external_job(opened, bench, project, wait):
+    made = Project(project)
+    name = made.add_job("External", "relion.external", [], [PipelineNode("particles.star", "X.star")])
+    for file in ("particles.star", "optimisation_set.star"):
+        shutil.copy(project / "Select/job002" / file, project / name / file)
+    made.finish_job(name, "Succeeded")
+    bench.refresh()
+    wait(lambda: "External" in tree_of(opened))
+    opened.select("External/job004")
+    item = opened.tree.currentItem()
+    files = [item.child(i).text(0) for i in range(item.childCount())]
+    assert files == ["particles.star", "optimisation_set.star"]
 
 
 def test_filter_finds_numbers_types_and_files(opened):

@@ -179,6 +179,29 @@ def test_drop_on_the_canvas_is_read_in_a_worker(make_napari_viewer, small_projec
     assert bench.view.root == small_project.root
 
 
+def test_particles_are_seen_and_move_no_slider(make_napari_viewer, small_project, monkeypatch):
+    from napari.utils import notifications
+
+    told = []
+    monkeypatch.setattr(notifications, "show_info", told.append)
+    viewer = make_napari_viewer(show=False)
+    bench = Workbench.of(viewer)
+    bench.add([cube(24, "red")])
+    viewer.dims.set_point(0, 3.0)
+    point = viewer.dims.point
+    bench.take(small_project.particles_path)
+    assert settle(lambda: bool(told))
+    assert viewer.dims.ndisplay == 3
+    # napari snaps the sliders to its own steps, which the points change.
+    steps = [axis.step for axis in viewer.dims.range]
+    assert np.all(np.abs(np.subtract(viewer.dims.point, point)) <= np.array(steps) / 2 + 1e-9)
+    assert max(steps) < 24  # so that a jump would be seen
+    points = [layer for layer in viewer.layers if layer.metadata["napari_sta"]["kind"] == "particles"]
+    assert [layer.visible for layer in points] == [True] + [False] * (len(points) - 1)
+    assert f"tomogram {points[0].metadata['napari_sta']['tomogram']}" in told[0]
+    assert f"{len(points[0].data)} of " in told[0]
+
+
 def test_sample_data_is_offered(make_napari_viewer):
     viewer = make_napari_viewer(show=False)
     viewer.open_sample("napari-sta", "practice_project")

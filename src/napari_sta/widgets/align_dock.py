@@ -22,7 +22,6 @@ from qtpy.QtWidgets import (
     QApplication,
     QButtonGroup,
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFrame,
@@ -44,6 +43,7 @@ from napari_sta.jobs._job import Job, job_named
 from napari_sta.layers import is_job_folder, map_layer, mask_layers, volume_from_layer
 from napari_sta.widgets._background import Latest, in_background
 from napari_sta.widgets.cards import Card
+from napari_sta.widgets.fields import PathCombo
 from napari_sta.widgets.job_dock import CommandLine
 from napari_sta.widgets.plots import LINE_COLOURS, Plot
 from napari_sta.widgets.project_files import ProjectView, settings_of
@@ -146,9 +146,7 @@ class SourceBox(QWidget):
         self.bench = bench
         self.what = what
         self.kinds = ("mask",) if what == "mask" else ("map", "half")
-        self.combo = QComboBox()
-        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.combo.setMinimumContentsLength(10)
+        self.combo = PathCombo()
         browse = small_button("…", "Choose a file")
         browse.clicked.connect(self._browse)
         row = QHBoxLayout(self)
@@ -302,9 +300,7 @@ class AlignDock(Dock):
         self.sentence.setWordWrap(True)
         self.sentence.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
-        self.particles = QComboBox()
-        self.particles.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.particles.setMinimumContentsLength(10)
+        self.particles = PathCombo()
         self.again = QCheckBox("Then reconstruct")
         self.again.setChecked(True)
         self.again_how = QLabel()

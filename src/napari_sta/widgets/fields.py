@@ -8,9 +8,20 @@ from typing import Any
 
 from magicgui.backends._qtpy.widgets import QBaseValueWidget
 from magicgui.widgets.bases import ValueWidget
-from qtpy.QtCore import QEvent, QObject, Signal
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QValidator
-from qtpy.QtWidgets import QAbstractSpinBox, QComboBox, QFileDialog, QHBoxLayout, QPushButton, QWidget
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QPaintEvent, QValidator
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QPushButton,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QToolTip,
+    QWidget,
+)
 
 FILTERS = {
     "particles": "Particles (*.star)",
@@ -21,6 +32,40 @@ FILTERS = {
     "map": "Maps (*.mrc *.map)",
     "mask": "Masks (*.mrc *.map)",
 }
+
+
+class PathCombo(QComboBox):
+    """A list of paths in little room: the middle of a long one is left out, never its end."""
+
+    def __init__(self, characters: int = 10) -> None:
+        super().__init__()
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(characters)
+        self.view().setTextElideMode(Qt.TextElideMode.ElideMiddle)
+
+    def elided(self) -> str:
+        """Return the choice as it is drawn."""
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        part = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, self).width() - 8
+        return str(self.fontMetrics().elidedText(self.currentText(), Qt.TextElideMode.ElideMiddle, room))
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw as Qt does, with the text cut to the room there is."""
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        option.currentText = self.elided()
+        painter = QStylePainter(self)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def event(self, event: QEvent) -> bool:
+        """Tell the whole path when the mouse rests on it."""
+        if event.type() == QEvent.Type.ToolTip and self.elided() != self.currentText():
+            QToolTip.showText(event.globalPos(), self.currentText(), self)
+            return True
+        return bool(super().event(event))
 
 
 class WheelGuard(QObject):

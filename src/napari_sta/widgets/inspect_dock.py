@@ -16,7 +16,6 @@ from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QGridLayout,
@@ -34,6 +33,7 @@ from napari_sta.data.volume import Volume
 from napari_sta.layers import display_range, layer_name, map_layer, mask_layers
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import Card
+from napari_sta.widgets.fields import PathCombo
 from napari_sta.widgets.plots import LINE_COLOURS, Plot
 from napari_sta.widgets.project_files import ProjectView
 from napari_sta.widgets.workbench import Dock, Workbench, small_button
@@ -207,14 +207,10 @@ class InspectDock(Dock):
         self._comparing = Latest(self, 30)
         self._sharpening = Latest(self, 0)
 
-        self.chooser = QComboBox()
-        self.chooser.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.chooser.setMinimumContentsLength(12)
+        self.chooser = PathCombo(12)
         browse = small_button("…", "Choose a postprocess.star")
         browse.clicked.connect(self._browse)
-        self.compare = QComboBox()
-        self.compare.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.compare.setMinimumContentsLength(8)
+        self.compare = PathCombo(8)
         self.blink_button = QPushButton("Blink")
         self.blink_button.setToolTip("Swap the two maps (B)")
         self.blink_button.setEnabled(False)

@@ -83,7 +83,8 @@ def read_project(path: str | Path) -> ProjectView:
         name = job.name.rstrip("/")
         folder = view.folder(name)
         if folder.is_dir():
-            view.outputs[name] = viewable_outputs(folder)
+            sets = [p for p in [folder / "optimisation_set.star"] if p.is_file()]
+            view.outputs[name] = viewable_outputs(folder) + sets
             view.by_job[name] = _sorted(folder, view.outputs[name])
             _extend(view.files, view.by_job[name])
             if name.startswith("External/"):

@@ -292,13 +292,42 @@ class Workbench(QObject):
             if self.closed:
                 return
             first = not self.viewer.layers
+            point = self.viewer.dims.point
             layers = self.add(tuples)
-            if first and layers:
+            particles = [layer for layer in layers if layer in self.ours("particles")]
+            if particles:
+                self._show_particles(particles, None if first else point)
+            elif first and layers:
                 self.viewer.fit_to_view() if hasattr(self.viewer, "fit_to_view") else self.viewer.reset_view()
             if done is not None:
                 done(layers)
 
         in_background(self, read, done=arrived, failed=failed or self.failed.emit)
+
+    def _show_particles(self, layers: list[Layer], point: tuple[float, ...] | None) -> None:
+        """Show a whole cloud of particles and say what is seen; a slice would hold a few of them at most.
+
+        Parameters
+        ----------
+        layers
+            Their Points, a layer per tomogram.
+        point
+            Where the sliders were; a set of particles must not move them.
+        """
+        from napari.utils.notifications import show_info
+
+        dims = self.viewer.dims
+        dims.ndisplay = 3
+        if point is not None and len(point) == dims.ndim:
+            dims.point = point
+        self.viewer.fit_to_view()
+        ours = layers[0].metadata["napari_sta"]
+        hidden = int(ours["n_tomograms"]) - 1
+        rest = f"; those of {hidden} more tomogram{'s' * (hidden > 1)} are hidden" if hidden else ""
+        show_info(
+            f"{len(layers[0].data)} of {ours['n_particles']} particles are shown in 3D: tomogram "
+            f"{ours['tomogram']}{rest}. Ctrl+Y goes back to slices."
+        )
 
     # -- project -----------------------------------------------------------------------------------
 
