@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_sta.data.tilt_series import TiltSeries, Trajectories
     from napari_sta.io.relion import StaInputs
 
-_FFT_BATCH = 48  # transforms of this many windows stay in cache; whole batches are up to 4 times slower
+_FFT_BATCH = 32  # transforms of this many windows stay in cache; whole batches are up to 4 times slower
 _TAPER_PX = 10.0
 _SMALL_BOX_PX = 256
 
@@ -234,6 +234,7 @@ class Reconstruct(StaInputsJob):
         from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
         from napari_sta.kernels import ctf, reconstruction, slices
         from napari_sta.kernels.crop import cut_windows, window_corners
+        from napari_sta.kernels.devices import one_thread_each
         from napari_sta.kernels.projection import is_visible
 
         size, half_box = self.box_size_px, self.box_size_px // 2 + 1
@@ -274,25 +275,41 @@ class Reconstruct(StaInputsJob):
                 yield 0
                 continue
             image = torch.from_numpy(read_images([series.images[tilt]])[0]).to(device)
-            for half in np.unique(halves[seen]):
-                for number in np.unique(particles.optics_group[seen]):
-                    mine = seen[(halves[seen] == half) & (particles.optics_group[seen] == number)]
-                    for first in range(0, len(mine), _FFT_BATCH):
-                        batch = mine[first : first + _FFT_BATCH]
-                        corner, offset = window_corners(geometry.position_yx_px[batch, tilt], window)
-                        windows = cut_windows(image, corner, window, threads=threads)
-                        coefficients = (
-                            ctf_coefficients(series, tilt, geometry.depth_angst[batch, tilt])
-                            if self.apply_ctf
-                            else None
-                        )
-                        weighed = slices.weigh_transforms(
-                            torch.fft.rfft2(windows), offset / binning, size, scale, coefficients, own_pixel,
-                            envelope, x_end, *aberrations[int(number)], threads=threads,
-                        )  # fmt: skip
-                        slices.gather_slices(
-                            weighed, matrices[batch, tilt], radius, sums[(int(half), device)], threads
-                        )
+            batches = [
+                (int(half), int(number), mine[first : first + _FFT_BATCH])
+                for half in np.unique(halves[seen])
+                for number in np.unique(particles.optics_group[seen])
+                for mine in [seen[(halves[seen] == half) & (particles.optics_group[seen] == number)]]
+                for first in range(0, len(mine), _FFT_BATCH)
+            ]
+
+            def weigh(
+                half: int, number: int, batch: Any, image: Tensor = image, tilt: int = tilt,
+                envelope: Any = envelope, x_end: Any = x_end,
+            ) -> Tensor:  # fmt: skip
+                corner, offset = window_corners(geometry.position_yx_px[batch, tilt], window)
+                windows = cut_windows(image, corner, window)
+                coefficients = (
+                    ctf_coefficients(series, tilt, geometry.depth_angst[batch, tilt])
+                    if self.apply_ctf
+                    else None
+                )
+                return slices.weigh_transforms(
+                    torch.fft.rfft2(windows), offset / binning, size, scale, coefficients, own_pixel, envelope,
+                    x_end, *aberrations[number],
+                )  # fmt: skip
+
+            # Batches are prepared a thread each, then inserted one after the other by all threads, so that
+            # the sums do not depend on the number of threads.
+            together = 2 * threads if device.type == "cpu" else 1
+            for start in range(0, len(batches), together):
+                some = batches[start : start + together]
+                with one_thread_each(threads if device.type == "cpu" else 1) as pool:
+                    prepared = list(pool.map(weigh, *zip(*some, strict=True)))
+                for (half, _, batch), weighed in zip(some, prepared, strict=True):
+                    slices.gather_slices(
+                        weighed, matrices[batch, tilt], radius, sums[(half, device)], threads
+                    )
             yield len(seen)
 
 
