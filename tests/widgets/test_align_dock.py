@@ -304,10 +304,13 @@ def test_score_curve_of_a_large_map_is_fast(rng):
 def test_long_names_are_cut_in_the_middle(dock, project):
     combo = dock.map_box.combo
     dock.map_box.set_path(str(project / "Reconstruct/job003/merged.mrc"), quiet=True)
-    combo.resize(130, combo.height())
+    combo.resize(combo.fontMetrics().horizontalAdvance(combo.currentText()), combo.height())
     shown = combo.elided()
-    assert "…" in shown
-    assert shown.endswith(".mrc")
+    assert shown.startswith("Rec")
+    assert shown.endswith("…/job003/merged.mrc")
+    combo.resize(100, combo.height())
+    assert "…" in combo.elided()
+    assert combo.elided().endswith("rc")
     combo.resize(500, combo.height())
     assert combo.elided() == "Reconstruct/job003/merged.mrc"
 

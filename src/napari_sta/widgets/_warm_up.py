@@ -7,23 +7,30 @@ thread: about three seconds without an answer. Here the same is done to layers n
 from __future__ import annotations
 
 import logging
-from typing import Any
+import threading
 
 import numpy as np
-
-from napari_sta.widgets._background import in_background
 
 logger = logging.getLogger("napari_sta")
 
 _state = {"asked": False}
 
 
-def warm_up_once(owner: Any) -> None:
-    """Start warming up in a thread, the first time it is asked for in this process."""
+def warm_up_once() -> None:
+    """Start warming up in a thread, the first time it is asked for in this process.
+
+    A plain thread: it has nothing to tell, and the viewer may be closed before it ends.
+    """
     if not _state["asked"]:
         _state["asked"] = True
-        # If it fails, the first load is slow, as it would have been.
-        in_background(owner, warm_up, failed=lambda error: logger.info("warming up failed: %s", error))
+        threading.Thread(target=_quietly, name="napari-sta warm-up").start()
+
+
+def _quietly() -> None:
+    try:
+        warm_up()
+    except Exception as error:  # the first load is slow then, as it would have been
+        logger.info("warming up failed: %s", error)
 
 
 def warm_up() -> None:

@@ -35,7 +35,7 @@ FILTERS = {
 
 
 class PathCombo(QComboBox):
-    """A list of paths in little room: the middle of a long one is left out, never its end."""
+    """A list of paths in little room: a long one keeps its job's number and its end."""
 
     def __init__(self, characters: int = 10) -> None:
         super().__init__()
@@ -49,7 +49,20 @@ class PathCombo(QComboBox):
         self.initStyleOption(option)
         part = QStyle.SubControl.SC_ComboBoxEditField
         room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, self).width() - 8
-        return str(self.fontMetrics().elidedText(self.currentText(), Qt.TextElideMode.ElideMiddle, room))
+        metrics, middle = self.fontMetrics(), Qt.TextElideMode.ElideMiddle
+        text = self.currentText()
+        folder, _, rest = text.partition("/")
+        # A job's number tells more than its type: Rec…/job025/merged.mrc
+        if metrics.horizontalAdvance(text) > room and rest.startswith("job") and "/" in rest:
+            for keep in range(len(folder) - 1, 2, -1):
+                if metrics.horizontalAdvance(f"{folder[:keep]}…/{rest}") <= room:
+                    return f"{folder[:keep]}…/{rest}"
+            job, _, name = rest.partition("/")
+            front = f"{folder[:3]}…/{job}/"
+            left = room - metrics.horizontalAdvance(front)
+            if left > metrics.horizontalAdvance("x….star"):
+                return front + str(metrics.elidedText(name, middle, left))
+        return str(metrics.elidedText(text, middle, room))
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw as Qt does, with the text cut to the room there is."""

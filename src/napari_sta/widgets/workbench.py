@@ -551,7 +551,7 @@ class Dock(QWidget):
     def __init__(self) -> None:
         super().__init__()
         # Once the event loop turns: the docks come first.
-        QTimer.singleShot(300, lambda: warm_up_once(self) if isalive(self) else None)
+        QTimer.singleShot(300, warm_up_once)
 
     def showEvent(self, event: QShowEvent) -> None:
         """Name the tab once napari has put the widget into its dock."""
