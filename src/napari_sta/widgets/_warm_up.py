@@ -34,7 +34,7 @@ def _quietly() -> None:
 
 
 def warm_up() -> None:
-    """Make a small map, mask and particle layer, slice them, and score the map against the mask."""
+    """Make the layers of a small map and mask, slice them, and score the map against the mask."""
     from napari.components import Dims
     from napari.layers import Layer
     from scipy.spatial.transform import Rotation
