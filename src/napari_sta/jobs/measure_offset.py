@@ -120,6 +120,8 @@ class MeasureOffset(Job):
 
 def in_words(record: dict[str, Any]) -> str:
     """Say what an offset means, with RELION's sign."""
+    from napari_sta.kernels.alignment import trust
+
     offset, axis = record["offset_px"], record["axis"].upper()
     level = record["confidence"]
     angst = f"{record['offset_angst']:+.2f} Å"
@@ -128,16 +130,16 @@ def in_words(record: dict[str, Any]) -> str:
             f"No offset found: the score still rises at {axis} = {offset:+.2f} px, the end of the range; widen "
             "--range_px, or map and mask do not belong together."
         ]
-    elif level < 0.5:
+    elif trust(level) == "weak":
         lines = [
             f"No reliable offset: the best guess is {axis} = {offset:+.2f} px ({angst}), but the mask fits the map "
             f"badly there (score {record['score']:.2f}, confidence {level:.2f}); look at the overlay."
         ]
     else:
-        trust = "clear" if level >= 0.8 else "fair: look at the overlay"
+        word = trust(level) + ("" if trust(level) == "clear" else ": look at the overlay")
         lines = [
             f"Offset {axis} = {offset:+.2f} px ({angst}), to about {record['uncertainty_px']:.2f} px; confidence "
-            f"{level:.2f} ({trust})."
+            f"{level:.2f} ({word})."
         ]
     lines += [
         f"Density at {axis}={offset:+.2f} px becomes the centre. RELION: --center --center_{axis} {offset:g}; "

@@ -58,6 +58,11 @@ class OffsetCurve(NamedTuple):
     profile_mask: Float[ndarray, "d"]
 
 
+def trust(confidence: float) -> str:
+    """Say in one word how far a confidence can be trusted: clear, fair or weak."""
+    return "clear" if confidence >= 0.8 else "fair" if confidence >= 0.5 else "weak"
+
+
 def score_curve(
     map_zyx: Float[ndarray, "d d d"],
     mask_zyx: Float[ndarray, "d d d"],

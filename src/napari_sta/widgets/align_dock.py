@@ -1143,7 +1143,10 @@ def _confidence_words(curve: Any) -> str:
         )
     if not curve.candidates:
         return "No offset stands out within the range."
+    from napari_sta.kernels.alignment import trust
+
     confidence = float(curve.confidence)
-    word = "clear" if confidence >= 0.7 else "fair" if confidence >= 0.4 else "weak: compare by eye"
+    word = trust(confidence)
+    word += "" if word == "clear" else ": compare by eye"
     best = f"{curve.candidates[0].offset_px:+.2f} ± {curve.uncertainty_px:.2f} px"
     return f"Best {best}; confidence {confidence:.2f} ({word})"
