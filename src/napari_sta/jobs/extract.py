@@ -120,22 +120,26 @@ class Extract(StaInputsJob):
         pixel_of: dict[int, float] = {}
         kept: list[Particles] = []
         done, written, total = 0, 0, len(particles)
-        for tomogram in order:
-            series = inputs.tilt_series[tomogram]
-            group = particles[particles.tomogram == tomogram]
-            cutter = _Cutter(self, series, group, inputs, context)
-            for number in np.unique(group.optics_group):
-                # RELION states binning times the group's pixel; a window rounded to even is a little off it.
-                pixel_of[int(number)] = group.optics_of(int(number)).pixel_size_angst * cutter.binning
-            done += len(group) - len(cutter.particles)
-            files = [
-                context.out / "Subtomograms" / (tomogram if flat else "") / f"{name}{self._suffix()}"
-                for name in cutter.particles.name
-            ]
-            for n_done, n_written in cutter.extract(files):
-                done, written = done + n_done, written + n_written
-                yield Progress(done, total, f"{tomogram}")
-            kept.append(cutter.finished(files, context.out))
+        with _Writer(context.threads) as writer:
+            for tomogram in order:
+                series = inputs.tilt_series[tomogram]
+                group = particles[particles.tomogram == tomogram]
+                cutter = _Cutter(self, series, group, inputs, context)
+                for number in np.unique(group.optics_group):
+                    # RELION states binning times the group's pixel; a window rounded to even is a little off it.
+                    pixel_of[int(number)] = group.optics_of(int(number)).pixel_size_angst * cutter.binning
+                done += len(group) - len(cutter.particles)
+                files = [
+                    context.out / "Subtomograms" / (tomogram if flat else "") / f"{name}{self._suffix()}"
+                    for name in cutter.particles.name
+                ]
+                for n_done, n_written in cutter.extract(files, writer):
+                    done, written = done + n_done, written + n_written
+                    yield Progress(done, total, f"{tomogram}")
+                kept.append(cutter.finished(files, context.out))
+            n_written = writer.finish()
+            done, written = done + n_written, written + n_written
+            yield Progress(done, total, "written")
         kept = [group for group in kept if len(group)]
         if not kept:
             raise InputError(
@@ -254,8 +258,8 @@ class _Cutter:
         self.device = context.devices()[0]
         self._images: dict[int, torch.Tensor] = {}
 
-    def extract(self, files: list[Path]) -> Iterator[tuple[int, int]]:
-        """Write the stacks; yields (particles done, particles written), batch by batch."""
+    def extract(self, files: list[Path], writer: _Writer) -> Iterator[tuple[int, int]]:
+        """Make the stacks and hand them to the writer; yields (particles done, particles written)."""
         import numpy as np
 
         from napari_sta.io.mrc import is_complete
@@ -274,17 +278,10 @@ class _Cutter:
             per_particle += 8 * self.crop**3  # data, weights and multiplicity
         batch_size = int(np.clip(_BUFFER_BYTES // per_particle, 1, 512))
         make = self._stacks if self.job.stack2d else self._volumes
-        # Files of one batch are written while the next is computed.
-        with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
-            writing: list[Any] = []
-            for first in range(0, len(todo), batch_size):
-                batch = np.array(todo[first : first + batch_size])
-                calls = make(batch, [files[i] for i in batch])
-                if writing:
-                    yield _finish(writing), len(writing)
-                writing = [pool.submit(*call) for call in calls]
-            if writing:
-                yield _finish(writing), len(writing)
+        for first in range(0, len(todo), batch_size):
+            batch = np.array(todo[first : first + batch_size])
+            n_written = writer.take(make(batch, [files[i] for i in batch]))
+            yield n_written, n_written
 
     def finished(self, files: list[Path], out: Path) -> Particles:
         """Return the particles as they stand in the stacks: origins folded in, images and tilts named."""
@@ -492,11 +489,31 @@ class _Cutter:
         return even, odd
 
 
-def _finish(writing: list[Any]) -> int:
-    """Wait for files to be written; the first failure is raised here."""
-    for one in writing:
-        one.result()
-    return len(writing)
+class _Writer:
+    """Writes the files of one batch while the next is computed, across tomograms."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(max(1, threads))
+        self._writing: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def take(self, calls: list[tuple[Any, ...]]) -> int:
+        """Start to write a batch; return how many files of the one before are there now."""
+        n_finished = self.finish()
+        self._writing = [self._pool.submit(*call) for call in calls]
+        return n_finished
+
+    def finish(self) -> int:
+        """Wait for the batch that is being written; the first failure is raised here."""
+        for one in self._writing:
+            one.result()
+        n_finished, self._writing = len(self._writing), []
+        return n_finished
 
 
 def _weights_of(path: Path) -> Path:
