@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_sta.jobs._geometry import TiltGeometry
 
 _FFT_BATCH = 16
-_BUFFER_BYTES = 96 * 2**20  # images of one batch of particles held before they are written
+_BUFFER_BYTES = 48 * 2**20  # images of one batch of particles held before they are written
 _CACHE_BYTES = 512 * 2**20  # a tilt series up to this size is kept in memory while its particles are cut
 
 
