@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -41,6 +42,23 @@ def test_round_trip_and_a_valid_header(tmp_path, volume, float16):
         assert int(file.header.ispg) == 1
         assert [int(file.header[name]) for name in ("nxstart", "nystart", "nzstart")] == [0, 0, 0]
         assert file.header.origin.tolist() == (0, 0, 0)
+
+
+def test_compiled_rounding_writes_the_same_file(tmp_path, monkeypatch, rng):
+    """With and without the kernel that is there when many stacks are written."""
+    import napari_sta.kernels._numba_images  # noqa: F401
+
+    stack = (rng.normal(2, 3, (3, 40, 50)) * rng.choice([1, 1e-6, 100], (3, 40, 50))).astype(np.float32)
+    stack[1] = 0
+    mrc.write_stack(tmp_path / "compiled.mrcs", stack, 1.35, float16=True)
+    monkeypatch.delitem(sys.modules, "napari_sta.kernels._numba_images")
+    mrc.write_stack(tmp_path / "plain.mrcs", stack, 1.35, float16=True)
+    one, two = ((tmp_path / f"{name}.mrcs").read_bytes() for name in ("compiled", "plain"))
+    assert one[1024:] == two[1024:]
+    np.testing.assert_array_equal(np.frombuffer(two[1024:], "<f2"), stack.astype("<f2").ravel())
+    headers = [mrc.read_header(tmp_path / f"{name}.mrcs") for name in ("compiled", "plain")]
+    for name in ("minimum", "maximum", "mean", "rms"):
+        assert getattr(headers[0], name) == pytest.approx(getattr(headers[1], name), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,11 @@ def test_every_image_is_the_recipe_s(noise, tmp_path, values, options):
     [
         pytest.param({"hand": 1.0}, id="hand +1"),
         pytest.param({"x_tilt_deg": 9.0}, id="x tilt"),
-        pytest.param({"tilt_axis_deg": 200.0}, id="tilt axis 200"),
+        *(
+            pytest.param({"tilt_axis_deg": axis}, id=f"tilt axis {axis:g}")
+            for axis in (0.0, 45.0, 90.0, 137.0, 180.0)
+        ),
+        *(pytest.param({"tilt_axis_deg": axis}, id=f"tilt axis {axis:g}") for axis in (200.0, 270.0, 359.9)),
         pytest.param({"tilt_axis_deg": 310.0, "shift_spread_angst": 25.0}, id="tilt axis 310"),
         pytest.param({"image_size_yx_px": (101, 107), "tomogram_size_zyx_px": (91, 103, 99)}, id="odd sizes"),
         pytest.param({"image_size_yx_px": (100, 132)}, id="wide images"),
@@ -575,7 +579,7 @@ def test_resuming_keeps_what_is_finished(noise, tmp_path, stack2d):
     assert "kept from an earlier run" in record["summary"]
     assert {p for p in files if p.stat().st_mtime > 1} == redone
     for path in (tmp_path / "whole").rglob("*.mrc*"):
-        # Not bit for bit: the FFT library rounds by how many transforms it is given at once.
+        # Not bit for bit in 3D: the FFT library rounds by how many transforms it is given at once.
         one, two = (
             np.fromfile(p, np.float32, offset=1024)
             for p in (path, out / path.relative_to(tmp_path / "whole"))
@@ -601,6 +605,57 @@ def test_threads_change_no_bit(noise, tmp_path, stack2d):
         content = (tmp_path / "1" / file).read_bytes()
         assert content == (tmp_path / "2" / file).read_bytes()
         assert content == (tmp_path / "5" / file).read_bytes()
+
+
+def same_files(one: Path, two: Path, rtol: float) -> None:
+    files = [p.relative_to(one) for p in one.rglob("*.mrc*")]
+    assert files
+    for file in files:
+        a, b = (np.fromfile(folder / file, np.float32, offset=1024) for folder in (one, two))
+        np.testing.assert_allclose(a, b, atol=rtol * np.abs(a).max(), rtol=0)
+
+
+def test_the_path_of_gpus_writes_the_same_stacks(noise, tmp_path, monkeypatch):
+    """On the CPU here: batches, staging and places in the stacks are those of a GPU."""
+    import napari_sta.jobs.extract as module
+
+    values = {"binning": 1.5, "box_size_px": 20, "crop_size_px": 16}
+    extract(noise, tmp_path / "compiled", **values)
+    plain = module._Cutter.__init__
+
+    def by_torch(self, *arguments):
+        plain(self, *arguments)
+        self.compiled, self.device = False, torch.device("cpu")
+
+    monkeypatch.setattr(module._Cutter, "__init__", by_torch)
+    monkeypatch.setattr(module, "_FFT_BATCH", 3)
+    extract(noise, tmp_path / "torch", 2, **values)
+    same_files(tmp_path / "compiled", tmp_path / "torch", 1e-5)
+
+
+@pytest.mark.parametrize("stack2d", ["Yes", "No"])
+def test_tilt_series_too_large_to_keep(noise, tmp_path, monkeypatch, stack2d):
+    """Images are read again for every batch, and fewer batches are made."""
+    import napari_sta.jobs.extract as module
+
+    extract(noise, tmp_path / "kept", stack2d=stack2d)
+    reads = []
+    image = module._Cutter._image
+    monkeypatch.setattr(module._Cutter, "_image", lambda self, tilt: reads.append(tilt) or image(self, tilt))
+    monkeypatch.setattr(module, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(module, "_LARGE_BUFFER_BYTES", 1)  # one particle a batch
+    extract(noise, tmp_path / "read again", 2, stack2d=stack2d)
+    assert len(reads) > 2 * noise.phantom.series[0].n_tilts
+    same_files(tmp_path / "kept", tmp_path / "read again", 1e-6)
+
+
+def test_stacks_are_made_without_torch(noise, tmp_path):
+    """Importing it takes a second, a third of a small job."""
+    words = ["extract", "--in_optimisation_set", str(noise.paths.optimisation_set), "--box_size_px", "24"]
+    words += ["--o", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
+    code = f"import sys; from napari_sta.cli import main; main({words!r}) and sys.exit(3); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert len(list((tmp_path / "out").rglob("*.mrcs"))) == len(noise.phantom.particles)
 
 
 @pytest.mark.cuda

@@ -11,30 +11,8 @@ from napari_sta.kernels.crop import (
     circle_crop,
     cut_windows,
     cut_windows_reference,
-    round_half_away,
     window_corners,
 )
-
-
-def test_halves_round_away_from_zero():
-    """C's round, not the banker's rounding of numpy."""
-    x = np.array([0.5, 1.5, 2.5, -0.5, -2.5, 2.4999, -2.5001, 0.0])
-    assert round_half_away(x).tolist() == [1, 2, 3, -1, -3, 2, -3, 0]
-
-
-@pytest.mark.parametrize(
-    ("position", "window", "corner", "offset"),
-    [
-        pytest.param((10.4, 20.0), 8, (6, 16), (0.4, 0.0), id="rounds down"),
-        pytest.param((10.5, 20.75), 8, (7, 17), (-0.5, -0.25), id="rounds up"),
-        pytest.param((-2.5, 0.2), 6, (-6, -3), (0.5, 0.2), id="outside the image"),
-        pytest.param((10.0, 11.0), 7, (7, 8), (0.0, 0.0), id="odd window"),
-    ],
-)
-def test_corner_and_what_rounding_leaves(position, window, corner, offset):
-    corners, left = window_corners(np.array([position]), window)
-    assert tuple(corners[0]) == corner
-    np.testing.assert_allclose(left[0], offset, atol=1e-12)
 
 
 def test_the_particle_lies_at_centre_plus_offset():

@@ -1,4 +1,4 @@
-"""CTF, dose and aberrations against printed numbers."""
+"""CTF on a grid against printed numbers and closed forms."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_sta.kernels.ctf import (
-    Defocus,
-    Microscope,
-    ctf_2d,
-    dose_weight,
-    phase_coefficients,
-    wavelength_angst,
-    zernike_phase,
-)
+from napari_sta.kernels.ctf import ctf_2d
+from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 
 KRIOS = Microscope(300.0, 2.7, 0.1)
 
@@ -32,11 +25,6 @@ def ctf_at(coefficients, kx, ky, **options):
     )[..., 0, 0]
 
 
-def test_wavelength():
-    assert wavelength_angst(300.0) == pytest.approx(0.0196876, abs=5e-8)
-    assert wavelength_angst(200.0) == pytest.approx(0.0250793, abs=5e-7)
-
-
 @pytest.mark.parametrize(
     ("kx", "ky", "value"),
     [
@@ -50,14 +38,6 @@ def test_relions_values(kx, ky, value):
     """300 kV, Cs 2.7 mm, Q0 0.1, U 25000, V 24000, angle 40 deg: printed in the format's specification."""
     coefficients = phase_coefficients(KRIOS, defocus(25_000, 24_000, 40))
     assert float(ctf_at(coefficients, kx, ky)[0]) == pytest.approx(value, abs=1e-6)
-
-
-def test_the_phase_itself():
-    yy, yx, xx, quartic, constant = phase_coefficients(KRIOS, defocus(25_000, 24_000, 40))[0]
-    assert xx * 0.02**2 + quartic * 0.02**4 + constant == pytest.approx(-0.708398, abs=1e-6)
-    square = 0.05**2 + 0.03**2
-    gamma = yy * 0.03**2 + yx * 0.03 * 0.05 + xx * 0.05**2 + quartic * square**2 + constant
-    assert gamma == pytest.approx(-5.348528, abs=1e-6)
 
 
 def test_astigmatism_follows_its_angle():
@@ -98,56 +78,3 @@ def test_even_aberration_adds_to_the_phase():
     gamma = -0.708398 + 0.3
     value = float(ctf_at(coefficients, 0.02, 0.0, phase_offset=extra)[0])
     assert value == pytest.approx(-np.sin(gamma), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("dose", "k", "weight"),
-    [
-        (30.0, 0.05, 0.678915),
-        (30.0, 0.1, 0.346128),
-        (30.0, 0.2, 0.0953463),
-        (3.0, 0.1, 0.899340),
-        (77.0, 0.0, 1.0),
-        (0.0, 0.3, 1.0),
-    ],
-)
-def test_dose_weights(dose, k, weight):
-    """Values printed in the format's specification; frequency 0 keeps everything."""
-    assert float(dose_weight(np.array([k]), dose)[0]) == pytest.approx(weight, abs=1e-6)
-
-
-def test_bfactor_per_dose_takes_the_place_of_the_exposure_model():
-    k = np.array([0.0, 0.05, 0.2])
-    np.testing.assert_allclose(dose_weight(k, 30.0, 4.0), np.exp(-4 * 30 * k**2 / 4))
-
-
-# Index to polynomial of x, y (unnormalised), worked out by hand.
-EVEN = {
-    0: lambda x, y: np.ones_like(x),
-    1: lambda x, y: 2 * x * y,
-    2: lambda x, y: 2 * (x * x + y * y) - 1,
-    3: lambda x, y: x * x - y * y,
-    4: lambda x, y: 4 * x * y * (x * x - y * y),
-    6: lambda x, y: 6 * (x * x + y * y) ** 2 - 6 * (x * x + y * y) + 1,
-    8: lambda x, y: x**4 - 6 * x * x * y * y + y**4,
-}
-ODD = {
-    0: lambda x, y: y,
-    1: lambda x, y: x,
-    2: lambda x, y: 3 * x * x * y - y**3,
-    3: lambda x, y: (3 * (x * x + y * y) - 2) * y,
-    4: lambda x, y: (3 * (x * x + y * y) - 2) * x,
-    5: lambda x, y: x**3 - 3 * x * y * y,
-}
-
-
-@pytest.mark.parametrize(
-    ("odd", "index", "polynomial"),
-    [*((False, i, p) for i, p in EVEN.items()), *((True, i, p) for i, p in ODD.items())],
-)
-def test_zernike_polynomials(odd, index, polynomial):
-    ky, kx = np.linspace(-0.4, 0.3, 4), np.linspace(0, 0.5, 3)
-    y, x = np.meshgrid(ky, kx, indexing="ij")
-    coefficients = [0.0] * index + [1.7]
-    phase = zernike_phase(coefficients, ky, kx, odd=odd)
-    np.testing.assert_allclose(phase, 1.7 * polynomial(x, y), atol=1e-12)

@@ -8,7 +8,6 @@ import torch
 
 from laws import assert_inputs_untouched
 from napari_sta.kernels import fourier
-from napari_sta.kernels.ctf import dose_weight
 from napari_sta.kernels.reconstruction import (
     full_weight,
     new_accumulator,
@@ -16,7 +15,6 @@ from napari_sta.kernels.reconstruction import (
     symmetrise,
     symmetrise_reference,
     taper,
-    tilt_envelope,
 )
 from napari_sta.kernels.rotations import symmetry_operators_zyx
 
@@ -48,38 +46,6 @@ def smooth_density(rng, size: int, radius: float) -> torch.Tensor:
     spectrum = torch.fft.rfftn(noise)
     spectrum[fourier.radius_px((size,) * 3) >= radius] = 0
     return torch.fft.irfftn(spectrum, s=(size,) * 3)
-
-
-@pytest.mark.parametrize(("dose", "end"), [(30.0, 97), (60.0, 51), (120.0, 28)])
-def test_dose_ends_the_rows(dose, end):
-    """RELION's x range of row 0 for N = 192 at 1.35 Å, printed in the format's specification."""
-    envelope, x_end = tilt_envelope(192, 1.35, dose, 0.7, 0.0)
-    assert x_end[96] == end
-    assert envelope.shape == (192, 97)
-    # Every row ends at the circle or where 1 % is reached, whichever comes first.
-    weight = dose_weight(np.arange(0, 97) / (192 * 1.35), dose)
-    limit = min(np.flatnonzero(weight > 0.01)[-1], 96)
-    for row in (0, 40, 110, 191):
-        y = row - 96
-        inside = np.arange(97) ** 2 + y * y <= min(96**2, limit**2 + 2 * limit)
-        last = np.flatnonzero(inside)
-        assert abs(x_end[row] - (last[-1] + 1 if len(last) else 0)) <= 1
-
-
-def test_envelope_is_scale_bfactor_and_dose():
-    envelope, _ = tilt_envelope(24, 3.0, 12.0, 0.6, 55.0)
-    k = np.hypot(5, 7) / 72
-    expected = 0.6 * np.exp(-55 * k * k / 4) * dose_weight(np.array([k]), 12.0)[0]
-    assert envelope[12 - 5, 7] == pytest.approx(expected, rel=1e-5)
-    assert envelope[12, 0] == pytest.approx(0.6)
-    by_factor, _ = tilt_envelope(24, 3.0, 12.0, 1.0, 0.0, 4.0)
-    assert by_factor[12 - 5, 7] == pytest.approx(np.exp(-4 * 12 * k * k / 4), rel=1e-5)
-
-
-def test_nothing_is_left_of_a_burnt_image():
-    _, x_end = tilt_envelope(16, 2.0, 50_000.0, 1.0, 0.0, 1.0)
-    assert x_end[8] == 1  # only frequency 0
-    assert x_end[3] == 0
 
 
 @pytest.mark.parametrize("name", ["C2", "C3", "C6", "D2", "D3", "T", "O", "I1"])

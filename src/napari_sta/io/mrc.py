@@ -293,18 +293,29 @@ def write_stack(
     _write(path, array, pixel_size_angst, float16, is_stack=True)
 
 
-def _as_float16(data: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Round to float16; also return what is read back.
+def _as_float16(data: NDArray[np.float32]) -> tuple[NDArray[np.float16], tuple[float, float, float, float]]:
+    """Round to float16; also return minimum, maximum, mean and standard deviation of what is read back.
 
-    torch converts with the processor's own instruction, five times faster than numpy; who writes many
-    stacks has it loaded already.
+    The compiled kernel is ten times faster than numpy; who writes many stacks has it loaded already.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or sys.byteorder != "little":
+    kernels = sys.modules.get("napari_sta.kernels._numba_images")
+    if kernels is None or sys.byteorder != "little" or not data.size:
         half = data.astype("<f2")
-        return half, half.astype("<f4")
-    rounded = torch.from_numpy(data).half()
-    return rounded.numpy(), rounded.float().numpy()
+        return half, _statistics(half.astype("<f4"))
+    half = np.empty(data.shape, np.float16)
+    low, high, total, square = kernels.round_to_half(data.reshape(-1), half.reshape(-1).view(np.uint16))
+    mean = total / data.size
+    return half, (low, high, mean, max(0.0, square / data.size - mean * mean) ** 0.5)
+
+
+def _statistics(data: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """Return minimum, maximum, mean and standard deviation as headers state them."""
+    if not data.size:
+        return 0.0, 0.0, 0.0, -1.0
+    return (
+        float(data.min()), float(data.max()), float(data.mean(dtype=np.float64)),
+        float(data.std(dtype=np.float64)),
+    )  # fmt: skip
 
 
 def _write(
@@ -325,8 +336,9 @@ def _write(
                 f"{path} was not written: values up to {max(-low, high):.3g} do not fit float16; write "
                 "float32"
             )
-        stored, data = _as_float16(data)
-        low, high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
+        stored, statistics = _as_float16(data)
+    else:
+        statistics = _statistics(data)
     header = np.zeros((), dtype=mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
     d, h, w = data.shape
     header["nx"], header["ny"], header["nz"] = w, h, d
@@ -340,9 +352,7 @@ def _write(
     )
     header["cellb"] = (90.0, 90.0, 90.0)
     header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
-    header["dmin"], header["dmax"] = low, high
-    header["dmean"] = data.mean(dtype=np.float64) if data.size else 0.0
-    header["rms"] = data.std(dtype=np.float64) if data.size else -1.0
+    header["dmin"], header["dmax"], header["dmean"], header["rms"] = statistics
     header["ispg"] = 0 if is_stack else 1
     header["map"] = b"MAP "
     header["machst"] = (0x44, 0x44, 0, 0)

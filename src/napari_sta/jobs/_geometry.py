@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
 from napari_sta.data.tilt_series import TiltSeries, Trajectories
-from napari_sta.kernels.ctf import Defocus, Microscope, phase_coefficients
+from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.projection import (
     deform,
     depth_angst,
@@ -133,5 +133,20 @@ def ctf_coefficients(
         series.defocus_v_angst[tilt] + shift,
         np.full_like(shift, series.defocus_angle_deg[tilt]),
         np.full_like(shift, series.phase_shift_deg[tilt]),
+    )
+    return phase_coefficients(microscope, defocus)
+
+
+def tilt_coefficients(
+    series: TiltSeries, tilts: NDArray[np.int64], depth_angst: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """CTF phase coefficients (t, 5) of one particle in several tilt images, at its depth in each."""
+    shift = series.hand * series.defocus_slope * depth_angst
+    microscope = Microscope(series.voltage_kv, series.spherical_aberration_mm, series.amplitude_contrast)
+    defocus = Defocus(
+        series.defocus_u_angst[tilts] + shift,
+        series.defocus_v_angst[tilts] + shift,
+        series.defocus_angle_deg[tilts],
+        series.phase_shift_deg[tilts],
     )
     return phase_coefficients(microscope, defocus)

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from napari_sta.data.tilt_series import TiltSeries
     from napari_sta.io.relion import StaInputs
     from napari_sta.jobs._geometry import TiltGeometry
+    from napari_sta.kernels.windows import Contrast
 
 _FFT_BATCH = 16
 _BUFFER_BYTES = 48 * 2**20  # images of one batch of particles held before they are written
+_LARGE_BUFFER_BYTES = 256 * 2**20  # where every batch has to read the tilt images again
 _CACHE_BYTES = 512 * 2**20  # a tilt series up to this size is kept in memory while its particles are cut
 
 
@@ -41,6 +43,7 @@ class Extract(StaInputsJob):
     folder: ClassVar[str] = "Extract"
     relion_type: ClassVar[str] = "relion.pseudosubtomo"
     order: ClassVar[int] = 10
+    uses_torch: ClassVar[bool] = False  # only on a GPU and for 3D subtomograms; importing it takes a second
     outputs: ClassVar[dict[str, Node]] = {
         "particles.star": Node("ParticleGroupMetadata.star.relion.tomo.extract", 1, "extracted particles"),
         "optimisation_set.star": Node("TomoOptimisationSet.star.relion.tomo.extract", 1, "extracted set"),
@@ -239,6 +242,7 @@ class _Cutter:
 
         from napari_sta.io.mrc import image_size_yx_px
         from napari_sta.jobs._geometry import tilt_geometry
+        from napari_sta.kernels.devices import surely_cpu
         from napari_sta.kernels.projection import is_visible
 
         self.job, self.series, self.context = job, series, context
@@ -255,8 +259,13 @@ class _Cutter:
         keep = visible.sum(axis=1) >= job.min_frames
         self.particles, self.visible = particles[keep], visible[keep]
         self.geometry: TiltGeometry = geometry.take(np.flatnonzero(keep))
-        self.device = context.devices()[0]
-        self._images: dict[int, torch.Tensor] = {}
+        # The compiled kernel knows CPUs only, and does without torch.
+        self.device: Any = None if job.stack2d and surely_cpu(context.device) else context.devices()[0]
+        self.compiled = job.stack2d and (self.device is None or self.device.type == "cpu")
+        self._is_cached = 4 * series.n_tilts * self.image_size[0] * self.image_size[1] <= _CACHE_BYTES
+        self._images: dict[int, Any] = {}
+        self._envelopes: dict[int, NDArray[np.float32]] = {}
+        self._phases: dict[int, tuple[Any, Any]] = {}
 
     def extract(self, files: list[Path], writer: _Writer) -> Iterator[tuple[int, int]]:
         """Make the stacks and hand them to the writer; yields (particles done, particles written)."""
@@ -276,8 +285,11 @@ class _Cutter:
         per_particle = 4 * self.series.n_tilts * (self.crop if self.job.stack2d else self.size) ** 2
         if not self.job.stack2d:
             per_particle += 8 * self.crop**3  # data, weights and multiplicity
-        batch_size = int(np.clip(_BUFFER_BYTES // per_particle, 1, 512))
-        make = self._stacks if self.job.stack2d else self._volumes
+        room = _BUFFER_BYTES if self._is_cached else _LARGE_BUFFER_BYTES
+        batch_size = int(np.clip(room // per_particle, 1, 512))
+        make = self._volumes
+        if self.job.stack2d:
+            make = self._stacks if self.compiled else self._stacks_by_torch
         for first in range(0, len(todo), batch_size):
             batch = np.array(todo[first : first + batch_size])
             n_written = writer.take(make(batch, [files[i] for i in batch]))
@@ -310,56 +322,74 @@ class _Cutter:
             weights=weights,
         )
 
-    def _image(self, tilt: int) -> torch.Tensor:
-        import torch
+    def _image(self, tilt: int) -> Any:
+        """Return a tilt image: transposed for the compiled kernel, else on the device."""
+        import numpy as np
 
         from napari_sta.io.mrc import read_images
 
-        if tilt not in self._images:
-            image = torch.from_numpy(read_images([self.series.images[tilt]])[0]).to(self.device)
-            if 4 * self.series.n_tilts * self.image_size[0] * self.image_size[1] > _CACHE_BYTES:
-                self._images.clear()
-            self._images[tilt] = image
-        return self._images[tilt]
+        image = self._images.get(tilt)
+        if image is None:
+            pixels = read_images([self.series.images[tilt]])[0]
+            if self.compiled:
+                image = np.ascontiguousarray(pixels.T)
+            else:
+                from napari_sta.kernels.devices import to_device
+
+                image = to_device(pixels, self.device)
+            if self._is_cached:
+                self._images[tilt] = image
+        return image
+
+    def _groups(
+        self, tilt: int, batch: NDArray[np.int64], at_once: int
+    ) -> Iterator[tuple[NDArray[np.int64], Contrast]]:
+        """Yield particles seen in one tilt image, as places in the batch, with their contrast; an optics group each."""
+        import numpy as np
+
+        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.kernels.windows import Contrast
+
+        seen = np.flatnonzero(self.visible[batch, tilt])
+        if not len(seen):
+            return
+        sign = 1 if self.job.invert_contrast else -1
+        envelope = self._envelope(tilt)
+        for number in np.unique(self.particles.optics_group[batch[seen]]):
+            members = seen[self.particles.optics_group[batch[seen]] == number]
+            for first in range(0, len(members), at_once):
+                places = members[first : first + at_once]
+                coefficients = (
+                    ctf_coefficients(self.series, tilt, self.geometry.depth_angst[batch[places], tilt])
+                    if self.job.apply_ctf
+                    else None
+                )
+                yield places, Contrast(coefficients, envelope, *self._aberrations(int(number)), sign)
 
     def _cut(
         self, tilt: int, batch: NDArray[np.int64], scale: float
     ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Yield CTF-multiplied transforms of particles in one tilt image, and where in the batch they are."""
-        import numpy as np
         import torch
 
-        from napari_sta.jobs._geometry import ctf_coefficients
         from napari_sta.kernels.crop import cut_windows, window_corners
-        from napari_sta.kernels.extraction import Contrast, contrast_spectra
+        from napari_sta.kernels.extraction import contrast_spectra
 
-        seen = np.flatnonzero(self.visible[batch, tilt])
-        if not len(seen):
-            return
-        image, envelope = self._image(tilt), self._envelope(tilt)
-        for number in np.unique(self.particles.optics_group[batch[seen]]):
-            even, odd = self._aberrations(int(number))
-            members = seen[self.particles.optics_group[batch[seen]] == number]
-            for first in range(0, len(members), _FFT_BATCH):
-                places = members[first : first + _FFT_BATCH]
-                few = batch[places]
-                corner, offset = window_corners(self.geometry.position_yx_px[few, tilt], self.window_px)
-                windows = cut_windows(image, corner, self.window_px, circle=False)
-                coefficients = (
-                    ctf_coefficients(self.series, tilt, self.geometry.depth_angst[few, tilt])
-                    if self.job.apply_ctf
-                    else None
-                )
-                sign = 1 if self.job.invert_contrast else -1
-                spectra = contrast_spectra(
-                    torch.fft.rfft2(windows),
-                    offset / self.binning,
-                    self.size,
-                    scale / self.binning,
-                    Contrast(coefficients, envelope, even, odd, sign),
-                    self.pixel_size_angst,
-                )
-                yield places, spectra
+        image = None
+        for places, contrast in self._groups(tilt, batch, _FFT_BATCH):
+            image = self._image(tilt) if image is None else image
+            position = self.geometry.position_yx_px[batch[places], tilt]
+            corner, offset = window_corners(position, self.window_px)
+            windows = cut_windows(image, corner, self.window_px, circle=False)
+            spectra = contrast_spectra(
+                torch.fft.rfft2(windows),
+                offset / self.binning,
+                self.size,
+                scale / self.binning,
+                contrast,
+                self.pixel_size_angst,
+            )
+            yield places, spectra
 
     def _each_tilt(self, work: Callable[[int], None]) -> None:
         """Call ``work`` for every tilt, a tilt a thread.
@@ -367,45 +397,82 @@ class _Cutter:
         Whole tilts in parallel, with every library on one thread inside, waste less than parallel loops
         inside: there are no barriers between the many short steps.
         """
+        tilts = range(self.series.n_tilts)
+        if self.compiled:
+            with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
+                list(pool.map(work, tilts))
+            return
         from napari_sta.kernels.devices import one_thread_each
 
         workers = self.context.threads if self.device.type == "cpu" else 1
-        with one_thread_each(workers) as pool:
-            list(pool.map(work, range(self.series.n_tilts)))
+        with one_thread_each(workers) as threads:
+            list(threads.map(work, tilts))
 
-    def _stacks(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
+    def _empty_stacks(self, batch: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Give room for the stacks of a batch, one behind the other, and (b, t) which image of it is whose."""
         import numpy as np
 
-        from napari_sta.io.mrc import write_stack
-        from napari_sta.kernels.extraction import middle_images
+        slot = self.visible[batch].cumsum().reshape(len(batch), -1) - 1
+        return np.empty((int(slot[-1, -1]) + 1, self.crop, self.crop), np.float32), slot
 
-        stacks = [
-            np.empty((int(n), self.crop, self.crop), np.float32) for n in self.visible[batch].sum(axis=1)
+    def _writes(
+        self, images: NDArray[np.float32], batch: NDArray[np.int64], files: list[Path]
+    ) -> list[tuple[Any, ...]]:
+        """Return the calls that write the stacks of a batch."""
+        from napari_sta.io.mrc import write_stack
+
+        ends = self.visible[batch].sum(axis=1).cumsum()
+        return [
+            (write_stack, path, images[first:last], self.pixel_size_angst, self.job.float16)
+            for path, first, last in zip(files, [0, *ends[:-1]], ends, strict=True)
         ]
-        slot = self.visible[batch].cumsum(axis=1) - 1
+
+    def _stacks(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
+        from napari_sta.kernels.windows import subtomogram_images
+
+        images, slot = self._empty_stacks(batch)
 
         def fill(tilt: int) -> None:
             # RELION divides 2D stacks by the binning once more than the mean-preserving binning does.
-            for places, spectra in self._cut(tilt, batch, 1 / self.binning):
-                images = middle_images(spectra, self.crop, circle=self.job.circle_crop)
-                for place, image in zip(places, images.cpu().numpy(), strict=True):
-                    stacks[place][slot[place, tilt]] = image
+            image = None
+            for places, contrast in self._groups(tilt, batch, len(batch)):
+                image = self._image(tilt) if image is None else image
+                subtomogram_images(
+                    image, self.geometry.position_yx_px[batch[places], tilt], self.window_px,
+                    self.size, contrast, self.pixel_size_angst, images, slot[places, tilt],
+                    circle=self.job.circle_crop, scale=1 / self.binning,
+                )  # fmt: skip
 
         self._each_tilt(fill)
-        return [
-            (write_stack, path, stack, self.pixel_size_angst, self.job.float16)
-            for path, stack in zip(files, stacks, strict=True)
-        ]
+        return self._writes(images, batch, files)
+
+    def _stacks_by_torch(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
+        """As :meth:`_stacks`, on any device."""
+        from napari_sta.kernels.devices import HostCopies
+        from napari_sta.kernels.extraction import middle_images
+
+        images, slot = self._empty_stacks(batch)
+        with HostCopies(self.device) as copies:
+
+            def fill(tilt: int) -> None:
+                for places, spectra in self._cut(tilt, batch, 1 / self.binning):
+                    made = middle_images(spectra, self.crop, circle=self.job.circle_crop)
+                    copies.copy(made, images, slot[places, tilt])
+
+            self._each_tilt(fill)
+        return self._writes(images, batch, files)
 
     def _volumes(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
         import numpy as np
         import torch
 
         from napari_sta.jobs._geometry import ctf_coefficients
-        from napari_sta.kernels import reconstruction
         from napari_sta.kernels.crop import circle_crop
         from napari_sta.kernels.ctf import ctf_2d
         from napari_sta.kernels.extraction import images_from, pseudo_subtomograms
+        from napari_sta.kernels.optics import tilt_envelope
+
+        torch.set_num_threads(self.context.threads)
 
         n, t, s, half = len(batch), self.series.n_tilts, self.size, self.size // 2 + 1
         images = torch.zeros((n, t, s, s), dtype=torch.float32)
@@ -424,7 +491,7 @@ class _Cutter:
                     cut = circle_crop(cut, self.crop / 2)
                 images[torch.as_tensor(places), tilt] = cut.cpu()
             # The range of the insertion follows the dose even where the CTF is not applied (RELION).
-            end = reconstruction.tilt_envelope(s, self.pixel_size_angst, *self._fading(tilt))[1]
+            end = tilt_envelope(s, self.pixel_size_angst, *self._fading(tilt))[1]
             x_end[rows, tilt] = np.fft.ifftshift(end)
             if not self.job.apply_ctf:
                 weights[rows, tilt] = 1
@@ -467,26 +534,31 @@ class _Cutter:
         """Amplitude factor of a tilt image in FFTW order."""
         import numpy as np
 
-        from napari_sta.kernels import reconstruction
+        from napari_sta.kernels.optics import tilt_envelope
 
-        if not self.job.apply_ctf:
-            return np.ones((self.size, self.size // 2 + 1), np.float32)
-        envelope = reconstruction.tilt_envelope(self.size, self.pixel_size_angst, *self._fading(tilt))[0]
-        return np.fft.ifftshift(envelope, axes=0)
+        if tilt not in self._envelopes:
+            envelope = np.ones((self.size, self.size // 2 + 1), np.float32)
+            if self.job.apply_ctf:
+                centred = tilt_envelope(self.size, self.pixel_size_angst, *self._fading(tilt))[0]
+                envelope = np.fft.ifftshift(centred, axes=0)
+            self._envelopes[tilt] = envelope
+        return self._envelopes[tilt]
 
     def _aberrations(self, number: int) -> tuple[Any, Any]:
         import numpy as np
 
-        from napari_sta.kernels.ctf import zernike_phase
+        from napari_sta.kernels.optics import zernike_phase
 
-        group = self.particles.optics_of(number)
-        ky = np.fft.fftfreq(self.size, self.pixel_size_angst)
-        kx = np.arange(self.size // 2 + 1) / (self.size * self.pixel_size_angst)
-        even, odd = (
-            zernike_phase(values, ky, kx, odd=is_odd) if any(values) else None
-            for values, is_odd in ((group.even_zernike, False), (group.odd_zernike, True))
-        )
-        return even, odd
+        if number not in self._phases:
+            group = self.particles.optics_of(number)
+            ky = np.fft.fftfreq(self.size, self.pixel_size_angst)
+            kx = np.arange(self.size // 2 + 1) / (self.size * self.pixel_size_angst)
+            even, odd = (
+                zernike_phase(values, ky, kx, odd=is_odd) if any(values) else None
+                for values, is_odd in ((group.even_zernike, False), (group.odd_zernike, True))
+            )
+            self._phases[number] = even, odd
+        return self._phases[number]
 
 
 class _Writer:

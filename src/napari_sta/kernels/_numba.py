@@ -161,31 +161,6 @@ def filter_transforms(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def finish_images(  # type: ignore[no-untyped-def]
-    first, last, n_background, rows, totals, factor, inside, out
-):
-    """Subtract the mean of the background, fade, and cut the middle columns out.
-
-    ``rows`` (n, c, s) middle rows of images; ``totals`` (n,) sum of the middle and the background, which has
-    ``n_background`` pixels; ``inside`` (c, c) 1 where a pixel of the middle is no background; ``factor`` and
-    ``out[i]`` (c, c).
-    """
-    crop, size = out.shape[1], rows.shape[2]
-    margin = (size - crop) // 2
-    for i in range(first, last):
-        total = totals[i]
-        for y in range(crop):
-            row = np.float32(0)
-            for x in range(crop):
-                row += rows[i, y, x + margin] * inside[y, x]
-            total -= row
-        mean = np.float32(total / n_background)
-        for y in range(crop):
-            for x in range(crop):
-                out[i, y, x] = (rows[i, y, x + margin] - mean) * factor[y, x]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def scatter_slices(  # type: ignore[no-untyped-def]
     first, last, spectra, weights, axes, x_end, data, weight, multiplicity
 ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -11,30 +9,22 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels.devices import run_in_threads
+from napari_sta.kernels.windows import (
+    CIRCLE_FALLOFF_PX,
+    circle_factor_2d,
+    round_half_away,
+    window_corners,
+)
 
-CIRCLE_FALLOFF_PX = 5.0
-"""Width of the soft edge of RELION's circle crop."""
-
-
-def round_half_away(x: Float[ndarray, "*n"]) -> Int[ndarray, "*n"]:
-    """Round as C does: halves away from zero."""
-    return (np.sign(x) * np.floor(np.abs(x) + 0.5)).astype(np.int64)
-
-
-def window_corners(
-    position_yx_px: Float[ndarray, "n 2"], window_px: int
-) -> tuple[Int[ndarray, "n 2"], Float[ndarray, "n 2"]]:
-    """Top-left pixels of windows about projected particles, and what rounding left over.
-
-    Returns
-    -------
-    corner_yx_px
-        round(position) - window / 2.
-    offset_yx_px
-        Position of the particle relative to the window's centre pixel, in [-0.5, 0.5].
-    """
-    corner = round_half_away(position_yx_px) - window_px // 2
-    return corner, position_yx_px - corner - window_px // 2
+__all__ = [
+    "CIRCLE_FALLOFF_PX",
+    "circle_crop",
+    "circle_factor",
+    "cut_windows",
+    "cut_windows_reference",
+    "round_half_away",
+    "window_corners",
+]
 
 
 def cut_windows(
@@ -95,14 +85,9 @@ def circle_crop(
     return (images - mean) * factor
 
 
-@lru_cache(maxsize=8)
 def circle_factor(
     size: int, radius_px: float, falloff_px: float
 ) -> tuple[Float[Tensor, "s s"], Float[Tensor, "s s"]]:
     """Fading factor, and 1 outside the circle; float32."""
-    index = torch.arange(size, dtype=torch.float64) - size // 2
-    r = torch.sqrt(index[:, None] ** 2 + index[None, :] ** 2)
-    edge = 0.5 - 0.5 * torch.cos(torch.pi * (radius_px - r) / falloff_px)
-    factor = torch.where(r < radius_px - falloff_px, torch.ones_like(r), edge)
-    factor = torch.where(r < radius_px, factor, torch.zeros_like(r))
-    return factor.to(torch.float32), (r > radius_px).to(torch.float32)
+    factor, outside = circle_factor_2d(size, radius_px, falloff_px)
+    return torch.from_numpy(factor), torch.from_numpy(outside)

@@ -14,29 +14,17 @@ from napari_sta.kernels import fourier
 from napari_sta.kernels.crop import CIRCLE_FALLOFF_PX, circle_factor
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.devices import run_in_threads
-from napari_sta.kernels.slices import as_pairs, in_half_turns
+from napari_sta.kernels.slices import as_pairs
+from napari_sta.kernels.windows import Contrast, in_half_turns
 
-
-class Contrast(NamedTuple):
-    """What a transform is multiplied by: -CTF · envelope, on the half grid of the box in FFTW order.
-
-    Attributes
-    ----------
-    coefficients
-        CTF phase of each image (:func:`napari_sta.kernels.ctf.phase_coefficients`); None: the factor is -1.
-    envelope
-        Dose and amplitude factor.
-    even_phase, odd_phase
-        Aberration phases in radians, or None.
-    sign
-        +1 inverts contrast (dark protein becomes bright), as RELION does by default; -1 keeps it.
-    """
-
-    coefficients: Float[ndarray, "n 5"] | None
-    envelope: Float[ndarray, "s h"]
-    even_phase: Float[ndarray, "s h"] | None = None
-    odd_phase: Float[ndarray, "s h"] | None = None
-    sign: int = 1
+__all__ = [
+    "Contrast",
+    "PseudoSubtomogram",
+    "contrast_spectra",
+    "images_from",
+    "middle_images",
+    "pseudo_subtomograms",
+]
 
 
 def contrast_spectra(
@@ -143,7 +131,7 @@ def _contrast_reference(
 
 
 def middle_images(
-    spectra: Complex[Tensor, "n h s"], crop: int, *, circle: bool = True, threads: int = 1
+    spectra: Complex[Tensor, "n h s"], crop: int, *, circle: bool = True
 ) -> Float[Tensor, "n c c"]:
     """Middle of the images, background-subtracted and faded to zero outside the inscribed circle.
 
@@ -183,25 +171,10 @@ def middle_images(
         below[:, 1::2] *= -1
         totals = totals - below.sum(dim=1) / size**0.5 - rows[:, crop // 2, margin + crop]
         n_background -= 2
-    if rows.device.type == "cpu":
-        from napari_sta.kernels._numba import finish_images
-
-        out = torch.empty((len(rows), crop, crop), dtype=torch.float32)
-        arrays = rows.numpy(), totals.numpy(), factor.contiguous().numpy(), inside.numpy(), out.numpy()
-        run_in_threads(
-            lambda first, last: finish_images(first, last, n_background, *arrays), len(rows), threads
-        )
-        return out
-    return _finish_reference(rows[..., middle], totals, factor.to(rows), inside.to(rows), n_background)
-
-
-def _finish_reference(
-    part: Tensor, totals: Tensor, factor: Tensor, inside: Tensor, n_background: float
-) -> Tensor:
-    """Plain torch twin of the fast end of :func:`middle_images`, for any device."""
+    part, inside = rows[..., middle], inside.to(rows)
     background = totals - (part * inside).sum(dim=(-2, -1), dtype=torch.float64)
     mean = (background / n_background).to(part.dtype)
-    return (part - mean[:, None, None]) * factor
+    return (part - mean[:, None, None]) * factor.to(rows)
 
 
 class PseudoSubtomogram(NamedTuple):

@@ -6,13 +6,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels import fourier
-from napari_sta.kernels.ctf import DOSE_CUTOFF, dose_weight
 from napari_sta.kernels.devices import run_interleaved
+from napari_sta.kernels.optics import tilt_envelope
+
+__all__ = [
+    "Reconstruction",
+    "full_weight",
+    "new_accumulator",
+    "reconstruct_map",
+    "symmetrise",
+    "symmetrise_reference",
+    "taper",
+    "tilt_envelope",
+]
 
 
 class Reconstruction(NamedTuple):
@@ -31,35 +42,6 @@ class Reconstruction(NamedTuple):
     map: Float[Tensor, "n n n"]
     data: Float[Tensor, "n n n"]
     weight: Float[Tensor, "n n n"]
-
-
-def tilt_envelope(
-    size: int,
-    pixel_size_angst: float,
-    dose_e_per_angst2: float,
-    scale: float,
-    bfactor_angst2: float,
-    bfactor_per_dose: float = 0.0,
-) -> tuple[Float[ndarray, "s h"], Int[ndarray, "s"]]:
-    """Amplitude factor of one tilt image on its half transform, and where dose ends it.
-
-    Returns
-    -------
-    envelope
-        scale · exp(-B k² / 4) · dose weight, centred order.
-    x_end
-        Per row, one past the last column within the circle of radius size / 2 whose dose weight exceeds 1 %;
-        0 if there is none. Row size / 2 (frequency 0) gives the largest radius worth inserting.
-    """
-    y = np.arange(size) - size // 2
-    x = np.arange(size // 2 + 1)
-    k = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2) / (size * pixel_size_angst)
-    weight = dose_weight(k, dose_e_per_angst2, bfactor_per_dose)
-    inside = (y[:, None] ** 2 + x[None, :] ** 2) <= size * size // 4
-    useful = inside & (weight > DOSE_CUTOFF)
-    last = np.where(useful.any(axis=1), size // 2 + 1 - useful[:, ::-1].argmax(axis=1), 0)
-    envelope = scale * np.exp(-bfactor_angst2 * k * k / 4) * weight
-    return envelope.astype(np.float32), last.astype(np.int64)
 
 
 def new_accumulator(size: int, device: torch.device | str = "cpu") -> Float[Tensor, "s s h 3"]:

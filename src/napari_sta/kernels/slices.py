@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.devices import run_in_threads, run_interleaved
+from napari_sta.kernels.windows import in_half_turns
 
 
 def extract_slices(
@@ -151,13 +152,6 @@ def weigh_transforms(
 def as_pairs(z: ndarray) -> ndarray:
     """View complex numbers as float32 pairs, for numba."""
     return np.ascontiguousarray(z.astype(np.complex64)).view(np.float32).reshape(*z.shape, 2)
-
-
-def in_half_turns(coefficients: ndarray | None) -> ndarray:
-    """CTF phase coefficients as the compiled kernels take them; (0, 5) for no CTF."""
-    if coefficients is None:
-        return np.zeros((0, 5))
-    return np.ascontiguousarray(coefficients / np.pi)
 
 
 def _weigh_fast(  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
 """Compile the fast CPU kernels before they are needed.
 
-numba keeps compiled code beside the package, so this costs about 4 s once after an installation and a
+numba keeps compiled code beside the package, so this costs about 10 s once after an installation and a
 few milliseconds afterwards. ``python -m napari_sta.kernels.warm_up`` does it at set-up.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 def warm_up() -> None:
     """Call every compiled kernel once on arrays of a few elements."""
-    from napari_sta.kernels import _numba
+    from napari_sta.kernels import _numba, _numba_images
 
     f4 = np.float32
     size, half = 8, 5
@@ -30,10 +30,6 @@ def warm_up() -> None:
         np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
         np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros((1, half, size, 2), f4),
     )  # fmt: skip
-    square = np.zeros((4, 4), f4)
-    _numba.finish_images(
-        0, 1, 1.0, np.zeros((1, 4, size), f4), np.zeros(1), square, square, square[None].copy()
-    )
     weights = np.zeros((1, 1, size, half), f4)
     small = np.zeros((1, 4, 4, 3), f4)
     _numba.scatter_slices(
@@ -43,6 +39,13 @@ def warm_up() -> None:
     volume = np.zeros((size, size, half, 3), f4)
     _numba.gather_into_planes(0, 1, slices, np.zeros((1, 3, 3)), 4.0, volume)
     _numba.symmetrise_planes(0, 1, volume, np.zeros((2, 3, 3)), volume.copy())
+    square = np.zeros((4, 4), f4)
+    _numba_images.subtomogram_images(
+        np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), np.zeros((1, 2)), size, 1.0, np.zeros((1, 5)),
+        np.zeros(size), np.zeros(half), np.zeros((size, half), f4), np.zeros((0, 0), f4),
+        np.zeros((0, 0, 0), f4), square, square, np.zeros(1, np.int64), square[None].copy(),
+    )  # fmt: skip
+    _numba_images.round_to_half(np.zeros(4, f4), np.zeros(4, np.uint16))
     _numba.additive_generator(np.zeros(31, np.uint32), 1)
 
 

@@ -1,0 +1,155 @@
+"""Windows of tilt images around projected particles, and the subtomogram images made of them. numpy only.
+
+What needs a GPU or a choice of processor is in :mod:`napari_sta.kernels.crop` and
+:mod:`napari_sta.kernels.extraction`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+from numpy import ndarray
+
+CIRCLE_FALLOFF_PX = 5.0
+"""Width of the soft edge of RELION's circle crop."""
+
+
+def round_half_away(x: Float[ndarray, "*n"]) -> Int[ndarray, "*n"]:
+    """Round as C does: halves away from zero."""
+    return (np.sign(x) * np.floor(np.abs(x) + 0.5)).astype(np.int64)
+
+
+def window_corners(
+    position_yx_px: Float[ndarray, "n 2"], window_px: int
+) -> tuple[Int[ndarray, "n 2"], Float[ndarray, "n 2"]]:
+    """Top-left pixels of windows about projected particles, and what rounding left over.
+
+    Returns
+    -------
+    corner_yx_px
+        round(position) - window / 2.
+    offset_yx_px
+        Position of the particle relative to the window's centre pixel, in [-0.5, 0.5].
+    """
+    corner = round_half_away(position_yx_px) - window_px // 2
+    return corner, position_yx_px - corner - window_px // 2
+
+
+@lru_cache(maxsize=8)
+def circle_factor_2d(
+    size: int, radius_px: float, falloff_px: float = CIRCLE_FALLOFF_PX
+) -> tuple[Float32[ndarray, "s s"], Float32[ndarray, "s s"]]:
+    """Fading factor of RELION's circle crop about pixel size // 2, and 1 outside the circle."""
+    index = np.arange(size, dtype=np.float64) - size // 2
+    r = np.sqrt(index[:, None] ** 2 + index[None, :] ** 2)
+    edge = 0.5 - 0.5 * np.cos(np.pi * (radius_px - r) / falloff_px)
+    factor = np.where(r < radius_px - falloff_px, 1.0, edge)
+    factor = np.where(r < radius_px, factor, 0.0)
+    return factor.astype(np.float32), (r > radius_px).astype(np.float32)
+
+
+class Contrast(NamedTuple):
+    """What a transform is multiplied by: -CTF · envelope, on the half grid of the box in FFTW order.
+
+    Attributes
+    ----------
+    coefficients
+        CTF phase of each image (:func:`napari_sta.kernels.ctf.phase_coefficients`); None: the factor is -1.
+    envelope
+        Dose and amplitude factor.
+    even_phase, odd_phase
+        Aberration phases in radians, or None.
+    sign
+        +1 inverts contrast (dark protein becomes bright), as RELION does by default; -1 keeps it.
+    """
+
+    coefficients: Float[ndarray, "n 5"] | None
+    envelope: Float[ndarray, "s h"]
+    even_phase: Float[ndarray, "s h"] | None = None
+    odd_phase: Float[ndarray, "s h"] | None = None
+    sign: int = 1
+
+
+def in_half_turns(coefficients: ndarray | None) -> ndarray:
+    """CTF phase coefficients as the compiled kernels take them; (0, 5) for no CTF."""
+    if coefficients is None:
+        return np.zeros((0, 5))
+    return np.ascontiguousarray(coefficients / np.pi)
+
+
+def subtomogram_images(
+    image_xy: Float32[ndarray, "w h"],
+    position_yx_px: Float[ndarray, "n 2"],
+    window_px: int,
+    size: int,
+    contrast: Contrast,
+    pixel_size_angst: float,
+    out: Float32[ndarray, "m c c"],
+    slots: Int[ndarray, "n"],
+    *,
+    circle: bool = True,
+    scale: float = 1.0,
+) -> None:
+    """Cut particles out of one tilt image, bin, centre, CTF-multiply, crop and fade them.
+
+    Parameters
+    ----------
+    image_xy
+        The tilt image with its axes swapped, C-contiguous: axis 0 is x.
+    position_yx_px
+        Projected particles, unbinned pixels.
+    window_px
+        Edge of the windows that are transformed; even.
+    size
+        Edge after binning, even; binning is window_px / size.
+    pixel_size_angst
+        Of the output.
+    out, slots
+        Image i is written to ``out[slots[i]]``; its edge c is even and at most ``size``.
+    circle
+        Subtract the mean outside the inscribed circle (over the whole binned image) and fade over its last
+        5 px.
+    scale
+        Of the result, after mean-preserving binning.
+
+    Notes
+    -----
+    Does in one pass what :func:`napari_sta.kernels.crop.cut_windows`,
+    :func:`napari_sta.kernels.extraction.contrast_spectra` and
+    :func:`napari_sta.kernels.extraction.middle_images` do in turn. Serial, and it releases the GIL: give each
+    thread its own tilt image.
+    """
+    from napari_sta.kernels._numba_images import subtomogram_images as fast
+
+    crop, half, binning = out.shape[1], size // 2 + 1, window_px / size
+    corner, offset = window_corners(position_yx_px, window_px)
+    factor, outside = circle_factor_2d(size, crop / 2)
+    middle = slice((size - crop) // 2, (size - crop) // 2 + crop)
+    nothing = np.zeros((0, 0), np.float32)
+    odd = np.zeros((0, 0, 0), np.float32)
+    if contrast.odd_phase is not None:
+        odd = np.stack([np.cos(contrast.odd_phase), -np.sin(contrast.odd_phase)], axis=-1).astype(np.float32)
+    even = nothing
+    if contrast.even_phase is not None:
+        even = np.ascontiguousarray(contrast.even_phase / np.pi, dtype=np.float32)
+    fast(
+        image_xy,
+        corner,
+        offset / binning,
+        window_px,
+        # Neither transform is normalised: unitary both ways, and the binning keeps the mean.
+        contrast.sign * scale / (binning * window_px * size),
+        in_half_turns(contrast.coefficients),
+        np.fft.fftfreq(size, pixel_size_angst),
+        np.arange(half) / (size * pixel_size_angst),
+        np.ascontiguousarray(contrast.envelope, dtype=np.float32),
+        even,
+        odd,
+        np.ascontiguousarray(factor[middle, middle]),
+        np.ascontiguousarray(1 - outside[middle, middle]) if circle else nothing,
+        np.ascontiguousarray(slots, dtype=np.int64),
+        out,
+    )
