@@ -310,14 +310,16 @@ class _Cutter:
         moved = (particles.origin_zyx_angst != 0).any(axis=1)
         position[~moved] = particles.coordinate_zyx_angst[~moved]
         star = out / "particles.star"
-        weights = None if self.job.stack2d else [path_for(_weights_of(path), star) for path in files]
+        folders = {folder: path_for(folder, star) for folder in {path.parent for path in files}}
+        names = [f"{folders[path.parent]}/{path.name}" for path in files]
+        weights = None if self.job.stack2d else [_weights_of(Path(name)).as_posix() for name in names]
         return with_images(
             replace(
                 particles,
                 coordinate_zyx_angst=position,
                 origin_zyx_angst=np.zeros_like(particles.origin_zyx_angst),
             ),
-            images=[path_for(path, star) for path in files],
+            images=names,
             visible=self.visible if self.job.stack2d else None,
             weights=weights,
         )
