@@ -25,8 +25,10 @@ from napari_sta.io.star import parse_vector, read_star
 from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
 from napari_sta.kernels import fsc, sampling
 from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_accuracy as accuracy
 from napari_sta.kernels import refinement_control as control
 from napari_sta.kernels import refinement_maps as maps
+from napari_sta.kernels import refinement_sums as sums_of
 from napari_sta.kernels.ctf import dose_weight
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
@@ -164,7 +166,7 @@ def main():
     projectors = [rf.make_projector(m, radius, 2.0) for m in old.maps]
     names = list(old.scale(0))
     count = arguments.limit or len(particles)
-    sums = [rf.new_sums(radius, 2.0, 1, len(names), size // 2 + 1) for _ in (1, 2)]
+    sums = [sums_of.new_sums(radius, 2.0, 1, len(names), size // 2 + 1, 64) for _ in (1, 2)]
     posteriors = [None] * count
     images = [None] * count
     clock = {"search": 0.0, "sums": 0.0}
@@ -187,8 +189,8 @@ def main():
                     grid.angles_deg(choice.orientation), perturbation, grid.step_deg
                 ),
                 np.log(choice.prior),
-                sampling.perturbed_rotations_zyx(
-                    grid.children_deg(choice.orientation), perturbation, grid.step_deg
+                lambda parents, choice=choice: sampling.perturbed_rotations_zyx(
+                    grid.children_deg(choice.orientation[parents]), perturbation, grid.step_deg
                 ),
                 translations,
                 perturbation * step,
@@ -203,7 +205,7 @@ def main():
             clock["search"] += time.time() - t
             t = time.time()
             series = names.index(old.particles.tomogram[i])
-            rf.add_particle(
+            sums_of.add_particle(
                 sums[h],
                 posterior,
                 projectors[h],
@@ -219,14 +221,14 @@ def main():
             clock["sums"] += time.time() - t
             posteriors[i] = posterior
 
-    work([0], [rf.new_sums(radius, 2.0, 1, len(names), size // 2 + 1) for _ in (1, 2)])  # compile
+    work([0], [sums_of.new_sums(radius, 2.0, 1, len(names), size // 2 + 1, 64) for _ in (1, 2)])  # compile
     clock.update(search=0.0, sums=0.0)
     t0 = time.time()
     if arguments.threads == 1:
         work(range(count), sums)
     else:
         parts = [
-            [rf.new_sums(radius, 2.0, 1, len(names), size // 2 + 1) for _ in (1, 2)]
+            [sums_of.new_sums(radius, 2.0, 1, len(names), size // 2 + 1, 64) for _ in (1, 2)]
             for _ in range(arguments.threads)
         ]
         with ThreadPoolExecutor(arguments.threads) as pool:
@@ -382,7 +384,9 @@ def compare_control(posteriors, images, old, new, a, grid, projectors, pixels, c
     mine = np.flatnonzero(old.particles.half_set == 1)[:100]
     found = np.array(
         [
-            rf.expected_accuracy(projectors[0], images[i], pixels, old.particles.angles_deg[i], generator)
+            accuracy.expected_accuracy(
+                projectors[0], images[i], pixels, old.particles.angles_deg[i], generator
+            )
             for i in mine
         ]
     )

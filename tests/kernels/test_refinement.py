@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_accuracy as accuracy
 from napari_sta.kernels import refinement_maps as maps
+from napari_sta.kernels import refinement_sums as sums_of
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
 
 SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
@@ -302,7 +304,7 @@ def test_offset_prior_and_relions_units(toy):
 
 def make_search(rotations, children, steps, kids, perturbation=0.0, fraction=0.999):
     return rf.Search(
-        rotations, np.log(np.full(len(rotations), 1 / len(rotations))), children, steps, perturbation, kids, ANGST,
+        rotations, np.log(np.full(len(rotations), 1 / len(rotations))), children.__getitem__, steps, perturbation, kids, ANGST,
         25.0, fraction,
     )  # fmt: skip
 
@@ -371,8 +373,8 @@ def test_sums_are_the_explicit_loops(premultiplied):
     weights = np.array([[0.5, 0.2], [0.0, 0.1], [0.15, 0.0]])
     posterior = rf.Posterior(rotations, shifts, weights, np.zeros(3, dtype=int), (0, 0), 1, 0.0)
     n_shells, n = SIZE // 2 + 1, len(pixels)
-    sums = rf.new_sums(RADIUS, PADDING, 1, 1, n_shells)
-    rf.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
+    sums = sums_of.new_sums(RADIUS, PADDING, 1, 1, n_shells, 2)
+    sums_of.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
 
     residual, cross, norm = np.zeros(n_shells), np.zeros(n_shells), np.zeros(n_shells)
     total_data, total_weight = 0j, 0.0
@@ -401,8 +403,8 @@ def test_sums_are_the_explicit_loops(premultiplied):
                 data = w * inverse * (1 if premultiplied else 1.3 * particle.ctf[t]) * raw
                 total_data += np.where(x3.astype(np.float32) >= 0, data, np.conj(data)).sum()
     np.testing.assert_allclose(sums.residual[0], residual, rtol=2e-4, atol=1e-6)
-    np.testing.assert_allclose(sums.cross[0], cross, rtol=2e-4, atol=1e-6)
-    np.testing.assert_allclose(sums.norm[0], norm, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(sums.cross[0].sum(axis=0), cross, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(sums.norm[0].sum(axis=0), norm, rtol=2e-4, atol=1e-6)
     assert sums.volume[..., 2].sum() == pytest.approx(total_weight, rel=1e-4)
     data = sums.volume[..., 0].sum() + 1j * sums.volume[..., 1].sum()
     assert data.real == pytest.approx(total_data.real, rel=1e-3)
@@ -418,9 +420,9 @@ def test_row_ends_and_pooling(toy):
     posterior = rf.Posterior(
         rotation[None], shift[None], np.ones((1, 1)), np.zeros(1, dtype=int), (0, 0), 1, 0.0
     )
-    whole, cut = (rf.new_sums(RADIUS, PADDING, 1, 1, SIZE // 2 + 1) for _ in range(2))
-    rf.add_particle(whole, posterior, projector, particle, pixels, 0, 0, ANGST)
-    rf.add_particle(
+    whole, cut = (sums_of.new_sums(RADIUS, PADDING, 1, 1, SIZE // 2 + 1, 2) for _ in range(2))
+    sums_of.add_particle(whole, posterior, projector, particle, pixels, 0, 0, ANGST)
+    sums_of.add_particle(
         cut, posterior, projector, particle, pixels, 0, 0, ANGST, per_image=False, drop_row_ends=True
     )
     assert cut.volume[..., 2].sum() < whole.volume[..., 2].sum()
@@ -444,8 +446,15 @@ def test_residuals_by_tilt_are_the_explicit_ones(toy):
     rotations = rotation @ euler_to_matrix_zyx(np.random.default_rng(0).normal(0, 3, (2, 3)))
     weights = np.array([[0.6], [0.3]])
     posterior = rf.Posterior(rotations, shift[None], weights, np.zeros(2, dtype=int), (0, 0), 1, 0.0)
-    residual, expected = rf.residuals_by_tilt(posterior, projector, particle, pixels)
     n, shells = len(pixels), SIZE // 2 + 1
+    sums = sums_of.new_sums(RADIUS, PADDING, 1, 2, shells, 5)
+    tilts = np.array([3, 1])
+    sums_of.add_particle(
+        sums, posterior, projector, particle, pixels, 0, 1, ANGST, tilts=tilts, average=False
+    )
+    assert not sums.volume.any()
+    assert not sums.tilt_residual[0].any()
+    np.testing.assert_allclose(sums.tilt_weight[1], [0, 0.9, 0, 0.9, 0])
     for t in range(particle.n_tilts):
         q = particle.matrices_zyx[t]
         d = (q @ shift)[1:]
@@ -459,17 +468,36 @@ def test_residuals_by_tilt_are_the_explicit_ones(toy):
             v = rows[0, :n].numpy() + 1j * rows[0, n:].numpy()
             difference = np.abs(1.2 * particle.model[t] * v - x) ** 2
             by_hand += weights[o, 0] * np.bincount(pixels.shell, difference, shells)
-        np.testing.assert_allclose(residual[t], by_hand, rtol=2e-4, atol=1e-6)
-        np.testing.assert_allclose(
-            expected[t], 1.8 * np.bincount(pixels.shell, particle.model[t], shells), rtol=1e-6
-        )
+        np.testing.assert_allclose(sums.tilt_residual[1, tilts[t]], by_hand, rtol=2e-4, atol=1e-6)
 
 
-def test_whitened_images_are_scored_as_raw_ones(toy):
-    pixels, projector, particle, _, _ = toy
+def test_noise_of_each_tilt_is_found():
+    """Residuals of pure noise give its power, whatever it was multiplied by; an empty tilt leans on the others."""
+    rng = np.random.default_rng(0)
+    shells, n_particles = SIZE // 2 + 1, 400
+    pixels = rf.pixels_per_shell(SIZE)
+    truth = np.linspace(3.0, 1.0, shells) * np.array([1.0, 2.0, 0.5])[:, None]
+    model = pixels * np.linspace(0.2, 0.9, shells)  # sums of CTF²
+    drawn = rng.chisquare(2 * n_particles * pixels, (3, shells)) / (2 * n_particles * pixels)
+    residual = drawn * truth * 2 * n_particles * model * 0.6
+    weight = np.array([[n_particles, n_particles, n_particles, 0.0]])
+    whole = np.concatenate([residual, np.zeros((1, shells))])[None]
+    found = sums_of.noise_by_tilt(whole, weight, np.tile(model, (1, 4, 1)), 0.6)
+    np.testing.assert_allclose(found[0, :3], truth, rtol=0.15)
+    assert (found[0, 3] > 0).all()
+    np.testing.assert_allclose(found[0, 3], truth.mean(axis=0), rtol=0.2)
+
+
+@pytest.mark.parametrize("premultiplied", [True, False])
+def test_noise_of_tilts_scores_raw_images(premultiplied):
+    pixels = rf.make_pixel_list(SIZE, RADIUS)
     rng = np.random.default_rng(4)
+    rotation, shift = random_rotations(1, 5)[0], np.array([0.4, -0.7, 1.2])
+    projector, particle = toy_particle(
+        blob_map(), pixels, rotation, shift, scale=1.2, premultiplied=premultiplied
+    )
     noise = rng.uniform(1e-4, 1e-3, (2, SIZE // 2 + 1))
-    white = rf.whitened(particle, noise, pixels, temperature=2.0)
+    white = rf.ParticleImages(**{**particle.__dict__, "noise": noise})
     rotations, shifts = random_rotations(4, 3), rng.normal(0, 1, (3, 3))
     scores = rf.score_poses(projector, white, pixels, rotations, shifts)
     n = len(pixels)
@@ -482,18 +510,124 @@ def test_whitened_images_are_scored_as_raw_ones(toy):
                     projector, rf.slice_axes((q @ rotations[o])[None], PADDING), pixels, np.zeros(n)
                 )
                 v = rows[0, :n].numpy() + 1j * rows[0, n:].numpy()
-                ctf = np.sqrt(particle.model[t].astype(float))
-                raw = (particle.masked[t, :n] + 1j * particle.masked[t, n:]) / ctf
+                ctf = particle.model[t].astype(float)
+                raw = particle.masked[t, :n] + 1j * particle.masked[t, n:]
+                if premultiplied:
+                    ctf = np.sqrt(ctf)
+                    raw = raw / ctf
                 d = (q @ shifts[s])[1:]
                 raw = raw * np.exp(-2j * np.pi * (pixels.v * d[0] + pixels.u * d[1]) / SIZE)
-                part = (np.abs(1.2 * ctf * v - raw) ** 2 - np.abs(raw) ** 2) / (
-                    2 * 2.0 * noise[t, pixels.shell]
-                )
+                part = (np.abs(1.2 * ctf * v - raw) ** 2 - np.abs(raw) ** 2) / (2 * noise[t, pixels.shell])
                 total -= part[pixels.shell > 0].sum()
             assert scores[o, s] == pytest.approx(total, rel=1e-4, abs=5e-3)
 
 
+def test_pairs_are_scored_as_all_poses_are(toy, monkeypatch):
+    pixels, projector, particle, _, _ = toy
+    rotations, shifts = random_rotations(5 * 8, 2), np.random.default_rng(3).uniform(-2, 2, (3 * 4, 3))
+    pairs = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1]], dtype=bool)
+    monkeypatch.setattr(rf, "_MOST_ROWS", 16)
+    found = rf.score_pairs(projector, particle, pixels, rotations, shifts, pairs)
+    whole = rf.score_poses(projector, particle, pixels, rotations, shifts)
+    tried = np.repeat(np.repeat(pairs, 8, axis=0), 4, axis=1)
+    np.testing.assert_allclose(found[tried], whole[tried], rtol=2e-5, atol=1e-3)
+    assert (found[~tried] == -np.inf).all()
+
+
+def test_fewer_pixels_are_the_pixels_of_a_smaller_list(toy):
+    pixels, projector, particle, rotation, shift = toy
+    small = rf.make_pixel_list(SIZE, 4)
+    place = rf.place_in(pixels, small)
+    np.testing.assert_array_equal(pixels.v[place], small.v)
+    np.testing.assert_array_equal(pixels.u[place], small.u)
+    part = particle.at_pixels(place)
+    n = len(pixels)
+    np.testing.assert_array_equal(part.masked[:, len(small) :], particle.masked[:, n:][:, place])
+    assert rf.score_poses(projector, part, small, rotation[None], shift[None]).shape == (1, 1)
+
+
+def test_scale_of_the_reference_is_found():
+    pixels = rf.make_pixel_list(SIZE, RADIUS)
+    rotation = random_rotations(1, 5)[0]
+    projector, particle = toy_particle(blob_map(), pixels, rotation, np.zeros(3), noise=0.01, scale=3.7)
+    unscaled = rf.ParticleImages(**{**particle.__dict__, "scale": 1.0})
+    sums = sums_of.new_sums(1, PADDING, 1, 1, SIZE // 2 + 1, 2)
+    sums_of.add_particle(
+        sums, sums_of.at_pose(rotation), projector, unscaled, pixels, 0, 0, ANGST, average=False
+    )
+    power = sums.tilt_residual - sums.norm + 2 * sums.cross
+    count = np.broadcast_to(rf.pixels_per_shell(SIZE), power.shape)
+    scale, significance = sums_of.fitted_scale(sums.cross, sums.norm, power, count, RADIUS)
+    assert scale == pytest.approx(3.7, rel=0.02)
+    assert significance > 5
+
+
+def test_resampled_posterior_keeps_its_averages():
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(60)).reshape(6, 10) * 0.999
+    posterior = rf.Posterior(
+        random_rotations(6, 1), rng.normal(size=(10, 3)), weights, np.arange(6), (0, 0), 7, 0.0
+    )
+    assert rf.resampled(posterior, 60, 0.5) is posterior
+    total = np.zeros((6, 10))
+    for k in range(200):
+        one = rf.resampled(posterior, 8, (k + 0.5) / 200)
+        assert one.weights.sum() == pytest.approx(0.999)
+        assert (one.weights > 0).sum() <= 8
+        rows = [
+            int(np.flatnonzero((posterior.rotations_zyx == r).all(axis=(1, 2)))[0]) for r in one.rotations_zyx
+        ]
+        columns = [
+            int(np.flatnonzero((posterior.shifts_zyx_px == s).all(axis=1))[0]) for s in one.shifts_zyx_px
+        ]
+        total[np.ix_(rows, columns)] += one.weights / 200
+    np.testing.assert_allclose(total, weights, atol=1e-3)
+
+
+def test_mean_pose_is_that_of_the_peak_modulo_symmetry():
+    from napari_sta.kernels.rotations import symmetry_operators_zyx
+
+    operators = symmetry_operators_zyx("C3")
+    middle = random_rotations(1, 7)[0]
+    turns = euler_to_matrix_zyx(np.array([[0, 2.0, 0], [0, -2.0, 0], [0, 3.0, 0], [0, 90.0, 0]]))
+    rotations = middle @ turns
+    rotations[1] = rotations[1] @ operators[1]  # a mate of the same orientation
+    weights = np.array([[0.4, 0.0], [0.2, 0.1], [0.1, 0.0], [0.0, 0.1]])
+    posterior = rf.Posterior(
+        rotations, np.array([[0, 0, 0], [1.0, 0, 2]]), weights, np.arange(4), (0, 0), 1, 0.0
+    )
+    rotation, shift = rf.mean_pose(posterior, operators, 10.0)
+    expected = middle @ euler_to_matrix_zyx(np.array([0, (0.4 * 2 - 0.3 * 2 + 0.1 * 3) / 0.8, 0]))
+    best = operators[0]
+    np.testing.assert_allclose(rotation @ best, expected, atol=1e-3)
+    np.testing.assert_allclose(shift, [0.1 / 0.8, 0, 0.2 / 0.8])
+
+
 # -- accuracy ----------------------------------------------------------------------------------------
+
+
+def test_overconfidence_of_independent_noise_is_one_and_of_correlated_noise_is_more():
+    pixels = rf.make_pixel_list(SIZE, RADIUS)
+    rng = np.random.default_rng(0)
+    found = {1: [], 3: []}
+    n, sigma = len(pixels), 0.01
+    for k in range(60):
+        rotation = random_rotations(1, 100 + k)[0]
+        projector, particle = toy_particle(blob_map(), pixels, rotation, np.zeros(3), n_tilts=6, noise=0.0)
+        for copies, into in found.items():
+            # The same noise in several tilts' worth of pixels: its power is right, its independence is not.
+            drawn = rng.normal(size=(6, 2, -(-n // copies)))
+            noise = np.repeat(drawn, copies, axis=2)[:, :, :n].reshape(6, 2 * n) * sigma
+            noisy = rf.ParticleImages(
+                **{
+                    **particle.__dict__,
+                    "masked": (particle.masked + noise).astype(np.float32),
+                    "sigma2": np.full(SIZE // 2 + 1, sigma**2),
+                }
+            )
+            into.append(accuracy.pose_information(projector, noisy, pixels, rotation, np.zeros(3)))
+    assert accuracy.overconfidence(found[1]) == pytest.approx(1, abs=0.15)
+    assert accuracy.overconfidence(found[3]) > 1.3
 
 
 def test_accuracy_is_where_the_evidence_passes_the_limit():
@@ -502,7 +636,7 @@ def test_accuracy_is_where_the_evidence_passes_the_limit():
     projector, particle = toy_particle(
         blob_map(), pixels, euler_to_matrix_zyx(angles), np.zeros(3), n_tilts=1
     )
-    found = rf.expected_accuracy(projector, particle, pixels, angles, np.random.default_rng(3))
+    found = accuracy.expected_accuracy(projector, particle, pixels, angles, np.random.default_rng(3))
     generator = np.random.default_rng(3)
     angle_axis, offset_axis = generator.integers(0, 3, 1)[0], generator.integers(0, 3, 1)[0]
 

@@ -8,6 +8,7 @@ import torch
 
 from napari_sta.kernels import refinement as rf
 from napari_sta.kernels import refinement_maps as maps
+from napari_sta.kernels import refinement_sums as sums_of
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
 
 SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
@@ -38,7 +39,7 @@ def test_map_comes_back_from_its_own_slices():
     projector = rf.make_projector(volume, radius, PADDING)
     rotations = random_rotations(600, 21)
     n = len(pixels)
-    sums = rf.new_sums(radius, PADDING, 1, 1, SIZE // 2 + 1)
+    sums = sums_of.new_sums(radius, PADDING, 1, 1, SIZE // 2 + 1)
     rows, norm = np.zeros((600, 2 * n), np.float32), np.zeros(600)
     axes = rf.slice_axes(rotations, PADDING)
     rf.gather(projector, axes, pixels, np.zeros(n, np.float32), rows, norm)
@@ -118,9 +119,9 @@ def test_current_resolution():
 
 
 def test_scales():
-    sums = rf.new_sums(3, 2.0, 1, 3, 4)
+    sums = sums_of.new_sums(3, 2.0, 1, 3, 4)
     sums.norm[:] = 1
-    sums.cross[:] = np.array([1.0, 2.0, 30.0])[:, None]
+    sums.cross[:] = np.array([1.0, 2.0, 30.0])[:, None, None]
     scale = maps.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2]))
     clamped = np.array([1, 2, 10.0])
     np.testing.assert_allclose(scale, clamped / ((1 + 2 + 20) / 4))
@@ -131,7 +132,7 @@ def test_noise_of_pure_noise_is_its_power():
     pixels = rf.make_pixel_list(SIZE, RADIUS)
     shells = SIZE // 2 + 1
     projector = rf.make_projector(torch.zeros((SIZE,) * 3), RADIUS, PADDING)
-    sums = rf.new_sums(RADIUS, PADDING, 1, 1, shells)
+    sums = sums_of.new_sums(RADIUS, PADDING, 1, 1, shells, 400)
     images = torch.from_numpy(rng.normal(size=(400, SIZE, SIZE)).astype(np.float32))
     spectra = rf.image_transforms(images)
     planar = pixels.take(spectra)
@@ -143,8 +144,53 @@ def test_noise_of_pure_noise_is_its_power():
     posterior = rf.Posterior(
         np.eye(3)[None], np.zeros((1, 3)), np.ones((1, 1)), np.zeros(1, dtype=int), (0, 0), 1, 0.0
     )
-    rf.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
+    sums_of.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
     sigma2 = maps.update_noise(sums, SIZE)[0]
     # White noise of variance 1: abs(F)² = 1 / n², half of it in each component.
     np.testing.assert_allclose(sigma2[1:], 0.5 / SIZE**2, rtol=0.12)
     assert sigma2[0] == pytest.approx(0.5 / SIZE**2, rel=0.6)
+
+
+def test_fsc_of_sums_is_that_of_the_averages():
+    """Sums without a mask: the same map twice gives 1, independent ones give 0, half noise gives its SNR."""
+    rng = np.random.default_rng(3)
+    half = rf.padded_radius(RADIUS, PADDING) + 1
+    shape = (2 * half + 1, 2 * half + 1, half + 1)
+
+    def noise():
+        out = np.zeros((*shape, 4))
+        out[..., 0], out[..., 1] = rng.normal(size=(2, *shape))
+        out[..., 2] = 1
+        return out
+
+    common, a, b = noise(), noise(), noise()
+    a[..., :2] += common[..., :2]
+    b[..., :2] += common[..., :2]
+    shells = SIZE // 2 + 1
+    np.testing.assert_allclose(maps.average_fsc(a, a, RADIUS, PADDING, shells)[: RADIUS + 1], 1)
+    curve = maps.average_fsc(a, b, RADIUS, PADDING, shells)
+    assert curve[3 : RADIUS + 1].mean() == pytest.approx(0.5, abs=0.08)
+    assert not curve[RADIUS + 1 :].any()
+    doubled = a.copy()
+    doubled[..., :3] *= 2  # more data, the same average
+    np.testing.assert_allclose(maps.average_fsc(doubled, b, RADIUS, PADDING, shells), curve)
+
+
+def test_lowpass_ends_one_shell_either_side():
+    size, shell = 16, 4.3
+    impulse = torch.zeros((size,) * 3, dtype=torch.float64)
+    impulse[0, 0, 0] = 1
+    spectrum = torch.fft.rfftn(maps.lowpass_to_shell(impulse, shell)).real
+    assert spectrum[0, 0, 3] == pytest.approx(1)
+    assert spectrum[0, 0, 4] == pytest.approx(0.5 + 0.5 * np.cos(np.pi * (4 - 3.3) / 2))
+    assert spectrum[0, 0, 6] == pytest.approx(0, abs=1e-12)
+
+
+def test_completeness_counts_voxels_with_data():
+    half = rf.padded_radius(RADIUS, PADDING) + 1
+    volume = np.zeros((2 * half + 1, 2 * half + 1, half + 1, 4))
+    volume[..., 2] = 1
+    volume[half + 1 :, ..., 2] = 0  # half of all voxels (but for the middle plane)
+    share = maps.fourier_completeness(volume, RADIUS, PADDING, SIZE // 2 + 1)
+    assert share[RADIUS - 1] == pytest.approx(0.5, abs=0.06)
+    assert share[RADIUS + 1] == 0

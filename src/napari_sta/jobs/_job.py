@@ -99,7 +99,7 @@ def param(
     relion: str = "",
     flag: str = "",
     kind: str = "",
-    choices: Mapping[str, str] | None = None,
+    choices: Mapping[Any, str] | None = None,
     advanced: bool = False,
     **bounds: Any,
 ) -> Any:

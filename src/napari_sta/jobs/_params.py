@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
@@ -58,8 +59,15 @@ class StaInputsJob(Job):
         """Whether the job reads tilt images or tilt geometry."""
         return True
 
+    @classmethod
+    def needs_inputs(cls, values: Mapping[str, Any]) -> bool:
+        """Whether inputs must be given, in view of the job's other values."""
+        return True
+
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:
+        if not self.needs_inputs(self.__dict__):
+            return self
         if self.in_optimisation_set is None and self.in_parts is None:
             raise ValueError(
                 "no input: give an optimisation set with --in_optimisation_set, or a particle set with "

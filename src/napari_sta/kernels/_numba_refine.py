@@ -113,6 +113,58 @@ def shift_rows(image, shift, size, row_v, row_u, row_n, row_start, out):  # type
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def add_pair_products(slices, ramps, parent, step, n_c, n_d, out):  # type: ignore[no-untyped-def]
+    """Add dot products of the children of chosen pairs; ``n_c`` and ``n_d`` children each, multiples of 4.
+
+    ``slices`` (p · n_c, m) and ``ramps`` (q · n_d, m) float32, ``parent`` and ``step`` (k,); ``out``
+    (p · n_c, q · n_d) float64. Tiles of 4 x 4 sums stay in registers.
+    """
+    m = slices.shape[1]
+    for i in range(len(parent)):
+        for a in range(parent[i] * n_c, (parent[i] + 1) * n_c, 4):
+            for b in range(step[i] * n_d, (step[i] + 1) * n_d, 4):
+                s00 = s01 = s02 = s03 = np.float32(0)
+                s10 = s11 = s12 = s13 = np.float32(0)
+                s20 = s21 = s22 = s23 = np.float32(0)
+                s30 = s31 = s32 = s33 = np.float32(0)
+                for k in range(m):
+                    x0, x1, x2, x3 = slices[a, k], slices[a + 1, k], slices[a + 2, k], slices[a + 3, k]
+                    y0, y1, y2, y3 = ramps[b, k], ramps[b + 1, k], ramps[b + 2, k], ramps[b + 3, k]
+                    s00 += x0 * y0
+                    s01 += x0 * y1
+                    s02 += x0 * y2
+                    s03 += x0 * y3
+                    s10 += x1 * y0
+                    s11 += x1 * y1
+                    s12 += x1 * y2
+                    s13 += x1 * y3
+                    s20 += x2 * y0
+                    s21 += x2 * y1
+                    s22 += x2 * y2
+                    s23 += x2 * y3
+                    s30 += x3 * y0
+                    s31 += x3 * y1
+                    s32 += x3 * y2
+                    s33 += x3 * y3
+                out[a, b] += s00
+                out[a, b + 1] += s01
+                out[a, b + 2] += s02
+                out[a, b + 3] += s03
+                out[a + 1, b] += s10
+                out[a + 1, b + 1] += s11
+                out[a + 1, b + 2] += s12
+                out[a + 1, b + 3] += s13
+                out[a + 2, b] += s20
+                out[a + 2, b + 1] += s21
+                out[a + 2, b + 2] += s22
+                out[a + 2, b + 3] += s23
+                out[a + 3, b] += s30
+                out[a + 3, b + 1] += s31
+                out[a + 3, b + 2] += s32
+                out[a + 3, b + 3] += s33
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def add_statistics(slices, sums, weight, model, shell, residual, cross, norm):  # type: ignore[no-untyped-def]
     """Shell sums of what residuals and scales need, over the kept orientations of one image.
 

@@ -136,6 +136,10 @@ class PhaseStream:
         self._state = np.concatenate([self._state, values])[-31:]
         return values
 
+    def uniform(self, count: int) -> Float[ndarray, "n"]:
+        """Draw numbers in [0, 1] as the C library's rand() / RAND_MAX."""
+        return (self._next(count) >> np.uint32(1)).astype(np.float64) / 2147483647.0
+
     def draw(self, count: int) -> Float[ndarray, "n"]:
         """Draw phases in [0, 2 pi], in float32 steps as RELION computes them, as float64."""
         raw = (self._next(count) >> np.uint32(1)).astype(np.float32)

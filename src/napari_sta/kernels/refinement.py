@@ -12,12 +12,13 @@ Scheres (2012), J. Struct. Biol. 180, 519. Zivanov et al. (2022), eLife 11, e837
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -25,6 +26,9 @@ from napari_sta.kernels import fourier
 
 _MOST_ROWS = 192
 """Orientations whose slices are held at a time: their rows stay in the level-2 cache."""
+
+_DENSE_SHARE = 0.9
+"""From this share of pairs on one matrix product of all is faster than products of pairs."""
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -116,21 +120,32 @@ class PixelList:
         return torch.cat([values.real, values.imag], dim=1).to(torch.float32).numpy()
 
 
-def make_pixel_list(size: int, radius: int) -> PixelList:
-    """List the pixels with abs(k) <= radius; rows run from -radius + 1 to radius, as in RELION's windows."""
+def make_pixel_list(size: int, radius: int, edge_ratio: float = 1.0) -> PixelList:
+    """List the pixels with abs(k) <= radius; rows run from -radius + 1 to radius, as in RELION's windows.
+
+    Parameters
+    ----------
+    radius
+        In Fourier pixels of the reference.
+    edge_ratio
+        Edge (Å) of the reference's box over that of the images: their pixel k is the reference's
+        ``edge_ratio * k``, and ``shell`` counts the reference's.
+    """
+    reach = radius / edge_ratio
+    radius = min(int(np.floor(reach + 1e-9)), size // 2)
     row_v: list[int] = []
     row_u: list[int] = []
     row_n: list[int] = []
     for row in range(-radius + 1, radius + 1):
         first = 1 if row < 0 else 0
-        last = int(np.floor(np.sqrt(radius * radius - row * row)))
+        last = min(int(np.floor(np.sqrt(max(reach * reach - row * row, 0)) + 1e-9)), size // 2)
         if last >= first:
             row_v.append(row)
             row_u.append(first)
             row_n.append(last - first + 1)
     v = np.repeat(row_v, row_n)
     u = np.concatenate([np.arange(a, a + n) for a, n in zip(row_u, row_n, strict=True)])
-    shell = np.floor(np.sqrt(v * v + u * u) + 0.5).astype(np.int64)
+    shell = np.floor(np.sqrt(v * v + u * u) * edge_ratio + 0.5).astype(np.int64)
     start = np.concatenate([[0], np.cumsum(row_n)[:-1]])
     return PixelList(
         size, radius, v.astype(np.int64), u.astype(np.int64), shell,
@@ -138,40 +153,71 @@ def make_pixel_list(size: int, radius: int) -> PixelList:
     )  # fmt: skip
 
 
+def place_in(whole: PixelList, part: PixelList) -> Int[ndarray, "m"]:
+    """Return where the pixels of a smaller list are in a larger one."""
+    row = {int(v): (int(start), int(first)) for v, first, start in zip(
+        whole.row_v, whole.row_u, whole.row_start, strict=True)}  # fmt: skip
+    offset = np.array([row[int(v)][0] - row[int(v)][1] for v in part.v], dtype=np.int64)
+    return offset + part.u
+
+
 def pixel_ctf(
     coefficients: Float[ndarray, "t 5"],
     envelopes: Float[ndarray, "t shells"] | Float[ndarray, "t n"],
     pixels: PixelList,
     pixel_size_angst: float,
+    *,
+    first_peak: bool = False,
+    extra_phase: Float[ndarray, "n"] | None = None,
 ) -> Float[ndarray, "t n"]:
-    """CTF at listed pixels: -sin(gamma) times an envelope, float64, never nearer to zero than 1e-8."""
+    """CTF at listed pixels: -sin(gamma) times an envelope, float64, never nearer to zero than 1e-8.
+
+    Parameters
+    ----------
+    first_peak
+        Leave the CTF at 1 up to its first peak (abs(gamma) < pi / 2).
+    extra_phase
+        Added to gamma: symmetric aberrations beyond the spherical one.
+    """
     v, u = (k / (pixels.size * pixel_size_angst) for k in (pixels.v, pixels.u))
     square = v * v + u * u
     c = coefficients[:, :, None]
     gamma = c[:, 0] * v * v + c[:, 1] * v * u + c[:, 2] * u * u + c[:, 3] * square * square + c[:, 4]
-    ctf = -np.sin(gamma) * envelopes
+    if extra_phase is not None:
+        gamma = gamma + extra_phase
+    ctf = -np.sin(gamma)
+    if first_peak:
+        ctf = np.where(np.abs(gamma) < np.pi / 2, 1.0, ctf)
+    ctf = ctf * envelopes
     return np.where(np.abs(ctf) < 1e-8, np.where(ctf < 0, -1e-8, 1e-8), ctf)
 
 
-def half_plane_shells(size: int, radius: int | None = None) -> Int[Tensor, "s h"]:
-    """Shell of every half-grid pixel that counts, size // 2 + 1 for those that do not (FFTW order).
+def half_plane_shells(
+    size: int, radius: int | None = None, edge_ratio: float = 1.0, n_shells: int | None = None
+) -> Int[Tensor, "s h"]:
+    """Shell of every half-grid pixel that counts, ``n_shells`` for those that do not (FFTW order).
 
     Parameters
     ----------
+    edge_ratio, n_shells
+        As in :func:`make_pixel_list`, and the number of shells of the reference (size // 2 + 1).
     radius
         Of the current window: up to this shell, rows outside -radius < v <= radius do not count (RELION
         windows images before it sums); None counts the whole image.
     """
+    none = size // 2 + 1 if n_shells is None else n_shells
     shells = fourier.shell_index((size, size))
+    if edge_ratio != 1.0:
+        shells = torch.floor(fourier.radius_px((size, size)).double() * edge_ratio + 0.5).long()
     index = torch.arange(size)
     v = torch.where(index <= size // 2, index, index - size)[:, None].expand_as(shells)
     u = torch.arange(size // 2 + 1)[None, :].expand_as(shells)
     out = shells.clone()
-    out[(u == 0) & (v < 0)] = size // 2 + 1
+    out[(u == 0) & (v < 0)] = none
     if radius is not None:
-        inner = (shells <= radius) & ((v <= -radius) | (v > radius))
-        out[inner] = size // 2 + 1
-    return out.clamp(max=size // 2 + 1)
+        inner = (shells <= radius * edge_ratio) & ((v <= -radius) | (v > radius))
+        out[inner] = none
+    return out.clamp(max=none)
 
 
 def shell_powers(
@@ -424,6 +470,10 @@ class ParticleImages:
         Of its tomogram.
     window_power
         (t,) sum of abs(X)² over the whole current window, for the cross-correlation score.
+    noise
+        (t, shells) noise power of the *raw* tilt images (before premultiplication): with it each tilt and
+        shell is weighed by what it knows. None: RELION's likelihood, in which ``sigma2`` is that of the
+        images as they are, whatever the CTF does to their noise.
     """
 
     masked: Float[ndarray, "t m"]
@@ -437,11 +487,47 @@ class ParticleImages:
     offset_prior_zyx_px: Float[ndarray, "3"]
     scale: float
     window_power: Float[ndarray, "t"]
+    noise: Float[ndarray, "t shells"] | None = None
 
     @property
     def n_tilts(self) -> int:
         """How many tilt images show the particle."""
         return len(self.masked)
+
+    def at_pixels(self, place: Int[ndarray, "m"]) -> ParticleImages:
+        """Keep the pixels at the given places of the list."""
+        both = np.concatenate([place, place + self.model.shape[1]])
+        return replace(
+            self, masked=np.ascontiguousarray(self.masked[:, both]),
+            unmasked=np.ascontiguousarray(self.unmasked[:, both]),
+            model=np.ascontiguousarray(self.model[:, place]),
+            ctf=None if self.ctf is None else np.ascontiguousarray(self.ctf[:, place]),
+        )  # fmt: skip
+
+    def score_weights(self, tilt: int, pixels: PixelList) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
+        """Compute what image and abs(V)² are multiplied by in the score of a tilt; 0 at frequency 0."""
+        model = self.model[tilt].astype(np.float64)
+        inverse = self._inverse_noise(tilt, pixels)
+        inverse[pixels.shell == 0] = 0
+        cross = self.scale * inverse
+        if self.noise is None or self.ctf is not None:
+            cross = cross * model
+        return cross.astype(np.float32), (self.scale * model * cross).astype(np.float32)
+
+    def sum_weights(self, tilt: int, pixels: PixelList) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
+        """Compute what the image is multiplied by when it is averaged, and its weight in the average."""
+        model = self.model[tilt].astype(np.float64)
+        inverse = self._inverse_noise(tilt, pixels)
+        if self.ctf is not None:
+            ctf = self.ctf[tilt].astype(np.float64)
+            return self.scale * ctf * inverse, self.scale**2 * ctf * ctf * inverse
+        if self.noise is not None:
+            return self.scale * inverse, self.scale**2 * model * inverse
+        return inverse, self.scale * model * inverse
+
+    def _inverse_noise(self, tilt: int, pixels: PixelList) -> Float[ndarray, "n"]:
+        power = self.sigma2 if self.noise is None else self.noise[tilt]
+        return 1 / power[pixels.shell]
 
 
 def score_poses(
@@ -477,19 +563,16 @@ def score_poses(
     n = len(pixels)
     n_o, n_s = len(rotations_zyx), len(shifts_zyx_px)
     scores = np.zeros((n_o, n_s))
-    inverse = _inverse_noise(particle.sigma2, pixels)
     ramps = np.empty((n_s, 2 * n), np.float32)
     slices = np.empty((min(n_o, _MOST_ROWS), 2 * n), np.float32)
     part = torch.empty((min(n_o, _MOST_ROWS), n_s))
     shifts = particle.offset_zyx_px + shifts_zyx_px
     for t in range(particle.n_tilts):
-        model = particle.model[t]
         if cross_correlation:
-            factor = model * pixels.multiplicity
+            factor = particle.model[t] * pixels.multiplicity.astype(np.float32)
+            weight = factor * particle.model[t]
         else:
-            factor = (particle.scale * model * inverse).astype(np.float32)
-        weight = (factor * model * (1.0 if cross_correlation else particle.scale)).astype(np.float32)
-        factor = factor.astype(np.float32)
+            factor, weight = particle.score_weights(t, pixels)
         image = particle.masked[t] * np.concatenate([factor, factor])
         q = particle.matrices_zyx[t]
         shift_images(image, shifts @ q[1:].T, pixels, ramps)
@@ -509,11 +592,46 @@ def score_poses(
     return scores
 
 
-def _inverse_noise(sigma2: Float[ndarray, "shells"], pixels: PixelList) -> Float[ndarray, "n"]:
-    """1 / sigma² at the listed pixels; frequency 0 takes no part in scores."""
-    inverse = 1 / sigma2[pixels.shell]
-    inverse[pixels.shell == 0] = 0
-    return inverse
+def score_pairs(
+    projector: Projector,
+    particle: ParticleImages,
+    pixels: PixelList,
+    rotations_zyx: Float[ndarray, "o 3 3"],
+    shifts_zyx_px: Float[ndarray, "s 3"],
+    pairs: Bool[ndarray, "p q"],
+) -> Float[ndarray, "o s"]:
+    """:func:`score_poses` of blocks only: children of parent pairs, -inf elsewhere.
+
+    Parameters
+    ----------
+    rotations_zyx, shifts_zyx_px
+        Children of p parents and q steps, those of one parent side by side, a multiple of 4 each.
+    pairs
+        Which parents and steps go together.
+    """
+    from napari_sta.kernels._numba_refine import add_pair_products
+
+    n, n_o, n_s = len(pixels), len(rotations_zyx), len(shifts_zyx_px)
+    n_c, n_d = n_o // pairs.shape[0], n_s // pairs.shape[1]
+    scores = np.full((n_o, n_s), -np.inf)
+    scores[np.repeat(np.repeat(pairs, n_c, axis=0), n_d, axis=1)] = 0
+    shifts = particle.offset_zyx_px + shifts_zyx_px
+    ramps = np.empty((n_s, 2 * n), np.float32)
+    rows_at_once = max(1, _MOST_ROWS // n_c) * n_c
+    slices = np.empty((min(n_o, rows_at_once), 2 * n), np.float32)
+    for t in range(particle.n_tilts):
+        factor, weight = particle.score_weights(t, pixels)
+        q = particle.matrices_zyx[t]
+        shift_images(particle.masked[t] * np.concatenate([factor, factor]), shifts @ q[1:].T, pixels, ramps)
+        axes = slice_axes(q @ rotations_zyx, projector.padding)
+        for first in range(0, n_o, rows_at_once):
+            last = min(first + rows_at_once, n_o)
+            norm = np.zeros(last - first)
+            gather(projector, axes[first:last], pixels, weight, slices[: last - first], norm)
+            parent, step = np.nonzero(pairs[first // n_c : last // n_c])
+            add_pair_products(slices, ramps, parent, step, n_c, n_d, scores[first:last])
+            scores[first:last] -= norm[:, None]
+    return scores
 
 
 def offset_log_prior(
@@ -565,7 +683,7 @@ class Search:
     rotations_zyx, log_prior
         (o, 3, 3) coarse orientations, perturbed, and the logarithms of their priors (o,).
     children_zyx
-        (o, c, 3, 3) finer orientations of each.
+        Gives the finer orientations (p, c, 3, 3) of chosen coarse ones (p,).
     translations_zyx_angst
         (s, 3) coarse translations, unperturbed.
     perturbation_angst
@@ -580,7 +698,7 @@ class Search:
 
     rotations_zyx: Float[ndarray, "o 3 3"]
     log_prior: Float[ndarray, "o"]
-    children_zyx: Float[ndarray, "o c 3 3"]
+    children_zyx: Callable[[Int[ndarray, "p"]], Float[ndarray, "p c 3 3"]]
     translations_zyx_angst: Float[ndarray, "s 3"]
     perturbation_angst: float
     translation_children_zyx_angst: Float[ndarray, "d 3"]
@@ -632,6 +750,7 @@ def find_posterior(
     pixels: PixelList,
     search: Search,
     coarse: tuple[Projector, ParticleImages, PixelList] | None = None,
+    scores: Float[ndarray, "o s"] | None = None,
     *,
     cross_correlation: bool = False,
 ) -> Posterior:
@@ -641,13 +760,16 @@ def find_posterior(
     ----------
     coarse
         Reference, images and pixels of the first pass if its radius is smaller; None: the same.
+    scores
+        Of the first pass, without priors, if they are known already; changed.
     cross_correlation
         First iteration without a noise model: the best coarse pair alone is refined, and the best fine pair
         gets all the weight.
     """
     shifts = (search.translations_zyx_angst + search.perturbation_angst) / search.pixel_size_angst
-    first = coarse or (projector, particle, pixels)
-    scores = score_poses(*first, search.rotations_zyx, shifts, cross_correlation=cross_correlation)
+    if scores is None:
+        first = coarse or (projector, particle, pixels)
+        scores = score_poses(*first, search.rotations_zyx, shifts, cross_correlation=cross_correlation)
     if cross_correlation:
         log_shift = np.zeros(len(shifts))
         chosen = np.zeros(scores.shape, dtype=bool)
@@ -660,14 +782,19 @@ def find_posterior(
         scores += search.log_prior[:, None] + log_shift
         chosen, _ = significant(np.exp(scores - scores.max()), search.adaptive_fraction)
     parents, steps = np.flatnonzero(chosen.any(axis=1)), np.flatnonzero(chosen.any(axis=0))
-    n_c, n_d = search.children_zyx.shape[1], len(search.translation_children_zyx_angst)
-    rotations = search.children_zyx[parents].reshape(-1, 3, 3)
+    children = search.children_zyx(parents)
+    n_c, n_d = children.shape[1], len(search.translation_children_zyx_angst)
+    rotations = children.reshape(-1, 3, 3)
     fine_shifts = shifts[steps][:, None] + search.translation_children_zyx_angst / search.pixel_size_angst
     fine_shifts = fine_shifts.reshape(-1, 3)
-    fine = score_poses(
-        projector, particle, pixels, rotations, fine_shifts, cross_correlation=cross_correlation
-    )
-    tried = np.repeat(np.repeat(chosen[np.ix_(parents, steps)], n_c, axis=0), n_d, axis=1)
+    pairs = chosen[np.ix_(parents, steps)]
+    if cross_correlation or pairs.mean() > _DENSE_SHARE or n_c % 4 or n_d % 4:
+        fine = score_poses(
+            projector, particle, pixels, rotations, fine_shifts, cross_correlation=cross_correlation
+        )
+    else:
+        fine = score_pairs(projector, particle, pixels, rotations, fine_shifts, pairs)
+    tried = np.repeat(np.repeat(pairs, n_c, axis=0), n_d, axis=1)
     if not cross_correlation:
         fine += np.repeat(search.log_prior[parents], n_c)[:, None] + np.repeat(log_shift[steps], n_d)
     fine = np.where(tried, fine, -np.inf)
@@ -690,6 +817,78 @@ def find_posterior(
     )  # fmt: skip
 
 
+def resampled(posterior: Posterior, most: int, start: float) -> Posterior:
+    """Stand in for a broad posterior with a few equally probable poses drawn from it.
+
+    Parameters
+    ----------
+    most
+        Poses to draw; a posterior with no more poses than that is returned as it is.
+    start
+        In [0, 1): where the systematic draw begins.
+
+    Notes
+    -----
+    Systematic resampling: pose i is drawn floor or ceil of most · w_i times, so that averages over the
+    posterior keep their expectation with little noise.
+    """
+    kept = np.flatnonzero(posterior.weights)
+    if len(kept) <= most:
+        return posterior
+    w = posterior.weights.ravel()[kept]
+    total = w.sum()
+    edges = np.cumsum(w) / total * most
+    drawn = np.minimum(np.searchsorted(edges, np.arange(most) + start, side="right"), len(w) - 1)
+    count = np.bincount(drawn, minlength=len(w)) * (total / most)
+    flat = np.zeros(posterior.weights.size)
+    flat[kept] = count
+    weights = flat.reshape(posterior.weights.shape)
+    rows, columns = np.flatnonzero(weights.any(axis=1)), np.flatnonzero(weights.any(axis=0))
+    weights = weights[np.ix_(rows, columns)]
+    best = np.unravel_index(int(weights.argmax()), weights.shape)
+    return posterior._replace(
+        rotations_zyx=posterior.rotations_zyx[rows], shifts_zyx_px=posterior.shifts_zyx_px[columns],
+        weights=weights, parents=posterior.parents[rows], best=(int(best[0]), int(best[1])),
+    )  # fmt: skip
+
+
+def mean_pose(
+    posterior: Posterior, operators_zyx: Float[ndarray, "g 3 3"], reach_deg: float
+) -> tuple[Float[ndarray, "3 3"], Float[ndarray, "3"]]:
+    """Posterior mean of rotation and shift (px) around the best pose: the least expected squared error.
+
+    Parameters
+    ----------
+    operators_zyx
+        Of the point group: every orientation counts as its mate nearest to the best one.
+    reach_deg
+        Orientations further off than this belong to another peak and do not count.
+    """
+    from scipy.spatial.transform import Rotation
+
+    best = posterior.rotations_zyx[posterior.best[0]]
+    relative = np.einsum("ji,ojk,gkl->ogil", best, posterior.rotations_zyx, operators_zyx)
+    nearest = np.trace(relative, axis1=2, axis2=3).argmax(axis=1)
+    turn = Rotation.from_matrix(relative[np.arange(len(relative)), nearest]).as_rotvec()
+    near = np.linalg.norm(turn, axis=1) <= np.deg2rad(reach_deg)
+    weights = posterior.weights * near[:, None]
+    total = weights.sum()
+    mean = Rotation.from_rotvec(weights.sum(axis=1) @ turn / total).as_matrix()
+    return best @ mean, weights.sum(axis=0) @ posterior.shifts_zyx_px / total
+
+
+def resolution_of(references: list[Tensor] | None, edge_angst: float) -> float:
+    """Resolution (Å) to which two start maps agree (FSC 0.5); for the same map twice: Nyquist."""
+    from napari_sta.kernels import fsc
+
+    if references is None:
+        return edge_angst / 5
+    curve = fsc.fourier_shell_correlation(references[0].double(), references[1].double())
+    below = fsc.first_below(curve, 0.5, 1)
+    shell = len(curve) - 1 if below is None else max(5, below - 1)
+    return edge_angst / shell
+
+
 def evidence_constant(particle: ParticleImages, pixels: PixelList) -> float:
     """Compute what :func:`score_poses` leaves out of the log-likelihood, the same for all poses.
 
@@ -706,332 +905,3 @@ def evidence_constant(particle: ParticleImages, pixels: PixelList) -> float:
     sigma2 = particle.sigma2[inside]
     constant = -(power[inside] / (2 * sigma2)).sum() - 0.5 * power[pixels.radius + 1 :].sum()
     return float(constant - particle.n_tilts * (count * np.log(2 * np.pi * sigma2)).sum())
-
-
-# ----------------------------------------------------------------------------------------------------
-# Weighted sums
-
-
-@dataclass
-class Sums:
-    """Weighted sums of one half set (or of one thread's share of it).
-
-    Attributes
-    ----------
-    volume
-        (d, d, w, 4) float32 on the padded grid: data (re, im), weight, 0; see :func:`new_sums`.
-    residual, norm, cross
-        (groups, shells) float64; ``norm`` and ``cross`` (tomograms, shells) are those of the scale.
-    n_images
-        (optics groups,) what the residual is divided by.
-    weight, offset2_angst2, p_max, log_likelihood, n_particles
-        Sums over particles.
-    """
-
-    volume: Float[ndarray, "d d w 4"]
-    residual: Float[ndarray, "g shells"]
-    n_images: Float[ndarray, "g"]
-    norm: Float[ndarray, "s shells"]
-    cross: Float[ndarray, "s shells"]
-    weight: float = 0.0
-    offset2_angst2: float = 0.0
-    p_max: float = 0.0
-    n_particles: int = 0
-
-    def add(self, other: Sums) -> None:
-        """Add another thread's share."""
-        self.volume += other.volume
-        self.residual += other.residual
-        self.n_images += other.n_images
-        self.norm += other.norm
-        self.cross += other.cross
-        self.weight += other.weight
-        self.offset2_angst2 += other.offset2_angst2
-        self.p_max += other.p_max
-        self.n_particles += other.n_particles
-
-
-def new_sums(radius: int, padding: float, n_optics: int, n_series: int, n_shells: int) -> Sums:
-    """Make empty sums for data up to a radius."""
-    half = padded_radius(radius, padding) + 1
-    return Sums(
-        np.zeros((2 * half + 1, 2 * half + 1, half + 1, 4), np.float32),
-        np.zeros((n_optics, n_shells)), np.zeros(n_optics),
-        np.zeros((n_series, n_shells)), np.zeros((n_series, n_shells)),
-    )  # fmt: skip
-
-
-def add_particle(
-    sums: Sums,
-    posterior: Posterior,
-    projector: Projector,
-    particle: ParticleImages,
-    pixels: PixelList,
-    optics: int,
-    series: int,
-    pixel_size_angst: float,
-    *,
-    statistics: bool = True,
-    per_image: bool = True,
-    drop_row_ends: bool = False,
-) -> None:
-    """Add one particle's images, at all poses that matter, to the sums.
-
-    Parameters
-    ----------
-    optics, series
-        Index of its optics group and of its tomogram.
-    statistics
-        False leaves noise and scale sums alone (cross-correlation iteration).
-    per_image
-        Noise is averaged over images; False: over particles, whatever their number of tilts (RELION's
-        accelerated path).
-    drop_row_ends
-        Leave the outermost pixel of each row of an image out of the average, as RELION's accelerated path on
-        CPUs does: its last two shells hold fewer data.
-    """
-    from napari_sta.kernels._numba_refine import add_statistics, scatter_rows
-
-    n, n_shells = len(pixels), len(particle.sigma2)
-    weights = posterior.weights.astype(np.float32)
-    of_orientation = posterior.weights.sum(axis=1)
-    total = float(of_orientation.sum())
-    shifts = particle.offset_zyx_px + posterior.shifts_zyx_px
-    inserted = 1 / particle.sigma2[pixels.shell]
-    if drop_row_ends:
-        inserted[pixels.row_start + pixels.row_n - 1] = 0
-    ramps = np.empty((len(shifts), 2 * n), np.float32)
-    slices = np.empty((len(weights), 2 * n), np.float32)
-    residual, cross, norm = np.zeros(n_shells), np.zeros(n_shells), np.zeros(n_shells)
-    ignored = np.zeros(len(weights))
-    scale = particle.scale
-    w = torch.from_numpy(weights)
-    no_weight = np.zeros(n, np.float32)
-    for t in range(particle.n_tilts):
-        q = particle.matrices_zyx[t]
-        axes = slice_axes(q @ posterior.rotations_zyx, projector.padding)
-        moved = shifts @ q[1:].T
-        if statistics:
-            shift_images(particle.masked[t], moved, pixels, ramps)
-            mean = torch.mm(w, torch.from_numpy(ramps)).numpy()
-            gather(projector, axes, pixels, no_weight, slices, ignored)
-            add_statistics(
-                slices, mean, of_orientation.astype(np.float32), particle.model[t], pixels.shell,
-                residual, cross, norm,
-            )  # fmt: skip
-        shift_images(particle.unmasked[t], moved, pixels, ramps)
-        mean = torch.mm(w, torch.from_numpy(ramps)).numpy()
-        if particle.ctf is None:
-            factor, weight = inserted, scale * particle.model[t] * inserted
-        else:
-            factor = scale * particle.ctf[t] * inserted
-            weight = scale * scale * particle.ctf[t] ** 2 * inserted
-        factor = factor.astype(np.float32)
-        mean *= np.concatenate([factor, factor])
-        scatter_rows(
-            mean, weight.astype(np.float32), of_orientation.astype(np.float32), axes, pixels.kv, pixels.ku,
-            sums.volume,
-        )  # fmt: skip
-    if statistics:
-        share = scale * scale * norm - 2 * scale * cross
-        top = pixels.radius + 1
-        share[:top] += total * particle.power[:, :top].sum(axis=0)
-        share[top:] = particle.power[:, top:].sum(axis=0)
-        divisor = 1.0 if per_image else float(particle.n_tilts)
-        sums.residual[optics] += share / divisor
-        sums.n_images[optics] += total * particle.n_tilts / divisor
-        sums.norm[series] += norm
-        sums.cross[series] += cross
-    distance = pixel_size_angst * (particle.offset_prior_zyx_px - shifts)
-    sums.offset2_angst2 += float((posterior.weights.sum(axis=0) * (distance * distance).sum(axis=1)).sum())
-    sums.weight += total
-    sums.p_max += posterior.p_max
-    sums.n_particles += 1
-
-
-# ----------------------------------------------------------------------------------------------------
-# Noise of each tilt image
-
-
-def residuals_by_tilt(
-    posterior: Posterior, projector: Projector, particle: ParticleImages, pixels: PixelList
-) -> tuple[Float[ndarray, "t shells"], Float[ndarray, "t shells"]]:
-    """Sum what the reference leaves unexplained, tilt by tilt and shell by shell.
-
-    Parameters
-    ----------
-    particle
-        With premultiplied images: their noise is the CTF times that of the raw images.
-
-    Returns
-    -------
-    residual, expected
-        Weighted sums of abs(s M V - X)², and twice the sums of CTF²; their quotient (over particles) is
-        the noise power per component of *raw* tilt images. 0 where no pixel is listed.
-    """
-    from napari_sta.kernels._numba_refine import add_statistics
-
-    n, n_shells = len(pixels), len(particle.sigma2)
-    of_orientation = posterior.weights.sum(axis=1)
-    total = float(of_orientation.sum())
-    w = torch.from_numpy(posterior.weights.astype(np.float32))
-    shifts = particle.offset_zyx_px + posterior.shifts_zyx_px
-    ramps = np.empty((len(shifts), 2 * n), np.float32)
-    slices = np.empty((len(of_orientation), 2 * n), np.float32)
-    residual, expected = np.zeros((particle.n_tilts, n_shells)), np.zeros((particle.n_tilts, n_shells))
-    ignored, no_weight = np.zeros(len(of_orientation)), np.zeros(n, np.float32)
-    for t in range(particle.n_tilts):
-        q = particle.matrices_zyx[t]
-        shift_images(particle.masked[t], shifts @ q[1:].T, pixels, ramps)
-        mean = torch.mm(w, torch.from_numpy(ramps)).numpy()
-        gather(
-            projector,
-            slice_axes(q @ posterior.rotations_zyx, projector.padding),
-            pixels,
-            no_weight,
-            slices,
-            ignored,
-        )
-        both, cross, norm = np.zeros(n_shells), np.zeros(n_shells), np.zeros(n_shells)
-        add_statistics(
-            slices,
-            mean,
-            of_orientation.astype(np.float32),
-            particle.model[t],
-            pixels.shell,
-            both,
-            cross,
-            norm,
-        )
-        image = particle.masked[t].astype(np.float64)
-        power = np.bincount(pixels.shell, image[:n] ** 2 + image[n:] ** 2, n_shells)
-        residual[t] = total * power + particle.scale**2 * norm - 2 * particle.scale * cross
-        expected[t] = 2 * total * np.bincount(pixels.shell, particle.model[t].astype(np.float64), n_shells)
-    return residual, expected
-
-
-def whitened(
-    particle: ParticleImages, noise: Float[ndarray, "t shells"], pixels: PixelList, temperature: float = 1.0
-) -> ParticleImages:
-    """Undo the CTF premultiplication and divide by the noise of each tilt and shell.
-
-    Parameters
-    ----------
-    noise
-        Power per component of the raw tilt images, positive (:func:`residuals_by_tilt`).
-    temperature
-        Divides all log-likelihoods: residuals of neighbouring pixels and tilts are not independent, as the
-        Gaussian model takes them to be.
-
-    Returns
-    -------
-    particle
-        X Shell powers are dropped (nan).
-    """
-    ctf = np.sqrt(particle.model.astype(np.float64))
-    factor = 1 / np.sqrt(temperature * noise[:, pixels.shell])
-    model = (ctf * factor).astype(np.float32)
-    # The scores multiply by the CTF again, so a pixel near a zero of the CTF counts as little as it should.
-    by = np.tile(factor / np.maximum(ctf, 1e-6), 2)
-    return replace(
-        particle, masked=(particle.masked * by).astype(np.float32),
-        unmasked=(particle.unmasked * by).astype(np.float32), model=model, ctf=model,
-        sigma2=np.ones_like(particle.sigma2), power=np.full_like(particle.power, np.nan),
-        window_power=np.full_like(particle.window_power, np.nan),
-    )  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------------------
-# Accuracy
-
-_EVIDENCE = -np.log(0.01)
-"""Two poses can be told apart when their images differ by this much (log-likelihood)."""
-
-
-class Accuracy(NamedTuple):
-    """Smallest errors of pose that the noise would let one notice: degrees, and pixels of the box."""
-
-    angle_deg: float
-    offset_px: float
-
-
-def expected_accuracy(
-    projector: Projector,
-    particle: ParticleImages,
-    pixels: PixelList,
-    angles_deg: Float[ndarray, "3"],
-    generator: np.random.Generator,
-) -> Accuracy:
-    """Estimate how accurately one particle's pose can be known.
-
-    Parameters
-    ----------
-    angles_deg
-        Rot, tilt, psi of the particle.
-    generator
-        Draws, per tilt image, which angle and which axis is disturbed.
-
-    Notes
-    -----
-    RELION: an angle (or axis) is disturbed more and more until
-    sum abs(M (V1 - V2))² / 2 sigma² exceeds -ln 0.01; at most 30 degrees and 10 pixels. No scale correction.
-    """
-    from napari_sta.kernels.rotations import euler_to_matrix_zyx
-
-    n, n_tilts = len(pixels), particle.n_tilts
-    inverse = _inverse_noise(particle.sigma2, pixels)
-    angle_axis = generator.integers(0, 3, n_tilts)
-    offset_axis = generator.integers(0, 3, n_tilts)
-    angle_steps = _error_steps(
-        (0.2, 0.05), (1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (20.0, 2.0), (30.0, 5.0)
-    )
-    offset_steps = _error_steps((1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0))
-    none = np.zeros(n, np.float32)
-    reference = euler_to_matrix_zyx(angles_deg)
-    first = np.empty((n_tilts, 2 * n), np.float32)
-    weights = []
-    for t in range(n_tilts):
-        axes = slice_axes((particle.matrices_zyx[t] @ reference)[None], projector.padding)
-        gather(projector, axes, pixels, none, first[t : t + 1], np.zeros(1))
-        w = particle.model[t].astype(np.float64) ** 2 * inverse / 2
-        weights.append(np.concatenate([w, w]))
-
-    def angle_evidence(errors: ndarray) -> ndarray:
-        total = np.zeros(len(errors))
-        rows = np.empty((len(errors), 2 * n), np.float32)
-        for t in range(n_tilts):
-            turned = np.repeat(angles_deg[None], len(errors), axis=0)
-            turned[:, angle_axis[t]] += errors
-            axes = slice_axes(particle.matrices_zyx[t] @ euler_to_matrix_zyx(turned), projector.padding)
-            gather(projector, axes, pixels, none, rows, np.zeros(len(errors)))
-            total += ((rows - first[t]).astype(np.float64) ** 2) @ weights[t]
-        return total
-
-    def offset_evidence(errors: ndarray) -> ndarray:
-        total = np.zeros(len(errors))
-        rows = np.empty((len(errors), 2 * n), np.float32)
-        for t in range(n_tilts):
-            direction = particle.matrices_zyx[t][1:, 2 - offset_axis[t]]
-            shift_images(first[t], errors[:, None] * direction, pixels, rows)
-            total += ((rows - first[t]).astype(np.float64) ** 2) @ weights[t]
-        return total
-
-    return Accuracy(_first_above(angle_evidence, angle_steps), _first_above(offset_evidence, offset_steps))
-
-
-def _error_steps(*parts: tuple[float, float]) -> ndarray:
-    """Errors to try: up to each limit in its own step, and one beyond the last."""
-    values = [0.0]
-    for limit, step in parts:
-        while values[-1] < limit - 1e-9:
-            values.append(values[-1] + step)
-    return np.array(values[1:])
-
-
-def _first_above(evidence, errors: ndarray, block: int = 8) -> float:  # type: ignore[no-untyped-def]
-    for begin in range(0, len(errors), block):
-        part = errors[begin : begin + block]
-        above = np.flatnonzero(evidence(part) > _EVIDENCE)
-        if len(above):
-            return float(part[above[0]])
-    return float(errors[-1])

@@ -1,6 +1,6 @@
 """3D refinement, maximisation: from weighted sums to half maps, FSC, priors, noise and scales.
 
-Sums live on the padded half grid of :func:`napari_sta.kernels.refinement.new_sums`: (d, d, w, 4),
+Sums live on the padded half grid of :func:`napari_sta.kernels.refinement_sums.new_sums`: (d, d, w, 4),
 frequency 0 at (d // 2, d // 2, 0); radii are in Fourier pixels of the unpadded box.
 
 References
@@ -19,7 +19,6 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels.refinement import (
-    Sums,
     fill_outside,
     interpolation_falloff,
     padded_radius,
@@ -27,6 +26,7 @@ from napari_sta.kernels.refinement import (
     radius_grid,
     soft_disc,
 )
+from napari_sta.kernels.refinement_sums import Sums
 
 
 def complete_sums(
@@ -278,6 +278,91 @@ def solvent_corrected_fsc(
     return curve.numpy()
 
 
+def average_fsc(
+    half1: Float[ndarray, "d d w 4"],
+    half2: Float[ndarray, "d d w 4"],
+    radius: int,
+    padding: float,
+    n_shells: int,
+) -> Float[ndarray, "shells"]:
+    """FSC of two half sets' averages without a mask, straight from their sums.
+
+    Notes
+    -----
+    RELION: data and weights of padded voxels are added up at the nearest voxel of the unpadded grid and
+    divided there; shells are rounded radii on that grid.
+    """
+    half, width = half1.shape[0] // 2, half1.shape[2]
+    reach = padded_radius(radius, padding)
+    k = torch.arange(-half, half + 1).double()
+    x = torch.arange(width).double()
+
+    def nearest(values: Tensor) -> Tensor:
+        # Half away from zero.
+        return torch.sign(values) * torch.floor(values.abs() / padding + 0.5)
+
+    z, y, x = nearest(k).long(), nearest(k).long(), nearest(x).long()
+    span, columns = int(z.max()), int(x.max()) + 1
+    index = ((z + span)[:, None, None] * (2 * span + 1) + (y + span)[None, :, None]) * columns + x
+    inside = radius_grid(half, width) <= reach * reach
+    # The plane x = 0 holds both mates, so that it is complete; nothing is counted twice elsewhere.
+    total = (2 * span + 1) ** 2 * columns
+    transforms = []
+    for volume in (half1, half2):
+        parts = [
+            torch.bincount(
+                index[inside], weights=torch.as_tensor(volume[..., part])[inside].double(), minlength=total
+            )
+            for part in range(3)
+        ]
+        weight = parts[2]
+        good = weight > 0
+        divisor = torch.where(good, weight, 1.0)
+        transforms.append(torch.complex(parts[0] / divisor, parts[1] / divisor) * good)
+    kz = torch.arange(-span, span + 1).double()
+    kx = torch.arange(columns).double()
+    square = (kz * kz)[:, None, None] + (kz * kz)[None, :, None] + (kx * kx)[None, None, :]
+    shell = torch.floor(square.sqrt() + 0.5).long()
+    shell = torch.where(square <= radius * radius, shell, n_shells).clamp(max=n_shells).flatten()
+
+    def sums(values: Tensor) -> Tensor:
+        return torch.bincount(shell, weights=values, minlength=n_shells + 1)[:n_shells]
+
+    a, b = transforms
+    cross = sums((a * b.conj()).real)
+    powers = sums(a.abs() ** 2) * sums(b.abs() ** 2)
+    curve = torch.where(powers > 0, cross / powers.clamp(min=1e-300).sqrt(), torch.zeros_like(cross))
+    curve[0] = 1.0
+    return curve.numpy()
+
+
+def fourier_completeness(
+    volume: Float[ndarray, "d d w 4"], radius: int, padding: float, n_shells: int
+) -> Float[ndarray, "shells"]:
+    """Share of the voxels of each shell that hold more than a thousandth of the shell's mean weight."""
+    square = radius_grid(volume.shape[0] // 2, volume.shape[2])
+    shell = torch.floor(square.sqrt() / padding + 0.5).long()
+    reach = padded_radius(radius, padding)
+    shell = torch.where(square < reach * reach, shell, n_shells).clamp(max=n_shells).flatten()
+    weight = torch.as_tensor(volume[..., 2]).double().flatten()
+    count = torch.bincount(shell, minlength=n_shells + 1).double()
+    mean = torch.bincount(shell, weights=weight, minlength=n_shells + 1) / count.clamp(min=1)
+    there = (weight > 1e-3 * mean[shell]).double()
+    share = torch.bincount(shell, weights=there, minlength=n_shells + 1) / count.clamp(min=1)
+    return share[:n_shells].numpy()
+
+
+def lowpass_to_shell(volume: Float[Tensor, "n n n"], shell: float) -> Float[Tensor, "n n n"]:
+    """Raised-cosine low-pass: 1 below shell - 1, 0 above shell + 1; the shell need not be whole (RELION)."""
+    size = volume.shape[0]
+    index = torch.fft.fftfreq(size, dtype=torch.float64) * size
+    last = torch.arange(size // 2 + 1, dtype=torch.float64)
+    square = (index * index)[:, None, None] + (index * index)[None, :, None] + (last * last)[None, None, :]
+    t = ((square.sqrt() - (shell - 1)) / 2).clamp(0, 1)
+    factor = 0.5 + 0.5 * torch.cos(torch.pi * t)
+    return torch.fft.irfftn(torch.fft.rfftn(volume.double()) * factor, s=(size,) * 3)
+
+
 def current_resolution_shell(ssnr: Float[ndarray, "shells"]) -> int:
     """Last shell up to which the SSNR stays at or above 1; at least 5.
 
@@ -327,7 +412,7 @@ def update_scales(
     and five times the median, then divided by the mean over particles.
     """
     good = ssnr > threshold
-    top, bottom = sums.cross[:, good].sum(axis=1), sums.norm[:, good].sum(axis=1)
+    top, bottom = (values[..., good].sum(axis=(1, 2)) for values in (sums.cross, sums.norm))
     scale = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)
     median = np.sort(scale)[len(scale) // 2]
     scale = np.clip(scale, median / 5, 5 * median)

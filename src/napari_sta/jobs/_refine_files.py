@@ -1,0 +1,362 @@
+"""What a refinement leaves behind after every iteration: RELION's files, and a checkpoint of our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from napari_sta.data.errors import InputError
+from napari_sta.data.volume import Volume
+from napari_sta.io import refinement as files
+from napari_sta.io.files import path_for, replacing, resolve
+from napari_sta.io.mrc import read_volume, write_volume
+from napari_sta.io.relion import read_particles, write_optimisation_set
+from napari_sta.jobs._refine_loop import HALVES, Maps, Refinement, State
+from napari_sta.kernels import refinement_control as control
+from napari_sta.kernels.sampling import AngularPrior, angular_step_deg, directions_zyx
+
+if TYPE_CHECKING:
+    from napari_sta.io.relion import StaInputs
+
+_FORMAT = 1
+"""Of the checkpoint; another number is another layout."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the files of iterations.
+
+    Attributes
+    ----------
+    out
+        The job's folder.
+    inputs
+        What the particles came from.
+    loop
+        The refinement.
+    start
+        State of the sampling at the beginning.
+    first_peak, zero_mask, has_mask
+        Options that RELION's files record.
+    command
+        Command line, for the comment of the optimiser file.
+    fingerprint
+        Of values and inputs: a checkpoint belongs to one.
+    """
+
+    out: Path
+    inputs: StaInputs
+    loop: Refinement
+    start: control.Control
+    first_peak: bool
+    zero_mask: bool
+    has_mask: bool
+    command: str
+    fingerprint: str
+
+    @property
+    def root(self) -> str:
+        """First part of all names."""
+        return str(self.out / "run")
+
+    def _named(self, name: str) -> str:
+        return path_for(name, self.out)
+
+    def write(self, state: State, maps: Maps | None, before: State | None = None) -> None:
+        """Write everything of one iteration, its checkpoint last."""
+        number = None if state.converged else state.iteration
+        name = self._name(number)
+        pixel = self.loop.pixel
+        if not state.converged:
+            for half in HALVES:
+                volume = Volume(state.references[half], pixel)
+                write_volume(name("class001", half + 1), volume)
+        if maps is not None:
+            for half, one in enumerate(maps.unfiltered or []):
+                write_volume(name("class001_unfil", half + 1), Volume(one.numpy().astype(np.float32), pixel))
+            if maps.merged is not None:
+                write_volume(name("class001", None), Volume(maps.merged.numpy().astype(np.float32), pixel))
+        self._write_tables(state, before, name)
+        self._write_checkpoint(state)
+
+    def _name(self, number: int | None) -> Any:
+        def name(what: str, half: int | None = None) -> str:
+            return files.iteration_name(self.root, number, what, half)
+
+        return name
+
+    def _write_tables(self, state: State, before: State | None, name: Any) -> None:
+        loop, steer, rules = self.loop, state.control, self.loop.rules
+        grid = loop.grid(steer.order)
+        particles = replace(
+            loop.source.particles,
+            angles_deg=state.angles_deg,
+            origin_zyx_angst=state.offset_zyx_angst,
+            half_set=loop.half_set,
+        )
+        known = state.iteration > 0
+        files.write_refined_particles(
+            name("data"), particles, group_number=loop.source.series_index + 1,
+            log_likelihood=state.log_likelihood if known else None, p_max=state.p_max if known else None,
+            n_significant=state.n_significant if known else None,
+        )  # fmt: skip
+        write_optimisation_set(
+            name("optimisation_set"),
+            particles=name("data"),
+            tomograms=self.inputs.tomograms_path,
+            trajectories=self.inputs.trajectories_path,
+            other_entries={},
+        )
+        step = angular_step_deg(steer.order)
+        start_step = angular_step_deg(self.start.order)
+        files.write_sampling(
+            name("sampling"),
+            files.Sampling(
+                order=steer.order, symmetry=loop.settings.symmetry, psi_step_deg=step,
+                offset_range_angst=steer.offset_range_angst, offset_step_angst=steer.offset_step_angst,
+                perturbation=state.perturbation, perturbation_factor=loop.settings.perturbation_factor,
+                order_original=self.start.order, psi_step_original_deg=start_step,
+                offset_range_original_angst=self.start.offset_range_angst,
+                offset_step_original_angst=self.start.offset_step_angst, directions_deg=grid.directions_deg,
+            ),
+        )  # fmt: skip
+        models = []
+        halves = [None] if state.converged else [1, 2]
+        for half in halves:
+            path = name("model", half)
+            models.append(self._named(path))
+            files.write_model(path, self._model(state, half, name))
+            h = 0 if half is None else half - 1
+            files.write_angular_distribution(
+                name("class001_angdist", half), grid.directions_deg, self._shown_directions(state, h),
+                size_px=loop.size, pixel_size_angst=loop.pixel, diameter_angst=rules.diameter_angst,
+                symmetry=loop.settings.symmetry,
+            )  # fmt: skip
+        trajectories, tomograms = self.inputs.trajectories_path, self.inputs.tomograms_path
+        best = before.control.resolution_inv_angst if before is not None and known else 1 / files.UNKNOWN
+        files.write_optimiser(
+            name("optimiser"),
+            files.Optimiser(
+                output_root=self._named(self.root), model_files=tuple(models),
+                data_file=self._named(name("data")), sampling_file=self._named(name("sampling")),
+                tomograms_file=self._named(str(tomograms)) if tomograms else "",
+                trajectories_file=self._named(str(trajectories)) if trajectories else "",
+                iteration=state.iteration, join_angst=loop.settings.join_angst,
+                oversampling=rules.oversampling, adaptive_fraction=loop.settings.adaptive_fraction,
+                seed=loop.settings.seed, diameter_angst=rules.diameter_angst,
+                mask_edge_px=round(loop.source.edge_px), zero_mask=self.zero_mask,
+                solvent_fsc=loop.settings.solvent_fsc,
+                solvent_mask=self._named(str(self.out / "run_solvent_mask.mrc")) if self.has_mask else "",
+                increment=steer.increment, high_fsc=steer.high_fsc, auto_local_order=rules.local_order,
+                n_without_gain=steer.n_without_gain, best_resolution_inv_angst=best,
+                n_without_changes=steer.n_without_changes, accuracy_deg=steer.accuracy_deg,
+                accuracy_angst=steer.accuracy_angst,
+                changes_deg=state.changes_deg if known else files.UNKNOWN,
+                changes_angst=state.changes_angst if known else files.UNKNOWN,
+                changes_classes=0.0 if known else 9999999.0, smallest_classes=0 if known else 9999999,
+                smallest_deg=steer.smallest_angles_deg, smallest_angst=steer.smallest_offsets_angst,
+                has_converged=state.converged, correct_scale=len(loop.source.series_names) > 1,
+                correct_ctf=loop.source.apply_ctf, first_peak=self.first_peak, command=self.command,
+            ),
+        )  # fmt: skip
+
+    def _shown_directions(self, state: State, half: int) -> NDArray[np.float64]:
+        """Distribution of the particles over directions, whatever the search was restrained to."""
+        loop = self.loop
+        grid = loop.grid(state.control.order)
+        rows = np.arange(len(loop.source)) if state.converged else loop.rows[half]
+        where = directions_zyx(state.angles_deg[rows][:, :2])
+        mates = np.einsum("gij,ni->ngj", loop.operators, where).reshape(-1, 3)
+        distance, nearest = cKDTree(directions_zyx(grid.directions_deg)).query(mates)
+        best = np.asarray(distance).reshape(len(rows), -1).argmin(axis=1)
+        nearest = np.asarray(nearest).reshape(len(rows), -1)[np.arange(len(rows)), best]
+        count = np.bincount(nearest, minlength=grid.n_directions).astype(np.float64)
+        return np.asarray(count / max(count.sum(), 1))
+
+    def _model(self, state: State, half: int | None, name: Any) -> files.Model:
+        loop, steer = self.loop, state.control
+        h = 0 if half is None else half - 1
+        rows = np.arange(len(loop.source)) if half is None else loop.rows[h]
+        prior = steer.local_prior
+        counts = np.bincount(loop.source.series_index[rows], minlength=len(loop.source.series_names))
+        known = state.iteration > 0
+        return files.Model(
+            reference=self._named(name("class001", half)), size_px=loop.size, pixel_size_angst=loop.pixel,
+            n_dim=2, resolution_angst=1 / steer.resolution_inv_angst, current_size_px=state.current_size,
+            padding=loop.settings.padding, sigma_offset_angst=float(np.sqrt(state.sigma2_offset_angst2[h])),
+            prior_mode=int(prior.is_set), sigma_prior_deg=(prior.rot_deg, prior.tilt_deg, prior.psi_deg),
+            log_likelihood=float(state.mean_log_likelihood[h]),
+            p_max=float(state.p_max[rows].mean()) if known else 0.0, tau2_fudge=1.0,
+            accuracy_deg=steer.accuracy_deg if h == 0 and known else 0.0,
+            accuracy_angst=steer.accuracy_angst if h == 0 and known else 0.0,
+            fsc=state.fsc, ssnr=state.ssnr[h], sigma2_map=state.sigma2_map[h], tau2=state.tau2[h],
+            completeness=state.completeness[h], orientability=None,
+            group_names=tuple(loop.source.series_names), group_n_particles=counts, group_scale=state.scale[h],
+            sigma2_noise=state.sigma2[h],
+            pdf_direction=state.pdf_direction[h]
+            if len(state.pdf_direction[h]) == loop.grid(steer.order).n_directions
+            else np.full(loop.grid(steer.order).n_directions, 1 / loop.grid(steer.order).n_directions),
+        )  # fmt: skip
+
+    # ---- checkpoint
+
+    def _write_checkpoint(self, state: State) -> None:
+        arrays = {
+            f.name: getattr(state, f.name)
+            for f in fields(State)
+            if isinstance(getattr(state, f.name), np.ndarray) and f.name != "references"
+        }
+        plain = {
+            f.name: getattr(state, f.name)
+            for f in fields(State)
+            if f.name not in arrays and f.name not in ("references", "control")
+        }
+        about = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "control": asdict(state.control),
+            "plain": plain,
+            "half_set": self.loop.half_set.tolist(),
+        }
+        with (
+            replacing(checkpoint_path(self.out, state.iteration)) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def checkpoint_path(out: Path, iteration: int) -> Path:
+    """Name the checkpoint of an iteration."""
+    return out / f"run_it{iteration:03d}_checkpoint.npz"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds; the state lacks its references, which are the iteration's half maps."""
+
+    state: State
+    half_set: NDArray[np.int64]
+    fingerprint: str
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and its half maps.
+
+    Raises
+    ------
+    InputError
+        If it, or a map that belongs to it, is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            about: dict[str, Any] = json.loads(str(archive["about"]))
+            arrays = {key: archive[key] for key in archive.files if key != "about"}
+        if about.get("format") != _FORMAT:
+            raise InputError(f"{path} was written by another version of napari-sta; start the job anew")
+        steer = dict(about["control"])
+        steer["local_prior"] = AngularPrior(**steer["local_prior"])
+        plain: Mapping[str, Any] = about["plain"]
+        if plain["converged"]:
+            references = np.zeros((2, 1, 1, 1), np.float32)
+        else:
+            stem = str(path).removesuffix("_checkpoint.npz")
+            references = np.stack([read_volume(f"{stem}_half{h}_class001.mrc").data for h in (1, 2)])
+        state = State(control=control.Control(**steer), references=references, **arrays, **plain)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}); continue from an earlier iteration") from None
+    return Checkpoint(state, np.asarray(about["half_set"], dtype=np.int64), str(about["fingerprint"]))
+
+
+def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
+    """Find the last whole checkpoint of these values and inputs; None if there is none."""
+    for path in sorted(out.glob("run_it*_checkpoint.npz"), reverse=True):
+        try:
+            found = read_checkpoint(path)
+        except InputError:
+            continue
+        if found.fingerprint == fingerprint:
+            return found
+    return None
+
+
+def remove_iterations(out: Path, after: int = -1) -> None:
+    """Delete the files of iterations after a given one, and final files: they would be of another run."""
+    for path in out.glob("run*"):
+        stem = path.name.removeprefix("run")
+        number = stem[3:6] if stem.startswith("_it") else ""
+        if path.is_file() and stem.startswith("_") and (not number.isdigit() or int(number) > after):
+            path.unlink(missing_ok=True)
+
+
+def state_of_relion(
+    optimiser: files.Optimiser, path: Path, loop: Refinement, start: control.Control
+) -> State:
+    """Build the state of an iteration from RELION's files.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or belongs to other particles.
+    """
+    models = [files.read_model(resolve(one, path)) for one in optimiser.model_files]
+    if len(models) != 2:
+        raise InputError(f"{path} is of a finished refinement; continue from one of its iterations")
+    sampling = files.read_sampling(resolve(optimiser.sampling_file, path))
+    particles = read_particles(resolve(optimiser.data_file, path))
+    if list(particles.name) != list(loop.source.particles.name):
+        raise InputError(f"{optimiser.data_file} holds other particles than the input of this job")
+
+    def column(label: str) -> NDArray[np.float64]:
+        text = particles.text.get(label)
+        return np.zeros(len(particles)) if text is None else text.astype(np.float64)
+
+    references = np.stack([read_volume(resolve(one.reference, path)).data for one in models])
+    if references.shape[1] != loop.size:
+        raise InputError(
+            f"{models[0].reference} has a box of {references.shape[1]} px, the particles one of {loop.size}"
+        )
+    first, n_tilts = models[0], loop.source.n_tilts
+    resolution = first.resolution_angst
+    inverse = start.resolution_inv_angst if not np.isfinite(resolution) else 1 / resolution
+    place = [{name: i for i, name in enumerate(one.group_names)} for one in models]
+    scale = np.ones((2, len(loop.source.series_names)))
+    for half in HALVES:
+        for position, name in enumerate(loop.source.series_names):
+            if name in place[half]:
+                scale[half, position] = models[half].group_scale[place[half][name]]
+    width = AngularPrior(*first.sigma_prior_deg)
+    steer = replace(
+        start, order=sampling.order, offset_range_angst=sampling.offset_range_angst,
+        offset_step_angst=sampling.offset_step_angst, resolution_inv_angst=inverse,
+        increment=optimiser.increment, high_fsc=optimiser.high_fsc, p_max=first.p_max,
+        n_without_gain=optimiser.n_without_gain, n_without_changes=optimiser.n_without_changes,
+        smallest_angles_deg=optimiser.smallest_deg, smallest_offsets_angst=optimiser.smallest_angst,
+        changes_offsets_angst=optimiser.changes_angst, local_prior=width,
+        accuracy_deg=optimiser.accuracy_deg, accuracy_angst=optimiser.accuracy_angst,
+    )  # fmt: skip
+    noise = np.ones((2, len(loop.source.series_names), n_tilts, loop.n_shells))
+    return State(
+        iteration=optimiser.iteration, control=steer, perturbation=sampling.perturbation,
+        angles_deg=particles.angles_deg, offset_zyx_angst=particles.origin_zyx_angst,
+        p_max=column("rlnMaxValueProbDistribution"), log_likelihood=column("rlnLogLikeliContribution"),
+        n_significant=column("rlnNrOfSignificantSamples").astype(np.int64),
+        references=references.astype(np.float32),
+        sigma2=np.stack([one.sigma2_noise for one in models]), noise=noise, temperature=np.ones(2), scale=scale,
+        sigma2_offset_angst2=np.array([one.sigma_offset_angst**2 for one in models]),
+        pdf_direction=np.stack([one.pdf_direction for one in models]), fsc=first.fsc,
+        ssnr=np.stack([one.ssnr for one in models]), tau2=np.stack([one.tau2 for one in models]),
+        sigma2_map=np.stack([one.sigma2_map for one in models]),
+        completeness=np.stack([one.completeness for one in models]),
+        mean_log_likelihood=np.array([one.log_likelihood for one in models]),
+        current_size=first.current_size_px, changes_deg=optimiser.changes_deg,
+        changes_angst=optimiser.changes_angst, converged=optimiser.has_converged,
+    )  # fmt: skip

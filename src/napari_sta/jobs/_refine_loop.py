@@ -1,0 +1,870 @@
+"""The iterations of 3D auto-refine: expectation over particles, maximisation of both half maps, control.
+
+Files are read through :mod:`napari_sta.jobs._refine_source` only, none are written here.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_sta.jobs._job import Progress
+from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
+from napari_sta.kernels import fsc as fsc_of
+from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_accuracy as accuracy
+from napari_sta.kernels import refinement_control as control
+from napari_sta.kernels import refinement_maps as maps
+from napari_sta.kernels import refinement_sums as sums_of
+from napari_sta.kernels import sampling
+from napari_sta.kernels.rotations import euler_to_matrix_zyx, matrix_zyx_to_euler, symmetry_operators_zyx
+
+Array = NDArray[np.float64]
+
+HALVES = (0, 1)
+_ACCURACY_PARTICLES = 100
+_CALIBRATION_PARTICLES = 100
+_FLUSH = 4000
+"""Particles of a half set after which float32 sums are added to float64 ones."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a refinement is told once.
+
+    Attributes
+    ----------
+    symmetry
+        Point group.
+    initial_lowpass_angst
+        Resolution of the start map; 0: as it is.
+    solvent_fsc
+        FSC in the mask, corrected by phase randomisation.
+    join_angst
+        Half sets share what is coarser than this.
+    first_cc
+        First iteration by cross-correlation.
+    seed
+        Of everything random.
+    tilt_prior_deg
+        Width of the prior on the tilt angle in global searches; 0: none.
+    adaptive_fraction
+        Share of the probability that the first pass hands to the second.
+    parity
+        Do as RELION does, its quirks included.
+    samples
+        Poses at most that a particle is averaged at; 0: all.
+    """
+
+    symmetry: str
+    initial_lowpass_angst: float
+    solvent_fsc: bool
+    first_cc: bool
+    seed: int
+    padding: float = 2.0
+    tilt_prior_deg: float = 0.0
+    join_angst: float = 40.0
+    perturbation_factor: float = 0.5
+    adaptive_fraction: float = 0.999
+    parity: bool = False
+    samples: int = 32
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a refinement stands after an iteration; index 0 and 1 are the half sets.
+
+    Attributes
+    ----------
+    iteration
+        Number of the last iteration done.
+    angles_deg, offset_zyx_angst, p_max, log_likelihood, n_significant
+        Of every particle.
+    references
+        (2, n, n, n) float32 maps that the next iteration projects.
+    sigma2
+        (2, groups, shells) noise power of the images as they are.
+    noise
+        (2, series, tilts, shells) noise power of raw tilt images; empty in parity mode.
+    temperature
+        (2,) how much too sure the likelihood was found to be.
+    scale
+        (2, series).
+    sigma2_offset_angst2
+        (2,).
+    pdf_direction
+        (2, directions) of the grid.
+    fsc, ssnr, tau2, sigma2_map, completeness
+        (shells,) or (2, shells).
+    converged
+        This was the last iteration.
+    """
+
+    iteration: int
+    control: control.Control
+    perturbation: float
+    angles_deg: Array
+    offset_zyx_angst: Array
+    p_max: Array
+    log_likelihood: Array
+    n_significant: NDArray[np.int64]
+    references: NDArray[np.float32]
+    sigma2: Array
+    noise: Array
+    temperature: Array
+    scale: Array
+    sigma2_offset_angst2: Array
+    pdf_direction: Array
+    fsc: Array
+    ssnr: Array
+    tau2: Array
+    sigma2_map: Array
+    completeness: Array
+    mean_log_likelihood: Array
+    current_size: int
+    changes_deg: float = 0.0
+    changes_angst: float = 0.0
+    converged: bool = False
+
+
+class Maps(NamedTuple):
+    """Maps of one iteration: unregularised half maps if they were made, and the whole in the last."""
+
+    unfiltered: list[torch.Tensor] | None
+    merged: torch.Tensor | None
+
+
+class _Found(NamedTuple):
+    """What the expectation step says of one particle."""
+
+    row: int
+    rotation_zyx: Array
+    offset_zyx_px: Array
+    p_max: float
+    log_likelihood: float
+    n_significant: int
+    directions: NDArray[np.int64]
+    direction_weights: Array
+
+
+class Refinement:
+    """Run iterations.
+
+    Parameters
+    ----------
+    source
+        The particles.
+    settings, rules
+        What stays the same.
+    mask
+        (n, n, n) for solvent flattening and FSC.
+    threads
+        CPU threads.
+    """
+
+    def __init__(
+        self,
+        source: ParticleSource,
+        settings: Settings,
+        rules: control.Rules,
+        mask: torch.Tensor,
+        half_set: NDArray[np.int64],
+        threads: int,
+        log: logging.Logger,
+    ) -> None:
+        self.source, self.settings, self.rules, self.mask = source, settings, rules, mask
+        self.threads, self.log = max(1, threads), log
+        self.size, self.pixel = source.size_px, source.pixel_size_angst
+        self.n_shells = self.size // 2 + 1
+        self.operators = symmetry_operators_zyx(settings.symmetry)
+        self.set_half_sets(half_set)
+        self._grids: dict[int, sampling.OrientationGrid] = {}
+        self._subtomograms = euler_to_matrix_zyx(source.particles.subtomogram_angles_deg)
+        self._offset_prior = self._columns("rlnOrigin{}PriorAngst", "ZYX") / self.pixel
+        self._model_shells = source.model_shells()
+
+    def set_half_sets(self, half_set: NDArray[np.int64]) -> None:
+        """Assign particles to half sets 1 and 2."""
+        self.half_set = half_set
+        self.rows = [self._order(half) for half in HALVES]
+
+    def use_first_cc(self) -> None:
+        """Make the first iteration one of cross-correlation."""
+        self.settings = replace(self.settings, first_cc=True)
+
+    def with_noise(self, state: State) -> State:
+        """Measure the noise of raw tilt images at the poses of a state."""
+        volumes = [torch.from_numpy(one).double() for one in state.references]
+        _, _, noise = self._first_look(
+            volumes, state.angles_deg, state.offset_zyx_angst, state.control, False
+        )
+        return replace(state, noise=noise)
+
+    def _order(self, half: int) -> NDArray[np.int64]:
+        rows = np.flatnonzero(self.half_set == half + 1)
+        # Tilt series by tilt series, so that what belongs to a series is at hand.
+        order = np.lexsort((rows, self.source.series_index[rows], self.source.optics_index[rows]))
+        return np.asarray(rows[order])
+
+    def _columns(self, pattern: str, axes: str) -> Array:
+        text = self.source.particles.text
+        out = np.zeros((len(self.source), len(axes)))
+        for place, axis in enumerate(axes):
+            if pattern.format(axis) in text:
+                out[:, place] = text[pattern.format(axis)].astype(np.float64)
+        return out
+
+    def prior_angles(self, index: int, state: State, local: bool) -> Array:
+        """Rot, tilt, psi in the middle of a particle's prior: the prior columns in global searches."""
+        angles = state.angles_deg[index].copy()
+        if not local:
+            for place, axis in enumerate(("Rot", "Tilt", "Psi")):
+                column = self.source.particles.text.get(f"rlnAngle{axis}Prior")
+                if column is not None:
+                    angles[place] = float(column[index])
+        return angles
+
+    def grid(self, order: int) -> sampling.OrientationGrid:
+        """Orientations of an order."""
+        if order not in self._grids:
+            self._grids = {order: sampling.make_orientation_grid(order, self.settings.symmetry)}
+        return self._grids[order]
+
+    # ---- the start
+
+    def lowpassed(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return the map with nothing finer than the initial low-pass, in RELION's way."""
+        if self.settings.initial_lowpass_angst <= 0:
+            return volume
+        return maps.lowpass_to_shell(volume, self.rules.edge_angst / self.settings.initial_lowpass_angst)
+
+    def start(
+        self,
+        references: list[torch.Tensor],
+        state: control.Control,
+        fit_scale: bool,
+    ) -> tuple[State, dict[str, float]]:
+        """Prepare iteration 0: low-passed references, noise and grey scale.
+
+        Parameters
+        ----------
+        references
+            Two maps.
+        fit_scale
+            Fit the grey scale of the images to the references at the input poses.
+
+        Returns
+        -------
+        state
+            Ready for the first iteration.
+        fit
+            ``scale`` and ``significance`` of the fit.
+        """
+        settings, particles = self.settings, self.source.particles
+        volumes = [self.lowpassed(one) for one in references]
+        fit = {"scale": 1.0, "significance": np.inf}
+        n_series, n_tilts = len(self.source.series_names), self.source.n_tilts
+        noise = np.zeros((2, n_series, n_tilts, self.n_shells))
+        angles, offset = particles.angles_deg.copy(), particles.origin_zyx_angst.copy()
+        need_pass = fit_scale or not settings.parity
+        if need_pass:
+            scale, significance, noise = self._first_look(volumes, angles, offset, state, fit_scale)
+            fit = {"scale": scale, "significance": significance}
+            if fit_scale and significance > 0:
+                volumes = [one * scale for one in volumes]
+        sigma2 = self._initial_sigma2()
+        grid = self.grid(state.order)
+        n = len(particles)
+        zeros = np.zeros((2, self.n_shells))
+        made = State(
+            iteration=0,
+            control=state,
+            perturbation=self._perturbation(0.0, 0),
+            angles_deg=angles,
+            offset_zyx_angst=offset,
+            p_max=np.zeros(n),
+            log_likelihood=np.zeros(n),
+            n_significant=np.zeros(n, dtype=np.int64),
+            references=np.stack([one.numpy().astype(np.float32) for one in volumes]),
+            sigma2=sigma2,
+            noise=noise,
+            temperature=np.ones(2),
+            scale=np.ones((2, n_series)),
+            sigma2_offset_angst2=np.full(2, 100.0),
+            pdf_direction=np.full((2, grid.n_directions), 1.0 / grid.n_directions),
+            fsc=np.zeros(self.n_shells),
+            ssnr=zeros.copy(),
+            tau2=zeros.copy(),
+            sigma2_map=zeros.copy(),
+            completeness=zeros.copy(),
+            mean_log_likelihood=np.zeros(2),
+            current_size=0,
+        )
+        return made, fit
+
+    def _first_look(
+        self,
+        volumes: list[torch.Tensor],
+        angles: Array,
+        offset: Array,
+        state: control.Control,
+        fit_scale: bool,
+    ) -> tuple[float, float, Array]:
+        """Fit grey scale and noise at given poses."""
+        shell = int(np.floor(self.rules.edge_angst * state.resolution_inv_angst + 0.5))
+        shell = max(1, min(shell, self.size // 2))
+        windows = self.source.windows(shell)
+        sums = []
+        for half in HALVES:
+            projector = rf.make_projector(volumes[half], shell, self.settings.padding)
+            total = self._new_sums(1)
+            lock = threading.Lock()
+
+            def work(
+                rows: NDArray[np.int64], projector: rf.Projector = projector, total: sums_of.Sums = total,
+                lock: threading.Lock = lock,
+            ) -> None:  # fmt: skip
+                torch.set_num_threads(1)
+                mine = self._new_sums(1)
+                for i in rows:
+                    window = windows[self.source.optics_index[i]]
+                    loaded = self.source.load(int(i), window)
+                    particle = self._images(loaded, int(i), np.ones(self.n_shells), None, 1.0, offset)
+                    posterior = sums_of.at_pose(euler_to_matrix_zyx(angles[i]))
+                    sums_of.add_particle(
+                        mine, posterior, projector, particle, window.pixels, 0,
+                        int(self.source.series_index[i]), self.pixel, tilts=loaded.tilts, average=False,
+                    )  # fmt: skip
+                with lock:
+                    total.add_statistics(mine)
+
+            self._in_threads(work, self.rows[half])
+            sums.append(total)
+        # tilt_residual = power + norm - 2 cross at scale 1
+        parts = [(s.cross, s.norm, s.tilt_residual - s.norm + 2 * s.cross, s.tilt_weight) for s in sums]
+        cross, norm, power = (parts[0][k] + parts[1][k] for k in range(3))
+        weight = parts[0][3] + parts[1][3]
+        count = weight[..., None] * rf.pixels_per_shell(self.size)
+        scale, significance = 1.0, np.inf
+        if fit_scale:
+            scale, significance = sums_of.fitted_scale(cross, norm, power, count, shell)
+        noise = np.stack(
+            [
+                self._tilt_noise(p + scale**2 * n - 2 * scale * c if significance > 0 else p, w)
+                for c, n, p, w in parts
+            ]
+        )
+        return scale, significance, noise
+
+    def _tilt_noise(self, residual: Array, weight: Array) -> Array:
+        share = float(np.mean(self.source.mask_share)) if self.source.zero_mask else 1.0
+        return sums_of.noise_by_tilt(residual, weight, self._model_shells, share)
+
+    def _initial_sigma2(self) -> Array:
+        n_images = 10 if self.settings.parity else 100 * self.source.n_tilts
+        rows = np.flatnonzero(self.half_set == 1)
+        rows = np.concatenate([rows, np.flatnonzero(self.half_set == 2)])
+        groups = []
+        for optics in range(len(self.source.particles.optics)):
+            spectra = self.source.first_transforms(optics, n_images, rows)
+            values = rf.initial_noise(spectra) if len(spectra) else np.ones(self.n_shells)
+            groups.append(np.interp(np.arange(self.n_shells), np.arange(len(values)), values))
+        return np.stack([np.stack(groups)] * 2)
+
+    # ---- one iteration
+
+    def iterate(self, state: State) -> Generator[Progress, None, tuple[State, Maps]]:
+        """Do the next iteration.
+
+        Yields
+        ------
+        progress
+            Particles done; ``data`` holds what a monitor shows.
+        """
+        settings, rules = self.settings, self.rules
+        number = state.iteration + 1
+        cc = number == 1 and settings.first_cc
+        began = time.monotonic()
+        rng = np.random.default_rng([settings.seed, number])
+        steer = control.with_convergence(state.control, rules)
+        current = control.current_size(steer, rules)
+        radius = current // 2
+        coarse_radius = min(radius, control.coarse_size(steer, rules) // 2)
+        perturbation = self._perturbation(state.perturbation, number)
+        projectors = [
+            rf.make_projector(torch.from_numpy(one), radius, settings.padding) for one in state.references
+        ]
+        windows = self.source.windows(radius)
+        about = {"iteration": number, "phase": "", "image_size_px": current, "last": steer.converged}
+        total = len(self.source)
+        yield Progress(0, total, f"iteration {number}: accuracy", about | {"phase": "accuracy"})
+        if not cc:
+            found = self._accuracy(state, projectors[0], windows, rng)
+            steer = replace(steer, accuracy_deg=found[0], accuracy_angst=found[1])
+            if number > 1:
+                steer = control.with_sampling(steer, rules)
+        grid = self.grid(steer.order)
+        if grid.n_directions != state.pdf_direction.shape[1] or steer.order != state.control.order:
+            flat = np.full((2, grid.n_directions), 1.0 / grid.n_directions)
+            state = replace(state, pdf_direction=flat)
+        about |= {
+            "sampling_deg": steer.fine_step_deg(rules),
+            "offset_step_angst": steer.fine_offset_step_angst(rules),
+            "offset_range_angst": steer.offset_range_angst,
+            "accuracy_deg": steer.accuracy_deg,
+            "accuracy_angst": steer.accuracy_angst,
+        }
+        # expectation
+        volumes: list[Any] = []
+        statistics: list[sums_of.Sums] = []
+        found_all: list[_Found] = []
+        informations: list[list[accuracy.Information]] = []
+        done = 0
+        for half in HALVES:
+            step = self._expectation(
+                half, state, steer, grid, perturbation, projectors[half], windows, coarse_radius, cc, rng
+            )
+            while True:
+                try:
+                    finished = next(step)
+                except StopIteration as end:
+                    volume, sums, found_half, seen = end.value
+                    break
+                rate = (time.monotonic() - began) / max(done + finished, 1)
+                yield Progress(
+                    done + finished, total, f"iteration {number}: expectation",
+                    about | {"phase": "expectation", "eta_s": round(rate * (total - done - finished), 1)},
+                )  # fmt: skip
+            done += len(self.rows[half])
+            volumes.append(volume)
+            statistics.append(sums)
+            found_all += found_half
+            informations.append(seen)
+        yield Progress(total, total, f"iteration {number}: maximisation", about | {"phase": "maximisation"})
+        new, made = self._maximise(
+            state, steer, grid, perturbation, volumes, statistics, found_all, radius, cc
+        )
+        if not settings.parity and not cc:
+            seen_factor = np.array([accuracy.overconfidence(one) for one in informations])
+            new = replace(new, temperature=np.clip(state.temperature * seen_factor, 1.0, 100.0))
+        return new, made
+
+    def _perturbation(self, before: float, iteration: int) -> float:
+        """Perturbation of the grids; RELION's own for its seed, which makes runs comparable step by step."""
+        draw = float(fsc_of.PhaseStream(self.settings.seed + iteration).uniform(1)[0])
+        return sampling.next_perturbation(before, draw, self.settings.perturbation_factor)
+
+    def _new_sums(self, radius: int) -> sums_of.Sums:
+        return sums_of.new_sums(
+            radius, self.settings.padding, len(self.source.particles.optics), len(self.source.series_names),
+            self.n_shells, self.source.n_tilts,
+        )  # fmt: skip
+
+    def _images(
+        self,
+        loaded: LoadedParticle,
+        index: int,
+        sigma2: Array,
+        noise: Array | None,
+        scale: float,
+        offset_zyx_angst: Array,
+    ) -> rf.ParticleImages:
+        offset = offset_zyx_angst[index] / self.pixel
+        if self.settings.parity:
+            offset = np.floor(offset + 0.5)
+        return rf.ParticleImages(
+            masked=loaded.masked, unmasked=loaded.unmasked, model=loaded.model, ctf=loaded.ctf,
+            matrices_zyx=loaded.matrices_zyx, power=loaded.power, sigma2=sigma2, offset_zyx_px=offset,
+            offset_prior_zyx_px=self._offset_prior[index], scale=scale, window_power=loaded.window_power,
+            noise=noise,
+        )  # fmt: skip
+
+    def _particle(
+        self, state: State, half: int, index: int, window: Window
+    ) -> tuple[rf.ParticleImages, LoadedParticle]:
+        optics, series = int(self.source.optics_index[index]), int(self.source.series_index[index])
+        loaded = self.source.load(index, window, state.sigma2[half, optics])
+        noise = None
+        if not self.settings.parity:
+            noise = state.noise[half, series, loaded.tilts] * state.temperature[half]
+        particle = self._images(
+            loaded, index, state.sigma2[half, optics], noise, float(state.scale[half, series]),
+            state.offset_zyx_angst,
+        )  # fmt: skip
+        return particle, loaded
+
+    def _in_threads(self, work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64]) -> None:
+        """Share rows out among threads, always in the same way."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(work, [rows[k :: self.threads] for k in range(self.threads)]))
+
+    def _accuracy(
+        self, state: State, projector: rf.Projector, windows: list[Window], rng: np.random.Generator
+    ) -> tuple[float, float]:
+        rows = self.rows[0]
+        if self.settings.parity:
+            rows = rows[:_ACCURACY_PARTICLES]
+        elif len(rows) > _ACCURACY_PARTICLES:
+            rows = np.sort(rng.choice(rows, _ACCURACY_PARTICLES, replace=False))
+        seed = int(rng.integers(2**31))
+        found: dict[int, accuracy.Accuracy] = {}
+
+        def work(mine: NDArray[np.int64]) -> None:
+            torch.set_num_threads(1)
+            for i in mine:
+                window = windows[self.source.optics_index[i]]
+                particle, _ = self._particle(state, 0, int(i), window)
+                found[int(i)] = accuracy.expected_accuracy(
+                    projector, particle, window.pixels, state.angles_deg[i],
+                    np.random.default_rng([seed, int(i)]),
+                )  # fmt: skip
+
+        self._in_threads(work, rows)
+        values = np.array([found[int(i)] for i in rows])
+        angle, offset = values.mean(axis=0)
+        return float(angle), float(offset * self.pixel)
+
+    def _expectation(
+        self,
+        half: int,
+        state: State,
+        steer: control.Control,
+        grid: sampling.OrientationGrid,
+        perturbation: float,
+        projector: rf.Projector,
+        windows: list[Window],
+        coarse_radius: int,
+        cc: bool,
+        rng: np.random.Generator,
+    ) -> Generator[int, None, tuple[Any, sums_of.Sums, list[_Found], list[accuracy.Information]]]:
+        """Search every particle of a half set; yields how many are done, returns what they add up to."""
+        settings, rows = self.settings, self.rows[half]
+        seed = int(rng.integers(2**31))
+        calibrated: set[int] = set()
+        if not settings.parity and not cc:
+            chosen = rows
+            if len(rows) > _CALIBRATION_PARTICLES:
+                chosen = rng.choice(rows, _CALIBRATION_PARTICLES, replace=False)
+            calibrated = {int(i) for i in chosen}
+        searcher = _Searcher(self, half, state, steer, grid, perturbation, coarse_radius, windows)
+        found: dict[int, _Found] = {}
+        informations: dict[int, accuracy.Information] = {}
+        radius = windows[0].pixels.radius if abs(self.source.ratio(0) - 1) < 1e-9 else projector.radius
+        shares = [self._new_sums(radius) for _ in range(self.threads)]
+        statistics = self._new_sums(1)
+        volume = np.zeros(shares[0].volume.shape, np.float64)
+        stop = threading.Event()
+        finished: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def work(share: int, mine: NDArray[np.int64]) -> None:
+            torch.set_num_threads(1)
+            sums = shares[share]
+            for i in mine:
+                if stop.is_set():
+                    return
+                index = int(i)
+                window = windows[self.source.optics_index[i]]
+                particle, loaded = self._particle(state, half, index, window)
+                posterior, choice = searcher.search(index, particle, window, projector, cc)
+                rotation = posterior.rotations_zyx[posterior.best[0]]
+                shift = posterior.shifts_zyx_px[posterior.best[1]]
+                p_max, kept = posterior.p_max, posterior
+                if not settings.parity and not cc:
+                    rotation, shift = rf.mean_pose(posterior, self.operators, 3 * grid.step_deg)
+                    if settings.samples:
+                        start = float(np.random.default_rng([seed, index]).random())
+                        kept = rf.resampled(posterior, settings.samples, start)
+                if index in calibrated:
+                    informations[index] = accuracy.pose_information(
+                        projector, particle, window.pixels, rotation, shift
+                    )
+                sums_of.add_particle(
+                    sums, kept, projector, particle, window.pixels,
+                    int(self.source.optics_index[i]), int(self.source.series_index[i]), self.pixel,
+                    tilts=loaded.tilts, statistics=not cc, per_image=not settings.parity,
+                    drop_row_ends=settings.parity,
+                )  # fmt: skip
+                sums.p_max += p_max - kept.p_max
+                evidence = posterior.log_evidence
+                if not cc and settings.parity:
+                    evidence += rf.evidence_constant(particle, window.pixels)
+                found[index] = _Found(
+                    index, rotation, particle.offset_zyx_px + shift, p_max, evidence,
+                    posterior.n_significant, choice[posterior.parents] // grid.n_psi,
+                    posterior.weights.sum(axis=1),
+                )  # fmt: skip
+                finished.put(index)
+
+        done = 0
+        for first in range(0, len(rows), _FLUSH):
+            block = rows[first : first + _FLUSH]
+            with ThreadPoolExecutor(self.threads) as pool:
+                parts = [block[k :: self.threads] for k in range(self.threads)]
+                running = [pool.submit(work, k, part) for k, part in enumerate(parts)]
+                try:
+                    while not all(one.done() for one in running):
+                        with_any = _drain(finished, 0.2)
+                        if with_any:
+                            done += with_any
+                            yield done
+                        if any(one.done() and one.exception() for one in running):
+                            break
+                    stop_on_error = [one.exception() for one in running if one.done() and one.exception()]
+                    if stop_on_error:
+                        stop.set()
+                    for one in running:
+                        one.result()
+                finally:
+                    stop.set()
+            stop.clear()
+            for share in shares:
+                volume += share.volume
+                share.volume[:] = 0
+        for share in shares:
+            statistics.add_statistics(share)
+        ordered = [found[int(i)] for i in rows]
+        return volume, statistics, ordered, [informations[i] for i in sorted(informations)]
+
+    def _maximise(
+        self,
+        state: State,
+        steer: control.Control,
+        grid: sampling.OrientationGrid,
+        perturbation: float,
+        volumes: list[Array],
+        statistics: list[sums_of.Sums],
+        found: list[_Found],
+        radius: int,
+        cc: bool,
+    ) -> tuple[State, Maps]:
+        settings, rules, padding = self.settings, self.rules, self.settings.padding
+        size, n_shells = self.size, self.n_shells
+        last = steer.converged
+        reach = rf.padded_radius(radius, padding)
+        full = [maps.complete_sums(v, self.operators, reach, self.threads) for v in volumes]
+        unfiltered: list[torch.Tensor] | None = None
+        if last:
+            unfiltered = [maps.reconstruct(v, size, radius, padding) for v in full]
+        join = maps.joining_radius(
+            size, self.pixel, settings.join_angst, 1 / max(state.control.resolution_inv_angst, 1e-6)
+        )
+        joined = [v.copy() for v in full] if last else full
+        maps.join_low_resolution(joined[0], joined[1], join, padding)
+        if settings.solvent_fsc:
+            plain = [maps.reconstruct(v, size, radius, padding) for v in joined]
+            fsc = maps.solvent_corrected_fsc(
+                plain[0], plain[1], self.mask, 2 * radius, seed=settings.seed + state.iteration + 1
+            )
+            if not last:
+                unfiltered = plain
+        else:
+            fsc = maps.average_fsc(joined[0], joined[1], radius, padding, n_shells)
+        full = [full[0] + full[1]] if last else joined
+        noise_maps = [maps.map_noise(v, radius, padding, n_shells) for v in full]
+        priors = [maps.signal_prior(fsc, n, whole=last) for n in noise_maps]
+        made = [maps.reconstruct(v, size, radius, padding, p.tau2) for v, p in zip(full, priors, strict=True)]
+        completeness = [maps.fourier_completeness(v, radius, padding, n_shells) for v in full]
+        merged = made[0] if last else None
+        references = state.references
+        if not last:
+            if cc:
+                made = [self.lowpassed(one) for one in made]
+            references = np.stack([(one * self.mask).numpy().astype(np.float32) for one in made])
+
+        n = len(self.source)
+        rotation = np.zeros((n, 3, 3))
+        offset = np.zeros((n, 3))
+        p_max, likelihood = np.zeros(n), np.zeros(n)
+        n_significant = np.zeros(n, dtype=np.int64)
+        for one in found:
+            rotation[one.row] = one.rotation_zyx
+            offset[one.row] = one.offset_zyx_px * self.pixel
+            p_max[one.row], likelihood[one.row] = one.p_max, one.log_likelihood
+            n_significant[one.row] = one.n_significant
+        angles = matrix_zyx_to_euler(rotation)
+        before = euler_to_matrix_zyx(state.angles_deg)
+        changes_deg = control.angle_change_deg(before, rotation, settings.symmetry)
+        changes_angst = control.offset_change_angst(state.offset_zyx_angst, offset)
+
+        half_p_max = [s.p_max / max(s.n_particles, 1) for s in statistics]
+        ssnr = priors[0].ssnr
+        if cc:
+            shell = int(np.floor(rules.edge_angst * state.control.resolution_inv_angst + 0.5))
+        else:
+            shell = maps.current_resolution_shell(ssnr)
+        steer = control.after_iteration(
+            steer, rules, fsc=fsc, resolution_shell=shell, p_max=half_p_max[0], changes_deg=changes_deg,
+            changes_angst=changes_angst, used_size=2 * radius,
+        )  # fmt: skip
+        sigma2, noise, scale = state.sigma2, state.noise, state.scale
+        if not cc:
+            sigma2 = np.stack(
+                [maps.update_noise(s, size, premultiplied=self.source.premultiplied) for s in statistics]
+            )
+            # A group without particles in a half set keeps what it had.
+            for half in HALVES:
+                empty = statistics[half].n_images == 0
+                sigma2[half, empty] = state.sigma2[half, empty]
+            if not settings.parity:
+                noise = np.stack([self._tilt_noise(s.tilt_residual, s.tilt_weight) for s in statistics])
+            if len(self.source.series_names) > 1:
+                scale = np.stack([self._scale(half, statistics[half], state, ssnr) for half in HALVES])
+        sigma2_offset = np.array([maps.update_sigma2_offset(s) for s in statistics])
+        pdf = self._directions(found, grid, state) if not steer.local_prior.is_set else state.pdf_direction
+        new = State(
+            iteration=state.iteration + 1,
+            control=steer,
+            perturbation=perturbation,
+            angles_deg=angles,
+            offset_zyx_angst=offset,
+            p_max=p_max,
+            log_likelihood=likelihood,
+            n_significant=n_significant,
+            references=references,
+            sigma2=sigma2,
+            noise=noise,
+            temperature=state.temperature,
+            scale=scale,
+            sigma2_offset_angst2=sigma2_offset,
+            pdf_direction=pdf,
+            fsc=fsc,
+            ssnr=np.stack([ssnr] * 2),
+            tau2=np.stack([priors[min(h, len(priors) - 1)].tau2 for h in HALVES]),
+            sigma2_map=np.stack([noise_maps[min(h, len(noise_maps) - 1)] for h in HALVES]),
+            completeness=np.stack([completeness[min(h, len(completeness) - 1)] for h in HALVES]),
+            mean_log_likelihood=np.array([likelihood[rows].sum() for rows in self.rows]),
+            current_size=2 * radius,
+            changes_deg=changes_deg,
+            changes_angst=changes_angst,
+            converged=last,
+        )
+        return new, Maps(unfiltered, merged)
+
+    def _scale(self, half: int, sums: sums_of.Sums, state: State, ssnr: Array) -> Array:
+        counts = np.bincount(
+            self.source.series_index[self.rows[half]], minlength=len(self.source.series_names)
+        )
+        if self.settings.parity:
+            return maps.update_scales(sums, state.ssnr[half], counts)
+        inverse = 1 / state.noise[half]
+        weighed = replace(sums, cross=sums.cross * inverse, norm=sums.norm * inverse)
+        return maps.update_scales(weighed, ssnr, counts)
+
+    def _directions(self, found: list[_Found], grid: sampling.OrientationGrid, state: State) -> Array:
+        pdf = np.zeros((2, grid.n_directions))
+        for one in found:
+            np.add.at(pdf[self.half_set[one.row] - 1], one.directions, one.direction_weights)
+        pdf /= np.maximum(pdf.sum(axis=1, keepdims=True), 1e-300)
+        if not self.settings.parity:
+            # A direction without a particle now may have one in the next iteration.
+            pdf = (pdf + 1e-3 / grid.n_directions) / (1 + 1e-3)
+        return pdf
+
+
+def _drain(finished: queue.SimpleQueue[int], patience_s: float) -> int:
+    """Count what arrives, waiting for the first only."""
+    count = 0
+    try:
+        finished.get(timeout=patience_s)
+        count = 1
+        while True:
+            finished.get_nowait()
+            count += 1
+    except queue.Empty:
+        return count
+
+
+class _Searcher:
+    """Search particles of one half set in one iteration."""
+
+    def __init__(
+        self,
+        loop: Refinement,
+        half: int,
+        state: State,
+        steer: control.Control,
+        grid: sampling.OrientationGrid,
+        perturbation: float,
+        coarse_radius: int,
+        windows: list[Window],
+    ) -> None:
+        self.loop, self.half, self.state, self.steer = loop, half, state, steer
+        self.grid, self.perturbation = grid, perturbation
+        step = steer.offset_step_angst
+        self.translations = sampling.translation_grid_zyx(steer.offset_range_angst, step)
+        self.kids = sampling.translation_children_zyx(step, loop.rules.oversampling)
+        self.shift = perturbation * step
+        self.coarse = [
+            (pixels, rf.place_in(window.pixels, pixels))
+            for window, pixels in zip(
+                windows, (w.pixels for w in loop.source.coarse_windows(coarse_radius)), strict=True
+            )
+        ]
+        self.whole: tuple[Any, Any, Any] | None = None
+        if not self.is_restrained:
+            index = np.arange(len(grid))
+            with np.errstate(divide="ignore"):
+                prior = np.log(state.pdf_direction[half])[index // grid.n_psi] - np.log(grid.n_psi)
+            good = np.isfinite(prior)
+            index, prior = index[good], prior[good]
+            self.whole = (index, prior, self._turned(grid.angles_deg(index)))
+
+    @property
+    def width(self) -> sampling.AngularPrior:
+        """Prior widths of this iteration."""
+        if self.steer.local_prior.is_set:
+            return self.steer.local_prior
+        return sampling.AngularPrior(tilt_deg=self.loop.settings.tilt_prior_deg)
+
+    @property
+    def is_restrained(self) -> bool:
+        return self.width.is_set
+
+    def _turned(self, angles: Array) -> Array:
+        return sampling.perturbed_rotations_zyx(angles, self.perturbation, self.grid.step_deg)
+
+    def search(
+        self,
+        index: int,
+        particle: rf.ParticleImages,
+        window: Window,
+        projector: rf.Projector,
+        cc: bool,
+    ) -> tuple[rf.Posterior, NDArray[np.int64]]:
+        """Find one particle's posterior; also return the grid orientations that were tried."""
+        loop = self.loop
+        if self.whole is not None:
+            chosen, log_prior, rotations = self.whole
+        else:
+            centre = loop.prior_angles(index, self.state, local=self.steer.local_prior.is_set)
+            choice = sampling.choose_near_prior(self.grid, centre[None], self.width)[0]
+            chosen, log_prior = choice.orientation, np.log(choice.prior)
+            rotations = self._turned(self.grid.angles_deg(chosen))
+
+        def children(parents: NDArray[np.int64]) -> Array:
+            return self._turned(self.grid.children_deg(chosen[parents], loop.rules.oversampling))
+
+        search = rf.Search(
+            rotations, log_prior, children, self.translations, self.shift, self.kids, loop.pixel,
+            float(self.state.sigma2_offset_angst2[self.half]), loop.settings.adaptive_fraction,
+            loop.settings.parity,
+        )  # fmt: skip
+        pixels, place = self.coarse[loop.source.optics_index[index]]
+        coarse = None
+        if len(pixels) < len(window.pixels):
+            coarse = (projector, particle.at_pixels(place), pixels)
+        posterior = rf.find_posterior(
+            projector, particle, window.pixels, search, coarse, cross_correlation=cc
+        )
+        return posterior, chosen
