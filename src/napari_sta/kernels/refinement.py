@@ -282,17 +282,16 @@ class Projector:
 
     Attributes
     ----------
-    re, im
-        Flat float32 of a (depth, depth, width) half volume, frequency 0 at (depth // 2, depth // 2, 0), one
-        spare voxel around the largest radius.
+    values
+        Flat float32 of a (depth, depth, width, 2) half volume, (re, im) side by side, frequency 0 at
+        (depth // 2, depth // 2, 0), one spare voxel around the largest radius.
     padding
         Factor by which the map was padded.
     radius
         Largest radius kept, in pixels of the unpadded box.
     """
 
-    re: Float[ndarray, "m"]
-    im: Float[ndarray, "m"]
+    values: Float[ndarray, "m"]
     depth: int
     width: int
     padding: float
@@ -350,10 +349,8 @@ def make_projector(
     columns = torch.arange(width).clamp(max=big // 2)
     cube = spectrum[rows][:, rows][:, :, columns]
     cube = torch.where(radius_grid(half, width) <= reach * reach, cube, torch.zeros((), dtype=cube.dtype))
-    flat = cube.to(torch.complex64).flatten()
-    return Projector(
-        flat.real.contiguous().numpy(), flat.imag.contiguous().numpy(), 2 * half + 1, width, padding, radius
-    )
+    values = torch.view_as_real(cube.to(torch.complex64)).contiguous().flatten().numpy()
+    return Projector(values, 2 * half + 1, width, padding, radius)
 
 
 def slice_axes(matrices_zyx: Float[ndarray, "*o 3 3"], padding: float) -> Float[ndarray, "*o 2 3"]:
@@ -373,8 +370,7 @@ def gather(
     from napari_sta.kernels._numba_refine import gather_rows
 
     gather_rows(
-        projector.re,
-        projector.im,
+        projector.values,
         projector.depth,
         projector.width,
         axes,
@@ -391,8 +387,7 @@ def gather_reference(
 ) -> tuple[Float[Tensor, "o m"], Float[Tensor, "o"]]:
     """Plain torch twin of :func:`gather`, float64, any device."""
     shape = (projector.depth, projector.depth, projector.width)
-    volume = torch.complex(torch.as_tensor(projector.re).double(), torch.as_tensor(projector.im).double())
-    volume = volume.reshape(shape)
+    volume = torch.view_as_complex(torch.as_tensor(projector.values).double().reshape(*shape, 2))
     vu = torch.as_tensor(np.stack([pixels.v, pixels.u])).double()
     where = torch.einsum("oai,an->oin", torch.as_tensor(axes).double(), vu)
     flip = where[:, 2] < 0
