@@ -499,7 +499,9 @@ def check_volumes(out: Path, expected: dict[str, oracle.Extracted], crop: int, b
         scale = images.shape[-1] / (crop * np.sqrt(binning))
         base = out / "Subtomograms" / ("" if "/" in name else particles.tomogram[i]) / name
         found = read_volume(f"{base}_data.mrc")
-        np.testing.assert_allclose(found.data, scale * data, atol=3e-4 * scale * data.std())
+        # float32 rounds a transform to some 1e-7 of its largest value, here the mean of the bare image.
+        atol = scale * max(3e-4 * data.std(), 1e-6 * np.abs(data).max())
+        np.testing.assert_allclose(found.data, scale * data, atol=atol)
         both = read_volume(f"{base}_weights.mrc").data
         assert both.shape == (2 * crop, crop, crop // 2 + 1)
         np.testing.assert_allclose(both[:crop], weight, atol=1e-4 * weight.max())
@@ -615,11 +617,14 @@ def same_files(one: Path, two: Path, rtol: float) -> None:
         np.testing.assert_allclose(a, b, atol=rtol * np.abs(a).max(), rtol=0)
 
 
-def test_the_path_of_gpus_writes_the_same_stacks(noise, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stack2d", ["Yes", "No"])
+@pytest.mark.parametrize("circle_crop", ["Yes", "No"])
+def test_the_path_of_gpus_writes_the_same(noise, tmp_path, monkeypatch, stack2d, circle_crop):
     """On the CPU here: batches, staging and places in the stacks are those of a GPU."""
     import napari_sta.jobs.extract as module
 
-    values = {"binning": 1.5, "box_size_px": 20, "crop_size_px": 16}
+    values = {"binning": 1.5, "box_size_px": 20, "crop_size_px": 16, "stack2d": stack2d}
+    values["circle_crop"] = circle_crop
     extract(noise, tmp_path / "compiled", **values)
     plain = module._Cutter.__init__
 

@@ -22,8 +22,8 @@ from napari_sta.io.relion import (
 )
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._geometry import ctf_coefficients
-from napari_sta.jobs._job import job_named
-from napari_sta.kernels.ctf import Defocus, Microscope, phase_coefficients
+from napari_sta.jobs._job import Context, job_named
+from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
 from napari_sta.phantoms import project_particles, projection_matrices, simulate, write_project
 from tiny_project import LOPSIDED, Project, finish, likeness, make_project, reconstruct, tiny_spec
@@ -34,6 +34,8 @@ from tiny_project import LOPSIDED, Project, finish, likeness, make_project, reco
     [
         pytest.param({"hand": 1.0}, {}, 0.98, id="hand +1"),
         pytest.param({"x_tilt_deg": 9.0}, {}, 0.98, id="x tilt"),
+        pytest.param({"tilt_axis_deg": 0.0}, {}, 0.98, id="tilt axis 0"),
+        pytest.param({"tilt_axis_deg": 135.0}, {}, 0.98, id="tilt axis 135"),
         pytest.param({"tilt_axis_deg": 200.0}, {}, 0.98, id="tilt axis 200"),
         pytest.param({"tilt_axis_deg": 310.0}, {}, 0.98, id="tilt axis 310"),
         pytest.param(
@@ -319,6 +321,69 @@ def test_threads_change_no_bit(tiny, tmp_path):
         one, two, five = (read_volume(tmp_path / f"{n}/{tag}.mrc").data for n in (1, 2, 5))
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(one, five)
+
+
+def test_the_path_of_gpus_gives_the_same_maps(tiny, tmp_path, monkeypatch):
+    """On the CPU here, and as if there were two devices: tilts are dealt out and summed at the end."""
+    import torch
+
+    import napari_sta.jobs.reconstruct as module
+
+    options = {"binning": 1.5, "box_size_px": 22, "crop_size_px": 18}
+    reconstruct(tiny, tmp_path / "compiled", **options)
+    by_torch = module._Inserter.on_gpus
+    cpu = torch.device("cpu")
+
+    class Second:
+        type, index = "cpu", 1
+
+    def on_cpu(self, sums):
+        parts = {half: {cpu: torch.from_numpy(sums[(half, None)]), Second: None} for half, _ in list(sums)}
+        both = {
+            (half, device): torch.zeros_like(part[cpu]) for half, part in parts.items() for device in part
+        }
+        monkeypatch.setattr(
+            "napari_sta.kernels.devices.to_device", lambda array, device: torch.from_numpy(array)
+        )
+        yield from by_torch(self, both, [cpu, Second])
+        assert all(value.any() for value in both.values())
+        for (half, _), value in both.items():
+            sums[(half, None)] += value.numpy()
+
+    monkeypatch.setattr(module._Inserter, "on_cpu", on_cpu)
+    reconstruct(tiny, tmp_path / "torch", **options)
+    for tag in ("half1", "merged", "data_half2", "weight_half1"):
+        one, two = (read_volume(tmp_path / f"{n}/{tag}.mrc").data for n in ("compiled", "torch"))
+        np.testing.assert_allclose(two, one, atol=3e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("room", [1, 20_000, 10**9])
+def test_how_many_slices_go_in_at_once_changes_nothing(tiny, tmp_path, monkeypatch, room):
+    """Pieces of one image, of parts of images, and of whole tilt series."""
+    import napari_sta.jobs.reconstruct as module
+
+    plain = {"box_size_px": 22, "symmetry": "C2"}
+    reconstruct(tiny, tmp_path / "plain", **plain)
+    monkeypatch.setattr(module, "_SLICES_BYTES", room)
+    monkeypatch.setattr(module, "_PIECE", 3)
+    record = reconstruct(tiny, tmp_path / "other", threads=2, **plain)
+    assert record["n_images"] > 0
+    for tag in ("half1", "weight_half2", "merged"):
+        one, two = (read_volume(tmp_path / f"{n}/{tag}.mrc").data for n in ("plain", "other"))
+        np.testing.assert_allclose(two, one, atol=2e-6 * np.abs(one).max())
+
+
+def test_progress_counts_every_tilt_image_once(tiny, tmp_path):
+    job = job_named("reconstruct").from_text(
+        {"in_optimisation_set": str(tiny.paths.optimisation_set), "box_size_px": "22"}
+    )
+    (tmp_path / "out").mkdir()
+    told = list(job.run(Context(tmp_path / "out", threads=2, device="cpu")))
+    done = [p.done for p in told]
+    assert done == sorted(done)
+    n_tilts = sum(series.n_tilts for series in tiny.phantom.series)
+    assert max(p.done for p in told if p.message.startswith("inserting")) == n_tilts
+    assert told[-1].done == told[-1].total == n_tilts + 3
 
 
 def test_merged_only(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""Windows of tilt images: rounding, borders, the circle crop, and both implementations."""
+"""Windows of tilt images: borders and the circle crop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from laws import assert_inputs_untouched
 from napari_sta.kernels.crop import (
     circle_crop,
     cut_windows,
-    cut_windows_reference,
     window_corners,
 )
 
@@ -62,12 +61,7 @@ def test_corner_mean_is_taken_outside_the_circle():
     assert float(window.sum()) == pytest.approx(10.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("size", [8, 12, 13, 26, 40])
 @pytest.mark.parametrize("circle", [False, True])
-def test_both_implementations_agree(rng, size, circle):
+def test_cutting_leaves_the_image_alone(rng, circle):
     image = torch.from_numpy(rng.normal(5, 2, (30, 41)).astype(np.float32))
-    fast = assert_inputs_untouched(cut_windows, image, CORNERS, size, circle=circle)
-    plain = cut_windows_reference(image, CORNERS, size, circle=circle)
-    torch.testing.assert_close(fast, plain, atol=2e-5, rtol=0)
-    again = cut_windows(image, CORNERS, size, circle=circle, threads=3)
-    assert torch.equal(fast, again)
+    assert_inputs_untouched(cut_windows, image, CORNERS, 12, circle=circle)

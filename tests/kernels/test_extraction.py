@@ -139,19 +139,6 @@ def test_images_are_the_formula_s(three, sign, even, odd, with_ctf):
         )
 
 
-@pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("with_ctf", [True, False])
-def test_both_implementations_agree(three, even, with_ctf):
-    """An odd phase of zero sends the same work through the torch twin."""
-    windows, offsets, _, coefficients = three
-    contrast = Contrast(coefficients if with_ctf else None, SMOOTH, _phase(EVEN) if even else None)
-    arguments = (torch.fft.rfft2(torch.from_numpy(windows)), offsets, SIZE, 0.7)
-    fast = contrast_spectra(*arguments, contrast, BINNED)
-    plain = contrast_spectra(*arguments, contrast._replace(odd_phase=np.zeros_like(SMOOTH)), BINNED)
-    torch.testing.assert_close(fast, plain, atol=3e-6 * float(plain.abs().max()), rtol=0)
-    assert torch.equal(fast, contrast_spectra(*arguments, contrast, BINNED, 3))
-
-
 def test_the_nyquist_row_is_negative(three):
     """Astigmatism off the axes tells ky = -N/2 from +N/2; the tomo programs take the negative one."""
     _, _, optics, coefficients = three

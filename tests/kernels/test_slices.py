@@ -9,7 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from laws import assert_adjoint, assert_inputs_untouched, assert_linear
 from napari_sta.kernels import fourier
-from napari_sta.kernels.ctf import Defocus, Microscope, ctf_2d, phase_coefficients
+from napari_sta.kernels.crop import cut_windows, window_corners
+from napari_sta.kernels.ctf import ctf_2d
+from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.slices import (
     extract_slices,
     gather_slices,
@@ -17,6 +19,7 @@ from napari_sta.kernels.slices import (
     insert_slices,
     weigh_transforms,
 )
+from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices
 
 AXES = Rotation.from_euler("z", 20, degrees=True).as_matrix()
 COVARIANCE = AXES @ np.diag([2.2, 1.2, 0.7]) @ AXES.T  # px², zyx; no two axes alike
@@ -175,25 +178,39 @@ def test_borders_for_interpolation(rng):
         pytest.param(16, 16, False, False, id="no CTF"),
         pytest.param(24, 16, True, True, id="binned, with aberration"),
         pytest.param(30, 14, True, False, id="binned by 15/7"),
+        pytest.param(34, 34, True, True, id="prime factor 17"),
     ],
 )
-def test_weighing_agrees_with_its_twin(rng, source, size, with_ctf, with_even):
-    """The plain path is taken when odd aberrations are given; zeros make it the same operation."""
-    n, half = 5, size // 2 + 1
-    spectra = torch.fft.rfft2(torch.from_numpy(rng.normal(size=(n, source, source)).astype(np.float32)))
-    arguments = {
-        "spectra": spectra, "shift_yx_px": rng.uniform(-0.5, 0.5, (n, 2)), "size": size, "scale": 0.7,
-        "coefficients": optics(rng, n) if with_ctf else None, "pixel_size_angst": 2.5,
-        "envelope": rng.uniform(0, 1, (size, half)).astype(np.float32), "x_end": rng.integers(0, half + 1, size),
-        "even_phase": rng.normal(size=(size, half)) * 3 if with_even else None,
-    }  # fmt: skip
-    fast = assert_inputs_untouched(weigh_transforms, **arguments)
-    plain = weigh_transforms(**arguments, odd_phase=np.zeros((size, half)))
-    torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
-    assert torch.equal(fast, weigh_transforms(**arguments, threads=3))
-    for row, end in enumerate(arguments["x_end"]):
+def test_the_compiled_pass_agrees(rng, source, size, with_ctf, with_even):
+    """From a tilt image to slices: in one pass as the program does on CPUs, and step by step as on GPUs."""
+    n, half, pixel = 5, size // 2 + 1, 2.5
+    image = rng.normal(4, 1, (50, 61)).astype(np.float32)
+    position = np.array([[25.3, 30.6], [0.4, 60.2], [49.5, -1.5], [20.0, 20.0], [31.7, 28.1]])
+    coefficients = optics(rng, n) if with_ctf else None
+    # Without CTF the weight is 1 whatever the envelope.
+    envelope = rng.uniform(0.1, 1, (size, half)).astype(np.float32)
+    x_end = rng.integers(0, half + 1, size)
+    even = rng.normal(size=(size, half)) * 3 if with_even else None
+    odd = rng.normal(size=(size, half)) if with_even else None
+    corner, offset = window_corners(position, source)
+    windows = cut_windows(torch.from_numpy(image), corner, source)
+    binning = source / size
+    plain = weigh_transforms(
+        torch.fft.rfft2(windows), offset / binning, size, 1 / (source * binning), coefficients, pixel, envelope,
+        x_end, even, odd,
+    ).numpy()  # fmt: skip
+    contrast = Contrast(coefficients, envelope, even, odd)
+    fast = np.full_like(plain, np.nan)
+    arguments = np.ascontiguousarray(image.T), position, source, size, contrast, pixel, x_end
+    weighed_slices(*arguments, fast)
+    np.testing.assert_allclose(fast, plain, atol=1.2e-5 * np.abs(plain).max())
+    for row, end in enumerate(x_end):
         assert not fast[:, row, end:half].any()
         assert end == 0 or fast[:, row, :end, 2].any()
+    one = np.empty_like(fast[:1])
+    alone = Contrast(None if coefficients is None else coefficients[3:4], envelope, even, odd)
+    weighed_slices(arguments[0], position[3:4], source, size, alone, pixel, x_end, one)
+    np.testing.assert_array_equal(one[0], fast[3])
 
 
 def test_odd_aberrations_turn_the_data_back(rng):
@@ -250,6 +267,22 @@ def test_gathering_agrees_with_its_twin(rng, size, radius, ratio):
     k = half_grid(size)
     beyond = (k**2).sum(axis=-1) > radius**2
     assert not fast[torch.from_numpy(beyond)].any()
+
+
+def test_each_slice_has_its_own_radius(rng):
+    """Images of different doses go in together and end where each must."""
+    size, half = 16, 9
+    slices = rng.normal(size=(3, size + 1, half + 1, 3)).astype(np.float32)
+    radii = np.array([8.0, 3.0, 6.0])
+    together = np.zeros((size, size, half, 3), np.float32)
+    add_slices(slices, rotations(3), radii, together, threads=2)
+    apart = np.zeros_like(together)
+    for i in range(3):
+        before = apart.copy()
+        add_slices(slices[i : i + 1], rotations(3)[i : i + 1], radii[i : i + 1], apart)
+        changed = (apart != before).any(axis=-1)
+        assert (half_grid(size) ** 2).sum(axis=-1)[changed].max() <= radii[i] ** 2
+    np.testing.assert_array_equal(together, apart)
 
 
 def test_one_slice_fills_one_plane(rng):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from napari_sta.jobs._params import StaInputsJob, check_boxes, check_window, win
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from napari_sta.data.particles import Particles
@@ -259,9 +258,9 @@ class _Cutter:
         keep = visible.sum(axis=1) >= job.min_frames
         self.particles, self.visible = particles[keep], visible[keep]
         self.geometry: TiltGeometry = geometry.take(np.flatnonzero(keep))
-        # The compiled kernel knows CPUs only, and does without torch.
-        self.device: Any = None if job.stack2d and surely_cpu(context.device) else context.devices()[0]
-        self.compiled = job.stack2d and (self.device is None or self.device.type == "cpu")
+        # The compiled kernels know CPUs only, and do without torch.
+        self.device: Any = None if surely_cpu(context.device) else context.devices()[0]
+        self.compiled = self.device is None or self.device.type == "cpu"
         self._is_cached = 4 * series.n_tilts * self.image_size[0] * self.image_size[1] <= _CACHE_BYTES
         self._images: dict[int, Any] = {}
         self._envelopes: dict[int, NDArray[np.float32]] = {}
@@ -287,9 +286,7 @@ class _Cutter:
             per_particle += 8 * self.crop**3  # data, weights and multiplicity
         room = _BUFFER_BYTES if self._is_cached else _LARGE_BUFFER_BYTES
         batch_size = int(np.clip(room // per_particle, 1, 512))
-        make = self._volumes
-        if self.job.stack2d:
-            make = self._stacks if self.compiled else self._stacks_by_torch
+        make = self._stacks if self.job.stack2d else self._volumes
         for first in range(0, len(todo), batch_size):
             batch = np.array(todo[first : first + batch_size])
             n_written = writer.take(make(batch, [files[i] for i in batch]))
@@ -368,54 +365,63 @@ class _Cutter:
                 )
                 yield places, Contrast(coefficients, envelope, *self._aberrations(int(number)), sign)
 
-    def _cut(
-        self, tilt: int, batch: NDArray[np.int64], scale: float
-    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-        """Yield CTF-multiplied transforms of particles in one tilt image, and where in the batch they are."""
-        import torch
+    def _fill(
+        self, batch: NDArray[np.int64], images: NDArray[np.float32], slot: NDArray[np.int64], scale: float
+    ) -> None:
+        """Make the images of a batch of particles; that of place p in tilt t becomes ``images[slot[p, t]]``.
 
-        from napari_sta.kernels.crop import cut_windows, window_corners
-        from napari_sta.kernels.extraction import contrast_spectra
+        Images as large as the box are faded at the circle of the crop all the same.
+        """
+        if self.compiled:
+            # A tilt a thread: without barriers between the many short steps.
+            with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
+                tilts = range(self.series.n_tilts)
+                list(pool.map(lambda tilt: self._fill_tilt(tilt, batch, images, slot, scale), tilts))
+        else:
+            self._fill_by_torch(batch, images, slot, scale)
+
+    def _fill_tilt(
+        self, tilt: int, batch: NDArray[np.int64], images: NDArray[np.float32], slot: NDArray[np.int64],
+        scale: float,
+    ) -> None:  # fmt: skip
+        from napari_sta.kernels.windows import subtomogram_images
 
         image = None
-        for places, contrast in self._groups(tilt, batch, _FFT_BATCH):
+        for places, contrast in self._groups(tilt, batch, len(batch)):
             image = self._image(tilt) if image is None else image
-            position = self.geometry.position_yx_px[batch[places], tilt]
-            corner, offset = window_corners(position, self.window_px)
-            windows = cut_windows(image, corner, self.window_px, circle=False)
-            spectra = contrast_spectra(
-                torch.fft.rfft2(windows),
-                offset / self.binning,
-                self.size,
-                scale / self.binning,
-                contrast,
-                self.pixel_size_angst,
-            )
-            yield places, spectra
+            subtomogram_images(
+                image, self.geometry.position_yx_px[batch[places], tilt], self.window_px, self.size, contrast,
+                self.pixel_size_angst, images, slot[places, tilt], circle=self.job.circle_crop,
+                radius_px=self.crop / 2, scale=scale,
+            )  # fmt: skip
 
-    def _each_tilt(self, work: Callable[[int], None]) -> None:
-        """Call ``work`` for every tilt, a tilt a thread.
+    def _fill_by_torch(
+        self, batch: NDArray[np.int64], images: NDArray[np.float32], slot: NDArray[np.int64], scale: float
+    ) -> None:
+        import torch
 
-        Whole tilts in parallel, with every library on one thread inside, waste less than parallel loops
-        inside: there are no barriers between the many short steps.
-        """
-        tilts = range(self.series.n_tilts)
-        if self.compiled:
-            with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
-                list(pool.map(work, tilts))
-            return
-        from napari_sta.kernels.devices import one_thread_each
+        from napari_sta.kernels.crop import circle_crop, cut_windows, window_corners
+        from napari_sta.kernels.devices import HostCopies
+        from napari_sta.kernels.extraction import contrast_spectra, images_from, middle_images
 
-        workers = self.context.threads if self.device.type == "cpu" else 1
-        with one_thread_each(workers) as threads:
-            list(threads.map(work, tilts))
-
-    def _empty_stacks(self, batch: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Give room for the stacks of a batch, one behind the other, and (b, t) which image of it is whose."""
-        import numpy as np
-
-        slot = self.visible[batch].cumsum().reshape(len(batch), -1) - 1
-        return np.empty((int(slot[-1, -1]) + 1, self.crop, self.crop), np.float32), slot
+        with HostCopies(self.device) as copies:
+            for tilt in range(self.series.n_tilts):
+                image = None
+                for places, contrast in self._groups(tilt, batch, _FFT_BATCH):
+                    image = self._image(tilt) if image is None else image
+                    position = self.geometry.position_yx_px[batch[places], tilt]
+                    corner, offset = window_corners(position, self.window_px)
+                    windows = cut_windows(image, corner, self.window_px, circle=False)
+                    spectra = contrast_spectra(
+                        torch.fft.rfft2(windows), offset / self.binning, self.size, scale / self.binning,
+                        contrast, self.pixel_size_angst,
+                    )  # fmt: skip
+                    if images.shape[1] == self.crop:
+                        made = middle_images(spectra, self.crop, circle=self.job.circle_crop)
+                    else:
+                        made = images_from(spectra)
+                        made = circle_crop(made, self.crop / 2) if self.job.circle_crop else made
+                    copies.copy(made, images, slot[places, tilt])
 
     def _writes(
         self, images: NDArray[np.float32], batch: NDArray[np.int64], files: list[Path]
@@ -430,38 +436,13 @@ class _Cutter:
         ]
 
     def _stacks(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
-        from napari_sta.kernels.windows import subtomogram_images
+        import numpy as np
 
-        images, slot = self._empty_stacks(batch)
-
-        def fill(tilt: int) -> None:
-            # RELION divides 2D stacks by the binning once more than the mean-preserving binning does.
-            image = None
-            for places, contrast in self._groups(tilt, batch, len(batch)):
-                image = self._image(tilt) if image is None else image
-                subtomogram_images(
-                    image, self.geometry.position_yx_px[batch[places], tilt], self.window_px,
-                    self.size, contrast, self.pixel_size_angst, images, slot[places, tilt],
-                    circle=self.job.circle_crop, scale=1 / self.binning,
-                )  # fmt: skip
-
-        self._each_tilt(fill)
-        return self._writes(images, batch, files)
-
-    def _stacks_by_torch(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
-        """As :meth:`_stacks`, on any device."""
-        from napari_sta.kernels.devices import HostCopies
-        from napari_sta.kernels.extraction import middle_images
-
-        images, slot = self._empty_stacks(batch)
-        with HostCopies(self.device) as copies:
-
-            def fill(tilt: int) -> None:
-                for places, spectra in self._cut(tilt, batch, 1 / self.binning):
-                    made = middle_images(spectra, self.crop, circle=self.job.circle_crop)
-                    copies.copy(made, images, slot[places, tilt])
-
-            self._each_tilt(fill)
+        # Stacks one behind the other, images of each in the order of the tilts.
+        slot = self.visible[batch].cumsum().reshape(len(batch), -1) - 1
+        images = np.empty((int(slot[-1, -1]) + 1, self.crop, self.crop), np.float32)
+        # RELION divides 2D stacks by the binning once more than the mean-preserving binning does.
+        self._fill(batch, images, slot, 1 / self.binning)
         return self._writes(images, batch, files)
 
     def _volumes(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
@@ -469,35 +450,30 @@ class _Cutter:
         import torch
 
         from napari_sta.jobs._geometry import ctf_coefficients
-        from napari_sta.kernels.crop import circle_crop
         from napari_sta.kernels.ctf import ctf_2d
-        from napari_sta.kernels.extraction import images_from, pseudo_subtomograms
+        from napari_sta.kernels.extraction import pseudo_subtomograms
         from napari_sta.kernels.optics import tilt_envelope
 
         torch.set_num_threads(self.context.threads)
 
         n, t, s, half = len(batch), self.series.n_tilts, self.size, self.size // 2 + 1
-        images = torch.zeros((n, t, s, s), dtype=torch.float32)
+        images = np.zeros((n, t, s, s), np.float32)
+        self._fill(batch, images.reshape(-1, s, s), np.arange(n * t).reshape(n, t), 1.0)
         weights = np.zeros((n, t, s, half), np.float32)
         x_end = np.zeros((n, t, s), np.int64)
         k = np.fft.fftfreq(s, self.pixel_size_angst)
         ky, kx = torch.from_numpy(k), torch.from_numpy(np.arange(half) / (s * self.pixel_size_angst))
 
-        def fill(tilt: int) -> None:
+        for tilt in range(t):
             rows = np.flatnonzero(self.visible[batch, tilt])
             if not len(rows):
-                return
-            for places, spectra in self._cut(tilt, batch, 1.0):
-                cut = images_from(spectra)
-                if self.job.circle_crop:
-                    cut = circle_crop(cut, self.crop / 2)
-                images[torch.as_tensor(places), tilt] = cut.cpu()
+                continue
             # The range of the insertion follows the dose even where the CTF is not applied (RELION).
             end = tilt_envelope(s, self.pixel_size_angst, *self._fading(tilt))[1]
             x_end[rows, tilt] = np.fft.ifftshift(end)
             if not self.job.apply_ctf:
                 weights[rows, tilt] = 1
-                return
+                continue
             envelope = self._envelope(tilt)
             groups = self.particles.optics_group[batch[rows]]
             for number in np.unique(groups):
@@ -511,12 +487,13 @@ class _Cutter:
                 ).numpy()
                 weights[members, tilt] = (ctf * envelope) ** 2
 
-        self._each_tilt(fill)
         matrices = np.einsum(
             "tij,njk->ntik", self.geometry.tilt_rotation_zyx, self.geometry.subtomogram_rotation_zyx[batch]
         )
         scale = s / (self.crop * self.binning**0.5)
-        result = pseudo_subtomograms(images, weights, matrices, x_end, self.crop, scale, self.context.threads)
+        result = pseudo_subtomograms(
+            torch.from_numpy(images), weights, matrices, x_end, self.crop, scale, self.context.threads
+        )
         return [
             (
                 _write_volume, path, result.data[i].numpy(), result.weight[i].numpy(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import importlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import field_validator, model_validator
@@ -14,13 +15,19 @@ from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_boxes, check_symmetry, check_window, window_px
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from napari_sta.data.particles import Particles
     from napari_sta.data.tilt_series import TiltSeries, Trajectories
     from napari_sta.io.relion import StaInputs
 
-_FFT_BATCH = 32  # transforms of this many windows stay in cache; whole batches are up to 4 times slower
+_FFT_BATCH = 32  # windows that a GPU takes at once
+_PIECE = 16  # windows that a thread takes at once
+_SLICES_BYTES = (
+    64 * 2**20
+)  # slices inserted at once: the more, the less often the volume passes through the cores
 _TAPER_PX = 10.0
 _SMALL_BOX_PX = 256
 
@@ -36,6 +43,7 @@ class Reconstruct(StaInputsJob):
     folder: ClassVar[str] = "Reconstruct"
     relion_type: ClassVar[str] = "relion.reconstructparticletomo"
     order: ClassVar[int] = 20
+    uses_torch: ClassVar[bool] = False  # not before particles are inserted; importing it takes a second
     outputs: ClassVar[dict[str, Node]] = {
         "merged.mrc": Node("DensityMap.mrc.relion.tomo.map.reconstruct", 1, "average of all particles"),
         "half1.mrc": Node("DensityMap.mrc.relion.tomo.halfmap.reconstruct", 99, "half map 1"),
@@ -104,15 +112,21 @@ class Reconstruct(StaInputsJob):
 
         from napari_sta.data.volume import Volume
         from napari_sta.io.mrc import write_volume
-        from napari_sta.kernels import fourier, fsc, reconstruction
+        from napari_sta.kernels.devices import surely_cpu
         from napari_sta.kernels.rotations import symmetry_operators_zyx
 
         inputs = self._checked_inputs()
         particles, n_images = inputs.particles, 0
-        devices = context.devices()
         halves = [0] if self.merged_only else [1, 2]
-        sums = {
-            (half, device): reconstruction.new_accumulator(self.box_size_px, device)
+        # Compiled kernels insert on a CPU; torch, which makes the maps, is imported meanwhile.
+        torch_import = Thread(target=importlib.import_module, args=("torch",))
+        torch_import.start()
+        devices = [None] if surely_cpu(context.device) else context.devices()
+        if devices[0] is None or devices[0].type == "cpu":
+            devices = [None]
+        shape = (self.box_size_px, self.box_size_px, self.box_size_px // 2 + 1, 3)
+        sums: dict[Any, Any] = {
+            (half, device): np.zeros(shape, np.float32) if device is None else _zeros_on(device, shape)
             for half in halves
             for device in devices
         }
@@ -129,10 +143,10 @@ class Reconstruct(StaInputsJob):
         done = 0
         for group in particles.by_tomogram():
             series = inputs.tilt_series[group.tomogram[0]]
-            for n_inserted in self._insert_tomogram(
-                group, series, inputs.trajectories, pixel_size, sums, devices, context.threads, context.log
-            ):
-                done += 1
+            inserter = _Inserter(self, group, series, inputs.trajectories, pixel_size, context)
+            steps = inserter.on_cpu(sums) if devices == [None] else inserter.on_gpus(sums, devices)
+            for n_tilts, n_inserted in steps:
+                done += n_tilts
                 n_images += n_inserted
                 yield Progress(done, total + len(halves) + 1, f"inserting {series.name}")
         if n_images == 0:
@@ -141,12 +155,18 @@ class Reconstruct(StaInputsJob):
                 "pixels inside any tilt image; take a smaller box, or check coordinates and alignment"
             )
 
+        torch_import.join()
+        import torch
+
+        from napari_sta.kernels import fourier, fsc, reconstruction
+
+        torch.set_num_threads(context.threads)
         operators = symmetry_operators_zyx(self.symmetry)
         record: dict[str, Any] = {"n_particles": len(particles), "n_images": n_images}
         crop = self.crop_size_px or self.box_size_px
         merged, written = None, {}
         for step, half in enumerate(halves):
-            total_sum = _on_first_device([sums.pop((half, device)) for device in devices])
+            total_sum = _on_first_device([torch.as_tensor(sums.pop((half, device))) for device in devices])
             total_sum = reconstruction.symmetrise(total_sum, operators, context.threads)
             merged = total_sum if merged is None else merged + total_sum
             if half:
@@ -215,102 +235,176 @@ class Reconstruct(StaInputsJob):
         check_window(inputs, self.box_size_px, self.binning)
         return inputs
 
-    def _insert_tomogram(
-        self,
-        particles: Particles,
-        series: TiltSeries,
-        trajectories: Trajectories | None,
-        pixel_size_angst: float,
-        sums: dict[Any, Tensor],
-        devices: list[Any],
-        threads: int,
-        log: logging.Logger,
-    ) -> Iterator[int]:
-        """Insert one tomogram's particles; yields the number of images inserted, tilt by tilt."""
-        import numpy as np
-        import torch
 
-        from napari_sta.io.mrc import image_size_yx_px, read_images
-        from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
-        from napari_sta.kernels import ctf, reconstruction, slices
-        from napari_sta.kernels.crop import cut_windows, window_corners
-        from napari_sta.kernels.devices import one_thread_each
+class _Inserter:
+    """Inserts the particles of one tomogram."""
+
+    def __init__(
+        self, job: Reconstruct, particles: Particles, series: TiltSeries, trajectories: Trajectories | None,
+        pixel_size_angst: float, context: Context,
+    ) -> None:  # fmt: skip
+        import numpy as np
+
+        from napari_sta.io.mrc import image_size_yx_px
+        from napari_sta.jobs._geometry import tilt_geometry
+        from napari_sta.kernels.optics import zernike_phase
         from napari_sta.kernels.projection import is_visible
 
-        size, half_box = self.box_size_px, self.box_size_px // 2 + 1
+        self.job, self.particles, self.series, self.context = job, particles, series, context
+        self.size, self.half_box = job.box_size_px, job.box_size_px // 2 + 1
         image_size = image_size_yx_px(series.images[0][0])
-        geometry = tilt_geometry(particles, series, trajectories, image_size)
+        self.geometry = tilt_geometry(particles, series, trajectories, image_size)
         # RELION compares the binned half box with unbinned pixels here; kept, it decides who takes part.
-        visible = is_visible(geometry.position_yx_px, image_size, size / 2)
-        unseen = int((~visible.any(axis=1)).sum())
+        self.visible = is_visible(self.geometry.position_yx_px, image_size, self.size / 2)
+        unseen = int((~self.visible.any(axis=1)).sum())
         if unseen:
-            log.warning("%d of %d particles of %s lie in no tilt image", unseen, len(particles), series.name)
-        window = window_px(self.box_size_px, self.binning)
-        binning = window / size
-        own_pixel = series.pixel_size_angst * binning
-        matrices = geometry.slice_matrices_zyx * (own_pixel / pixel_size_angst)
-        scale = 1 / (window * binning)  # unitary transform, mean-preserving binning
-        halves = np.zeros(len(particles), int) if self.merged_only else particles.half_set
+            context.log.warning(
+                "%d of %d particles of %s lie in no tilt image", unseen, len(particles), series.name
+            )
+        self.window = window_px(job.box_size_px, job.binning)
+        self.binning = self.window / self.size
+        self.own_pixel = series.pixel_size_angst * self.binning
+        self.matrices = self.geometry.slice_matrices_zyx * (self.own_pixel / pixel_size_angst)
+        halves = np.zeros(len(particles), int) if job.merged_only else particles.half_set
         assert halves is not None
-        ky = (np.arange(size) - size // 2) / (size * own_pixel)
-        kx = np.arange(half_box) / (size * own_pixel)
-        aberrations: dict[int, tuple[Any, Any]] = {}
+        self.halves: NDArray[np.int64] = halves
+        ky = (np.arange(self.size) - self.size // 2) / (self.size * self.own_pixel)
+        kx = np.arange(self.half_box) / (self.size * self.own_pixel)
+        self.aberrations: dict[int, tuple[Any, Any]] = {}
         for group in particles.optics:
-            aberrations[group.number] = tuple(
-                ctf.zernike_phase(coefficients, ky, kx, odd=odd) if any(coefficients) else None
-                for coefficients, odd in ((group.even_zernike, False), (group.odd_zernike, True))
-            )  # type: ignore[assignment]
-        for tilt in range(series.n_tilts):
-            device = devices[tilt % len(devices)]
-            if self.apply_ctf:
-                envelope, x_end = reconstruction.tilt_envelope(
-                    size, own_pixel, series.dose_e_per_angst2[tilt], series.ctf_scale[tilt],
-                    series.bfactor_angst2[tilt], series.bfactor_per_dose,
-                )  # fmt: skip
-            else:
-                envelope, x_end = np.ones((size, half_box), np.float32), np.full(size, half_box)
-            radius = float(x_end[size // 2])
-            seen = np.flatnonzero(visible[:, tilt])
-            if not len(seen) or radius == 0:
-                yield 0
-                continue
-            image = torch.from_numpy(read_images([series.images[tilt]])[0]).to(device)
-            batches = [
-                (int(half), int(number), mine[first : first + _FFT_BATCH])
-                for half in np.unique(halves[seen])
-                for number in np.unique(particles.optics_group[seen])
-                for mine in [seen[(halves[seen] == half) & (particles.optics_group[seen] == number)]]
-                for first in range(0, len(mine), _FFT_BATCH)
-            ]
+            even, odd = (
+                zernike_phase(coefficients, ky, kx, odd=is_odd) if any(coefficients) else None
+                for coefficients, is_odd in ((group.even_zernike, False), (group.odd_zernike, True))
+            )
+            self.aberrations[group.number] = even, odd
 
-            def weigh(
-                half: int, number: int, batch: Any, image: Tensor = image, tilt: int = tilt,
-                envelope: Any = envelope, x_end: Any = x_end,
-            ) -> Tensor:  # fmt: skip
-                corner, offset = window_corners(geometry.position_yx_px[batch, tilt], window)
-                windows = cut_windows(image, corner, window)
-                coefficients = (
-                    ctf_coefficients(series, tilt, geometry.depth_angst[batch, tilt])
-                    if self.apply_ctf
-                    else None
-                )
-                return slices.weigh_transforms(
-                    torch.fft.rfft2(windows), offset / binning, size, scale, coefficients, own_pixel, envelope,
-                    x_end, *aberrations[number],
-                )  # fmt: skip
+    def _tilt(self, tilt: int, at_once: int) -> tuple[Any, Any, list[tuple[int, int, NDArray[np.int64]]]]:
+        """Return envelope and ends of one tilt image, and its particles: (half, optics group, members)."""
+        import numpy as np
 
-            # Batches are prepared a thread each, then inserted one after the other by all threads, so that
-            # the sums do not depend on the number of threads.
-            together = 2 * threads if device.type == "cpu" else 1
-            for start in range(0, len(batches), together):
-                some = batches[start : start + together]
-                with one_thread_each(threads if device.type == "cpu" else 1) as pool:
-                    prepared = list(pool.map(weigh, *zip(*some, strict=True)))
-                for (half, _, batch), weighed in zip(some, prepared, strict=True):
-                    slices.gather_slices(
-                        weighed, matrices[batch, tilt], radius, sums[(half, device)], threads
+        from napari_sta.kernels.optics import tilt_envelope
+
+        series = self.series
+        if self.job.apply_ctf:
+            envelope, x_end = tilt_envelope(
+                self.size, self.own_pixel, series.dose_e_per_angst2[tilt], series.ctf_scale[tilt],
+                series.bfactor_angst2[tilt], series.bfactor_per_dose,
+            )  # fmt: skip
+        else:
+            envelope = np.ones((self.size, self.half_box), np.float32)
+            x_end = np.full(self.size, self.half_box)
+        seen = np.flatnonzero(self.visible[:, tilt])
+        if not len(seen) or x_end[self.size // 2] == 0:
+            return envelope, x_end, []
+        halves, groups = self.halves[seen], self.particles.optics_group[seen]
+        batches = [
+            (int(half), int(number), mine[first : first + at_once])
+            for half in np.unique(halves)
+            for number in np.unique(groups)
+            for mine in [seen[(halves == half) & (groups == number)]]
+            for first in range(0, len(mine), at_once)
+        ]
+        return envelope, x_end, batches
+
+    def _coefficients(self, tilt: int, members: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        from napari_sta.jobs._geometry import ctf_coefficients
+
+        if not self.job.apply_ctf:
+            return None
+        return ctf_coefficients(self.series, tilt, self.geometry.depth_angst[members, tilt])
+
+    def on_cpu(self, sums: dict[Any, Any]) -> Iterator[tuple[int, int]]:
+        """Insert everything; yields the number of tilt images and of windows done.
+
+        Windows of several tilt images become slices a thread each, then all threads insert them together, in an
+        order that does not depend on the number of threads.
+        """
+        import numpy as np
+
+        from napari_sta.io.mrc import read_images
+        from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices
+
+        shape = (self.size + 1, self.half_box + 1, 3)
+        most = max(_PIECE, _SLICES_BYTES // (4 * int(np.prod(shape))))
+        threads = max(1, self.context.threads)
+        room = np.empty((0, *shape), np.float32)
+
+        def weigh(piece: tuple[Any, ...]) -> None:
+            image, tilt, envelope, x_end, number, members, place = piece
+            weighed_slices(
+                image, self.geometry.position_yx_px[members, tilt], self.window, self.size,
+                Contrast(self._coefficients(tilt, members), envelope, *self.aberrations[number]),
+                self.own_pixel, x_end, room[place : place + len(members)],
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(threads) as pool:
+            tilt = 0
+            while tilt < self.series.n_tilts:
+                # As many tilt images as there is room for slices, one at least.
+                first_tilt, count = tilt, 0
+                pieces: list[tuple[Any, ...]] = []
+                while tilt < self.series.n_tilts:
+                    envelope, x_end, batches = self._tilt(tilt, _PIECE)
+                    n = sum(len(members) for *_, members in batches)
+                    if pieces and count + n > most:
+                        break
+                    if batches:
+                        pixels = read_images([self.series.images[tilt]])[0]
+                        image = np.ascontiguousarray(pixels.T)
+                    pieces += [(image, tilt, envelope, x_end, *batch) for batch in batches]
+                    count, tilt = count + n, tilt + 1
+                n_tilts = tilt - first_tilt
+                # Half set by half set, and no more at once than there is room for.
+                pieces.sort(key=lambda piece: piece[4])
+                while pieces:
+                    half, place, now = pieces[0][4], 0, []
+                    while pieces and pieces[0][4] == half and place + len(pieces[0][-1]) <= most:
+                        image, at, envelope, x_end, _, number, members = pieces.pop(0)
+                        now.append((image, at, envelope, x_end, number, members, place))
+                        place += len(members)
+                    if len(room) < place:
+                        room = np.empty((place, *shape), np.float32)
+                    list(pool.map(weigh, now))
+                    matrices = np.concatenate([self.matrices[piece[5], piece[1]] for piece in now])
+                    radii = np.concatenate(
+                        [np.full(len(piece[5]), float(piece[3][self.size // 2])) for piece in now]
                     )
-            yield len(seen)
+                    add_slices(room[:place], matrices, radii, sums[(half, None)], threads)
+                yield n_tilts, count
+
+    def on_gpus(self, sums: dict[Any, Any], devices: list[Any]) -> Iterator[tuple[int, int]]:
+        """Insert everything; yields the number of tilt images and of windows done."""
+        import torch
+
+        from napari_sta.io.mrc import read_images
+        from napari_sta.kernels import slices
+        from napari_sta.kernels.crop import cut_windows, window_corners
+        from napari_sta.kernels.devices import to_device
+
+        scale = 1 / (self.window * self.binning)  # unitary transform, mean-preserving binning
+        for tilt in range(self.series.n_tilts):
+            device = devices[tilt % len(devices)]
+            envelope, x_end, batches = self._tilt(tilt, _FFT_BATCH)
+            if batches:
+                image = to_device(read_images([self.series.images[tilt]])[0], device)
+            for half, number, members in batches:
+                corner, offset = window_corners(self.geometry.position_yx_px[members, tilt], self.window)
+                weighed = slices.weigh_transforms(
+                    torch.fft.rfft2(cut_windows(image, corner, self.window)), offset / self.binning, self.size,
+                    scale, self._coefficients(tilt, members), self.own_pixel, envelope, x_end,
+                    *self.aberrations[number],
+                )  # fmt: skip
+                slices.gather_slices(
+                    weighed, self.matrices[members, tilt], float(x_end[self.size // 2]), sums[(half, device)],
+                    self.context.threads,
+                )  # fmt: skip
+            yield 1, sum(len(members) for *_, members in batches)
+
+
+def _zeros_on(device: Any, shape: tuple[int, ...]) -> Tensor:
+    import torch
+
+    return torch.zeros(shape, dtype=torch.float32, device=device)
 
 
 def _on_first_device(parts: list[Tensor]) -> Tensor:

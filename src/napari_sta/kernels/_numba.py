@@ -15,44 +15,6 @@ _SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
 _PI = np.float32(np.pi)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def cut_windows(first, last, image, corners, factor, outside, out):  # type: ignore[no-untyped-def]
-    """Copy windows out of one image, repeating edge pixels; subtract the outer mean and fade.
-
-    ``image`` (h, w), ``corners`` (n, 2) top-left y and x, ``out`` (n, s, s).
-    ``factor`` and ``outside`` (s, s): fading factor, and 1 where a pixel counts as background; (0, 0): plain
-    copies.
-    """
-    height, width = image.shape
-    size = out.shape[1]
-    n_outside = np.float64(0)
-    for y in range(outside.shape[0]):
-        for x in range(outside.shape[1]):
-            n_outside += outside[y, x]
-    for i in range(first, last):
-        y0, x0 = corners[i, 0], corners[i, 1]
-        for y in range(size):
-            yy = min(max(y0 + y, 0), height - 1)
-            if x0 >= 0 and x0 + size <= width:
-                for x in range(size):
-                    out[i, y, x] = image[yy, x0 + x]
-            else:
-                for x in range(size):
-                    out[i, y, x] = image[yy, min(max(x0 + x, 0), width - 1)]
-        if n_outside == 0:
-            continue
-        total = np.float64(0)
-        for y in range(size):
-            row = np.float32(0)
-            for x in range(size):
-                row += out[i, y, x] * outside[y, x]
-            total += row
-        mean = np.float32(total / n_outside)
-        for y in range(size):
-            for x in range(size):
-                out[i, y, x] = (out[i, y, x] - mean) * factor[y, x]
-
-
 @njit(inline="always")
 def _contrast_row(g, end, y, ky, kx, i, coefficients, envelope, extra_phase):  # type: ignore[no-untyped-def]
     """Fill ``g[:end]`` with -CTF·envelope of one row of image ``i``.
@@ -80,84 +42,6 @@ def _contrast_row(g, end, y, ky, kx, i, coefficients, envelope, extra_phase):  #
             f2 = folded * folded
             poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
             g[x] = folded * (_PI + f2 * poly) * envelope[y, x]  # -CTF = +sin(gamma)
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def weigh_transforms(  # type: ignore[no-untyped-def]
-    first, last, spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, extra_phase, x_end, out
-):
-    """Shift, multiply by -CTF·envelope and store data and weight side by side.
-
-    Parameters
-    ----------
-    spectra
-        (n, s0, s0 / 2 + 1, 2) float32, FFTW order.
-    row_of
-        (s,) row of ``spectra`` for each output row; output rows run from -s/2 upwards.
-    ramp_y, ramp_x
-        (n, s, 2) and (n, h, 2) factors of the shift; binning's scale is in ``ramp_y``.
-    coefficients
-        (n, 5) of the CTF phase, in half turns; (0, 5): no CTF.
-    ky, kx
-        Frequencies in 1/Å of the output rows and columns.
-    envelope
-        (s, h) float32, dose and amplitude scale of the tilt.
-    extra_phase
-        (s, h) float32 even-aberration phase in half turns, or (0, 0).
-    x_end
-        (s,) columns from here on are set to zero.
-    out
-        (n, s + 1, h + 1, 3) float32: re, im, weight; last row repeats the first, last column repeats
-        column h - 2, so that interpolation needs no bounds.
-    """
-    size = len(row_of)
-    half = len(kx)
-    g = np.empty(half, np.float32)
-    for i in range(first, last):
-        for y in range(size):
-            source = row_of[y]
-            ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
-            end = x_end[y]
-            _contrast_row(g, end, y, ky, kx, i, coefficients, envelope, extra_phase)
-            for x in range(end):
-                rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
-                ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
-                a, b = spectra[i, source, x, 0], spectra[i, source, x, 1]
-                out[i, y, x, 0] = (a * rr - b * ri) * g[x]
-                out[i, y, x, 1] = (a * ri + b * rr) * g[x]
-                out[i, y, x, 2] = g[x] * g[x]
-            for x in range(end, half):
-                for c in range(3):
-                    out[i, y, x, c] = 0
-            for c in range(3):
-                out[i, y, half, c] = out[i, y, half - 2, c]
-        for x in range(half + 1):
-            for c in range(3):
-                out[i, size, x, c] = out[i, 0, x, c]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def filter_transforms(  # type: ignore[no-untyped-def]
-    first, last, spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, extra_phase, out
-):
-    """Crop, shift and multiply transforms by -CTF·envelope, for the way back to real space.
-
-    As :func:`weigh_transforms`, but rows are in FFTW order and ``out`` is (n, h, s, 2): columns lie together,
-    because the inverse transform along them comes first.
-    """
-    half = len(kx)
-    g = np.empty(half, np.float32)
-    for i in range(first, last):
-        for y in range(len(row_of)):
-            source = row_of[y]
-            ry, iy = ramp_y[i, y, 0], ramp_y[i, y, 1]
-            _contrast_row(g, half, y, ky, kx, i, coefficients, envelope, extra_phase)
-            for x in range(half):
-                rr = ry * ramp_x[i, x, 0] - iy * ramp_x[i, x, 1]
-                ri = ry * ramp_x[i, x, 1] + iy * ramp_x[i, x, 0]
-                a, b = spectra[i, source, x, 0], spectra[i, source, x, 1]
-                out[i, x, y, 0] = (a * rr - b * ri) * g[x]
-                out[i, x, y, 1] = (a * ri + b * rr) * g[x]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
@@ -306,17 +190,17 @@ def _deposit(volume, plane, row, x, slices, i, near, u, v):  # type: ignore[no-u
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def gather_into_planes(first, step, slices, matrices, radius, volume):  # type: ignore[no-untyped-def]
+def gather_into_planes(first, step, slices, matrices, radii, volume):  # type: ignore[no-untyped-def]
     """Add central slices to every ``step``-th plane of a half-transform volume, voxel by voxel.
 
     Parameters
     ----------
     slices
-        (n, s + 1, h + 1, 3) float32 from :func:`weigh_transforms`.
+        (n, s + 1, h + 1, 3) float32 from :func:`napari_sta.kernels.windows.weighed_slices`.
     matrices
         (n, 3, 3) float64, zyx: voxel frequency to image frequency (depth, v, u).
-    radius
-        Largest radius in voxels that receives data (may exceed s / 2 by one).
+    radii
+        (n,) float64 largest radius in voxels that receives data (may exceed s / 2 by one).
     volume
         (s, s, h, 3) float32: re, im, weight; rows and planes from -s/2 upwards.
 
@@ -327,17 +211,16 @@ def gather_into_planes(first, step, slices, matrices, radius, volume):  # type: 
     """
     size = volume.shape[0]
     half_size = size // 2
-    square_radius = radius * radius
     for plane in range(first, size, step):
         z = plane - half_size
-        room_z = square_radius - z * z
-        if room_z < 0:
-            continue
-        most = int(np.sqrt(room_z))
-        x_most = min(most, half_size)
-        y_top = min(most, half_size - 1)
-        y_bottom = max(-most, -half_size)
         for i in range(len(slices)):
+            room_z = radii[i] * radii[i] - z * z
+            if room_z < 0:
+                continue
+            most = int(np.sqrt(room_z))
+            x_most = min(most, half_size)
+            y_top = min(most, half_size - 1)
+            y_bottom = max(-most, -half_size)
             dz, dy, dx = matrices[i, 0, 0], matrices[i, 0, 1], matrices[i, 0, 2]
             vz, vy, vx = matrices[i, 1, 0], matrices[i, 1, 1], matrices[i, 1, 2]
             uz, uy, ux = matrices[i, 2, 0], matrices[i, 2, 1], matrices[i, 2, 2]

@@ -345,6 +345,45 @@ def _fill_ramp(re, im, shift, n, count, scale):  # type: ignore[no-untyped-def]
         a, b = a * c - b * s, a * s + b * c
 
 
+@_inlined
+def _turns(n):  # type: ignore[no-untyped-def]
+    """Cosines and sines of -2 pi k / n."""
+    angles = -2 * np.pi * np.arange(n) / n
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+@_fast
+def _transform_window(  # type: ignore[no-untyped-def]
+    a_re, a_im, b_re, b_im, window, half, factors_half, factors, cos, sin
+):  # fmt: skip
+    """From real rows along x, as :func:`_cut_transposed` leaves them, to rows along y of ``half`` columns."""
+    wide, narrow = _padded(window), _padded(half)
+    a_re, a_im, b_re, b_im = transform_rows(a_re, a_im, b_re, b_im, wide, factors_half, cos, sin, 2)
+    _untangle(a_re, a_im, b_re, b_im, wide, half, cos, sin)
+    b_re[half * wide : narrow * wide] = 0
+    b_im[half * wide : narrow * wide] = 0
+    _transpose(b_re, wide, a_re, narrow, narrow, wide)
+    _transpose(b_im, wide, a_im, narrow, narrow, wide)
+    return transform_rows(a_re, a_im, b_re, b_im, narrow, factors, cos, sin, 1)
+
+
+@_inlined
+def _filter_row(  # type: ignore[no-untyped-def]
+    re, im, source, re_2, im_2, target, ry, iy, column_re, column_im, g, odd_factor, y, half
+):  # fmt: skip
+    """Multiply one row of a transform by a shift, real factors and the odd aberrations' factors."""
+    c, d = _all(ry), _all(iy)
+    for x in range(0, len(g), LANES):
+        cr, ci, gx = _load(column_re, x), _load(column_im, x), _load(g, x)
+        tr, ti = gx * (c * cr - d * ci), gx * (c * ci + d * cr)
+        _store_turned(re_2, im_2, target + x, _load(re, source + x), _load(im, source + x), tr, ti)
+    if odd_factor.shape[0] > 0:
+        for x in range(half):
+            a, b = re_2[target + x], im_2[target + x]
+            cr, ci = odd_factor[y, x, 0], odd_factor[y, x, 1]
+            re_2[target + x], im_2[target + x] = a * cr - b * ci, a * ci + b * cr
+
+
 @_fast
 def subtomogram_images(  # type: ignore[no-untyped-def]
     image, corners, shifts, window, scale, coefficients, ky, kx, envelope, even_phase, odd_factor,
@@ -380,10 +419,8 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
     """
     size, half, crop = len(ky), len(kx), out.shape[1]
     margin = (size - crop) // 2
-    turns_0 = -2 * np.pi * np.arange(window) / window
-    cos_0, sin_0 = np.cos(turns_0).astype(np.float32), np.sin(turns_0).astype(np.float32)
-    turns_1 = -2 * np.pi * np.arange(size) / size
-    cos_1, sin_1 = np.cos(turns_1).astype(np.float32), np.sin(turns_1).astype(np.float32)
+    cos_0, sin_0 = _turns(window)
+    cos_1, sin_1 = _turns(size)
     factors_0, factors_0_half = _factors(window), _factors(window // 2)
     factors_1, factors_1_half = _factors(size), _factors(size // 2)
     wide, narrow, middle = _padded(window), _padded(half), _padded(crop)
@@ -403,16 +440,10 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
             n_background -= 2
 
     for n in range(len(corners)):
-        # Real rows along x, 16 values of y at a time.
         _cut_transposed(a_re, a_im, wide, image, corners[n, 1], corners[n, 0], window)
-        a_re, a_im, b_re, b_im = transform_rows(a_re, a_im, b_re, b_im, wide, factors_0_half, cos_0, sin_0, 2)
-        _untangle(a_re, a_im, b_re, b_im, wide, half, cos_0, sin_0)
-        b_re[half * wide : narrow * wide] = 0
-        b_im[half * wide : narrow * wide] = 0
-        # Then along y, 16 frequencies of x at a time.
-        _transpose(b_re, wide, a_re, narrow, narrow, wide)
-        _transpose(b_im, wide, a_im, narrow, narrow, wide)
-        a_re, a_im, b_re, b_im = transform_rows(a_re, a_im, b_re, b_im, narrow, factors_0, cos_0, sin_0, 1)
+        a_re, a_im, b_re, b_im = _transform_window(
+            a_re, a_im, b_re, b_im, window, half, factors_0_half, factors_0, cos_0, sin_0
+        )
         # Crop, shift, contrast.
         _fill_ramp(row_re, row_im, shifts[n, 0], size, size // 2 + 1, scale)
         _fill_ramp(column_re, column_im, shifts[n, 1], size, half, 1.0)
@@ -422,17 +453,22 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
             else:
                 source, ry, iy = (y - size + window) * narrow, row_re[size - y], -row_im[size - y]
             _contrast_row(g, half, y, ky, kx, n, coefficients, envelope, even_phase)
-            c, d = _all(ry), _all(iy)
-            for x in range(0, narrow, LANES):
-                cr, ci, gx = _load(column_re, x), _load(column_im, x), _load(g, x)
-                re, im = _load(a_re, source + x), _load(a_im, source + x)
-                tr, ti = gx * (c * cr - d * ci), gx * (c * ci + d * cr)
-                _store_turned(b_re, b_im, y * narrow + x, re, im, tr, ti)
-            if odd_factor.shape[0] > 0:
-                for x in range(half):
-                    re, im = b_re[y * narrow + x], b_im[y * narrow + x]
-                    cr, ci = odd_factor[y, x, 0], odd_factor[y, x, 1]
-                    b_re[y * narrow + x], b_im[y * narrow + x] = re * cr - im * ci, re * ci + im * cr
+            _filter_row(
+                a_re,
+                a_im,
+                source,
+                b_re,
+                b_im,
+                y * narrow,
+                ry,
+                iy,
+                column_re,
+                column_im,
+                g,
+                odd_factor,
+                y,
+                half,
+            )
         total = float(b_re[0]) * size * size
         # Back along y; of the rows only the middle is needed.
         b_im, b_re, a_im, a_re = transform_rows(b_im, b_re, a_im, a_re, narrow, factors_1, cos_1, sin_1, 1)
@@ -473,6 +509,88 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
         for y in range(crop):
             for x in range(crop):
                 result[y, x] = (b_im[y * middle + x] - mean) * factor[y, x]
+
+
+@_fast
+def _fade_transposed(re, im, width, factor, outside, size):  # type: ignore[no-untyped-def]
+    """Subtract the mean of what is outside and fade a window that :func:`_cut_transposed` has cut."""
+    total, count = 0.0, 0.0
+    for x in range(size):
+        column = im if x % 2 else re
+        start = x // 2 * width
+        part, n = np.float32(0), np.float32(0)
+        for y in range(size):
+            part += column[start + y] * outside[x, y]
+            n += outside[x, y]
+        total += float(part)
+        count += float(n)
+    mean = np.float32(total / max(count, 1.0))
+    for x in range(size):
+        column = im if x % 2 else re
+        start = x // 2 * width
+        for y in range(size):
+            column[start + y] = (column[start + y] - mean) * factor[x, y]
+
+
+@_fast
+def weighed_slices(  # type: ignore[no-untyped-def]
+    image, corners, shifts, window, scale, coefficients, ky, kx, envelope, even_phase, odd_factor, x_end,
+    factor, outside, out,
+):  # fmt: skip
+    """Make the slices that one tilt image contributes to a reconstruction.
+
+    Parameters
+    ----------
+    image, corners, shifts, window, coefficients
+        As in :func:`subtomogram_images`.
+    scale
+        Of the unnormalised transform.
+    ky, kx, envelope, even_phase, odd_factor, x_end
+        As there, but rows run from -s / 2 upwards; columns from ``x_end`` (s,) on are set to zero.
+    factor, outside
+        (window, window) fading factor, and 1 where a pixel counts as background.
+    out
+        (n, s + 1, s / 2 + 2, 3) float32: re, im, weight with phase origin at the centre; the last row repeats
+        the first and the last column the third-last, so that interpolation needs no bounds.
+    """
+    size, half = len(ky), len(kx)
+    cos, sin = _turns(window)
+    factors, factors_half = _factors(window), _factors(window // 2)
+    wide, narrow = _padded(window), _padded(half)
+    room = max(window // 2 * wide, wide * narrow)
+    a_re, a_im = np.zeros(room, np.float32), np.zeros(room, np.float32)
+    b_re, b_im = np.zeros(room, np.float32), np.zeros(room, np.float32)
+    g = np.zeros(narrow, np.float32)
+    column_re, column_im = np.zeros(narrow, np.float32), np.zeros(narrow, np.float32)
+    row_re, row_im = np.zeros(size // 2 + 1, np.float32), np.zeros(size // 2 + 1, np.float32)
+    for n in range(len(corners)):
+        _cut_transposed(a_re, a_im, wide, image, corners[n, 1], corners[n, 0], window)
+        _fade_transposed(a_re, a_im, wide, factor, outside, window)
+        a_re, a_im, b_re, b_im = _transform_window(
+            a_re, a_im, b_re, b_im, window, half, factors_half, factors, cos, sin
+        )
+        _fill_ramp(row_re, row_im, shifts[n, 0], size, size // 2 + 1, scale)
+        _fill_ramp(column_re, column_im, shifts[n, 1], size, half, 1.0)
+        for y in range(size):
+            v = y - size // 2
+            source = (v if v >= 0 else v + window) * narrow
+            ry, iy = row_re[abs(v)], (row_im[v] if v >= 0 else -row_im[-v])
+            if v % 2:
+                ry, iy = -ry, -iy
+            end = x_end[y]
+            _contrast_row(g, end, y, ky, kx, n, coefficients, envelope, even_phase)
+            g[end:] = 0
+            _filter_row(
+                a_re, a_im, source, b_re, b_im, 0, ry, iy, column_re, column_im, g, odd_factor, y, half
+            )
+            # Phase origin from pixel 0 to the centre: (-1)^(x + y).
+            row = out[n, y]
+            for x in range(half):
+                sign = np.float32(1 - 2 * (x % 2))
+                row[x, 0], row[x, 1], row[x, 2] = sign * b_re[x], sign * b_im[x], g[x] * g[x]
+            for c in range(3):
+                row[half, c] = row[half - 2, c]
+        out[n, size] = out[n, 0]
 
 
 # ----------------------------------------------------------------------------------------------------

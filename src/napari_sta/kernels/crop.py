@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from napari_sta.kernels.devices import run_in_threads
 from napari_sta.kernels.windows import (
     CIRCLE_FALLOFF_PX,
     circle_factor_2d,
@@ -21,7 +19,6 @@ __all__ = [
     "circle_crop",
     "circle_factor",
     "cut_windows",
-    "cut_windows_reference",
     "round_half_away",
     "window_corners",
 ]
@@ -33,7 +30,6 @@ def cut_windows(
     window_px: int,
     *,
     circle: bool = True,
-    threads: int = 1,
 ) -> Float[Tensor, "n s s"]:
     """Cut square windows out of an image; pixels outside it repeat its nearest edge pixel.
 
@@ -49,24 +45,6 @@ def cut_windows(
     -----
     RELION's extraction and circle crop (radius s / 2, raised cosine inside it).
     """
-    if image.device.type == "cpu":
-        from napari_sta.kernels._numba import cut_windows as fast
-
-        n = len(corner_yx_px)
-        out = torch.empty((n, window_px, window_px), dtype=torch.float32)
-        factor = outside = np.zeros((0, 0), np.float32)
-        if circle:
-            factor, outside = (t.numpy() for t in circle_factor(window_px, window_px / 2, CIRCLE_FALLOFF_PX))
-        arrays = image.numpy(), np.ascontiguousarray(corner_yx_px), factor, outside, out.numpy()
-        run_in_threads(lambda first, last: fast(first, last, *arrays), n, threads)
-        return out
-    return cut_windows_reference(image, corner_yx_px, window_px, circle=circle)
-
-
-def cut_windows_reference(
-    image: Float[Tensor, "h w"], corner_yx_px: Int[ndarray, "n 2"], window_px: int, *, circle: bool = True
-) -> Float[Tensor, "n s s"]:
-    """Plain torch twin of :func:`cut_windows`, for any device."""
     device = image.device
     corner = torch.as_tensor(corner_yx_px, device=device)
     index = torch.arange(window_px, device=device)

@@ -14,8 +14,7 @@ from napari_sta.kernels import fourier
 from napari_sta.kernels.crop import CIRCLE_FALLOFF_PX, circle_factor
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.devices import run_in_threads
-from napari_sta.kernels.slices import as_pairs
-from napari_sta.kernels.windows import Contrast, in_half_turns
+from napari_sta.kernels.windows import Contrast
 
 __all__ = [
     "Contrast",
@@ -34,7 +33,6 @@ def contrast_spectra(
     scale: float,
     contrast: Contrast,
     pixel_size_angst: float,
-    threads: int = 1,
 ) -> Complex[Tensor, "n h s"]:
     """Bin, centre and CTF-multiply windows of tilt images, in Fourier space.
 
@@ -59,7 +57,7 @@ def contrast_spectra(
     -----
     RELION's order: Fourier crop, sub-pixel shift, contrast, inverse transform.
     """
-    n, window, half = len(spectra), spectra.shape[1], size // 2 + 1
+    window, half = spectra.shape[1], size // 2 + 1
     rows = fourier.signed_frequency_px(size).numpy()
     row_of = np.where(rows < 0, rows + window, rows)
     shift = np.asarray(shift_yx_px, dtype=np.float64)
@@ -68,45 +66,6 @@ def contrast_spectra(
     ramp_x = np.exp(2j * np.pi * shift[:, 1:] * np.arange(half) / size)
     ky = rows / (size * pixel_size_angst)
     kx = np.arange(half) / (size * pixel_size_angst)
-    if spectra.device.type == "cpu" and contrast.odd_phase is None:
-        from napari_sta.kernels._numba import filter_transforms
-
-        filtered = torch.empty((n, half, size, 2), dtype=torch.float32)
-        even = contrast.even_phase
-        arrays = (
-            torch.view_as_real(spectra.contiguous()).numpy(),
-            row_of,
-            as_pairs(ramp_y),
-            as_pairs(ramp_x),
-            in_half_turns(contrast.coefficients),
-            ky,
-            kx,
-            np.ascontiguousarray(contrast.envelope, dtype=np.float32),
-            np.zeros((0, 0), np.float32) if even is None else (even / np.pi).astype(np.float32),
-            filtered.numpy(),
-        )
-        run_in_threads(lambda first, last: filter_transforms(first, last, *arrays), n, threads)
-        return torch.view_as_complex(filtered)
-    return _contrast_reference(spectra, row_of, ramp_y, ramp_x, ky, kx, contrast)
-
-
-def images_from(spectra: Complex[Tensor, "n h s"]) -> Float[Tensor, "n s s"]:
-    """Images of the transforms that :func:`contrast_spectra` returns."""
-    size = spectra.shape[2]
-    columns = torch.fft.ifft(spectra, dim=-1, norm="ortho").transpose(1, 2)
-    return torch.fft.irfft(columns, n=size, dim=-1, norm="ortho")
-
-
-def _contrast_reference(
-    spectra: Tensor,
-    row_of: ndarray,
-    ramp_y: ndarray,
-    ramp_x: ndarray,
-    ky: ndarray,
-    kx: ndarray,
-    contrast: Contrast,
-) -> Tensor:
-    """Plain torch twin of the fast path in :func:`contrast_spectra`, for any device."""
     device = spectra.device
 
     def put(array: ndarray, dtype: torch.dtype) -> Tensor:
@@ -128,6 +87,13 @@ def _contrast_reference(
     if contrast.odd_phase is not None:
         data = data * torch.exp(-1j * put(contrast.odd_phase, torch.float32))
     return data.transpose(1, 2).contiguous()
+
+
+def images_from(spectra: Complex[Tensor, "n h s"]) -> Float[Tensor, "n s s"]:
+    """Images of the transforms that :func:`contrast_spectra` returns."""
+    size = spectra.shape[2]
+    columns = torch.fft.ifft(spectra, dim=-1, norm="ortho").transpose(1, 2)
+    return torch.fft.irfft(columns, n=size, dim=-1, norm="ortho")
 
 
 def middle_images(

@@ -13,8 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels.ctf import ctf_2d
-from napari_sta.kernels.devices import run_in_threads, run_interleaved
-from napari_sta.kernels.windows import in_half_turns
+from napari_sta.kernels.windows import add_slices
 
 
 def extract_slices(
@@ -94,7 +93,6 @@ def weigh_transforms(
     x_end: Int[ndarray, "s"],
     even_phase: Float[ndarray, "s h"] | None = None,
     odd_phase: Float[ndarray, "s h"] | None = None,
-    threads: int = 1,
 ) -> Float[Tensor, "n s1 h1 3"]:
     """Crop, shift and CTF-weigh image transforms: data -CTF·envelope·F and weight (CTF·envelope)².
 
@@ -140,43 +138,7 @@ def weigh_transforms(
     ramp_x = sign_x * np.exp(1j * angle_x)
     ky = rows.numpy() / (size * pixel_size_angst)
     kx = np.arange(half) / (size * pixel_size_angst)
-    if spectra.device.type == "cpu" and odd_phase is None:
-        return _weigh_fast(
-            spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, threads
-        )
-    return _weigh_reference(
-        spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, odd_phase
-    )
-
-
-def as_pairs(z: ndarray) -> ndarray:
-    """View complex numbers as float32 pairs, for numba."""
-    return np.ascontiguousarray(z.astype(np.complex64)).view(np.float32).reshape(*z.shape, 2)
-
-
-def _weigh_fast(  # type: ignore[no-untyped-def]
-    spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, threads
-) -> Tensor:
-    from napari_sta.kernels._numba import weigh_transforms as fast
-
-    n, size, half = len(spectra), len(row_of), len(kx)
-    out = torch.empty((n, size + 1, half + 1, 3), dtype=torch.float32)
-    extra = np.zeros((0, 0), np.float32) if even_phase is None else (even_phase / np.pi).astype(np.float32)
-    arguments = (
-        torch.view_as_real(spectra.contiguous()).numpy(), row_of.numpy(),
-        as_pairs(ramp_y), as_pairs(ramp_x),
-        in_half_turns(coefficients), ky, kx, np.ascontiguousarray(envelope, dtype=np.float32), extra,
-        np.ascontiguousarray(x_end, dtype=np.int64), out.numpy(),
-    )  # fmt: skip
-    run_in_threads(lambda first, last: fast(first, last, *arguments), n, threads)
-    return out
-
-
-def _weigh_reference(  # type: ignore[no-untyped-def]
-    spectra, row_of, ramp_y, ramp_x, coefficients, ky, kx, envelope, x_end, even_phase, odd_phase
-) -> Tensor:
-    device = spectra.device
-    n, size, half = len(spectra), len(row_of), len(kx)
+    device, n = spectra.device, len(spectra)
 
     def put(array: ndarray, dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array).to(device=device, dtype=dtype)
@@ -229,12 +191,8 @@ def gather_slices(
     rounding error grows as the square root of the number of slices, 1e-6 for ten thousand.
     """
     if volume.device.type == "cpu":
-        from napari_sta.kernels._numba import gather_into_planes
-
-        arrays = slices.numpy(), np.ascontiguousarray(matrices_zyx, dtype=np.float64)
-        target = volume.numpy()
-        run_interleaved(
-            lambda first, step: gather_into_planes(first, step, *arrays, float(radius_px), target), threads
+        add_slices(
+            slices.numpy(), matrices_zyx, np.full(len(slices), float(radius_px)), volume.numpy(), threads
         )
     else:
         gather_slices_reference(slices, matrices_zyx, radius_px, volume)

@@ -15,21 +15,7 @@ def warm_up() -> None:
 
     f4 = np.float32
     size, half = 8, 5
-    windows = np.zeros((1, 4, 4), f4)
-    _numba.cut_windows(
-        0, 1, np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), windows[0], windows[0], windows.copy()
-    )
     slices = np.zeros((1, size + 1, half + 1, 3), f4)
-    _numba.weigh_transforms(
-        0, 1, np.zeros((1, size, half, 2), f4), np.zeros(size, np.int64), np.zeros((1, size, 2), f4),
-        np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
-        np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros(size, np.int64), slices,
-    )  # fmt: skip
-    _numba.filter_transforms(
-        0, 1, np.zeros((1, size, half, 2), f4), np.zeros(size, np.int64), np.zeros((1, size, 2), f4),
-        np.zeros((1, half, 2), f4), np.zeros((1, 5)), np.zeros(size), np.zeros(half),
-        np.zeros((size, half), f4), np.zeros((0, 0), f4), np.zeros((1, half, size, 2), f4),
-    )  # fmt: skip
     weights = np.zeros((1, 1, size, half), f4)
     small = np.zeros((1, 4, 4, 3), f4)
     _numba.scatter_slices(
@@ -37,13 +23,18 @@ def warm_up() -> None:
         np.zeros((1, 1, size), np.int64), np.zeros((1, 4, 4, 3, 2), f4), small, small.copy(),
     )  # fmt: skip
     volume = np.zeros((size, size, half, 3), f4)
-    _numba.gather_into_planes(0, 1, slices, np.zeros((1, 3, 3)), 4.0, volume)
+    _numba.gather_into_planes(0, 1, slices, np.zeros((1, 3, 3)), np.zeros(1), volume)
     _numba.symmetrise_planes(0, 1, volume, np.zeros((2, 3, 3)), volume.copy())
     square = np.zeros((4, 4), f4)
     _numba_images.subtomogram_images(
         np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), np.zeros((1, 2)), size, 1.0, np.zeros((1, 5)),
         np.zeros(size), np.zeros(half), np.zeros((size, half), f4), np.zeros((0, 0), f4),
         np.zeros((0, 0, 0), f4), square, square, np.zeros(1, np.int64), square[None].copy(),
+    )  # fmt: skip
+    _numba_images.weighed_slices(
+        np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), np.zeros((1, 2)), size, 1.0, np.zeros((1, 5)),
+        np.zeros(size), np.zeros(half), np.zeros((size, half), f4), np.zeros((0, 0), f4),
+        np.zeros((0, 0, 0), f4), np.zeros(size, np.int64), *np.zeros((2, size, size), f4), slices,
     )  # fmt: skip
     _numba_images.round_to_half(np.zeros(4, f4), np.zeros(4, np.uint16))
     _numba.additive_generator(np.zeros(31, np.uint32), 1)

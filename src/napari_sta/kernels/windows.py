@@ -1,4 +1,4 @@
-"""Windows of tilt images around projected particles, and the subtomogram images made of them. numpy only.
+"""Windows of tilt images around projected particles, and what is made of them. numpy only.
 
 What needs a GPU or a choice of processor is in :mod:`napari_sta.kernels.crop` and
 :mod:`napari_sta.kernels.extraction`.
@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 from numpy import ndarray
+
+from napari_sta.kernels.devices import run_interleaved
 
 CIRCLE_FALLOFF_PX = 5.0
 """Width of the soft edge of RELION's circle crop."""
@@ -91,6 +93,7 @@ def subtomogram_images(
     slots: Int[ndarray, "n"],
     *,
     circle: bool = True,
+    radius_px: float | None = None,
     scale: float = 1.0,
 ) -> None:
     """Cut particles out of one tilt image, bin, centre, CTF-multiply, crop and fade them.
@@ -110,8 +113,9 @@ def subtomogram_images(
     out, slots
         Image i is written to ``out[slots[i]]``; its edge c is even and at most ``size``.
     circle
-        Subtract the mean outside the inscribed circle (over the whole binned image) and fade over its last
-        5 px.
+        Subtract the mean outside the circle (over the whole binned image) and fade over its last 5 px.
+    radius_px
+        Of the circle, if it is not the one inscribed in ``out``; then ``out`` must be of the whole size.
     scale
         Of the result, after mean-preserving binning.
 
@@ -124,17 +128,10 @@ def subtomogram_images(
     """
     from napari_sta.kernels._numba_images import subtomogram_images as fast
 
-    crop, half, binning = out.shape[1], size // 2 + 1, window_px / size
+    crop, binning = out.shape[1], window_px / size
     corner, offset = window_corners(position_yx_px, window_px)
-    factor, outside = circle_factor_2d(size, crop / 2)
+    factor, outside = circle_factor_2d(size, crop / 2 if radius_px is None else radius_px)
     middle = slice((size - crop) // 2, (size - crop) // 2 + crop)
-    nothing = np.zeros((0, 0), np.float32)
-    odd = np.zeros((0, 0, 0), np.float32)
-    if contrast.odd_phase is not None:
-        odd = np.stack([np.cos(contrast.odd_phase), -np.sin(contrast.odd_phase)], axis=-1).astype(np.float32)
-    even = nothing
-    if contrast.even_phase is not None:
-        even = np.ascontiguousarray(contrast.even_phase / np.pi, dtype=np.float32)
     fast(
         image_xy,
         corner,
@@ -144,12 +141,104 @@ def subtomogram_images(
         contrast.sign * scale / (binning * window_px * size),
         in_half_turns(contrast.coefficients),
         np.fft.fftfreq(size, pixel_size_angst),
-        np.arange(half) / (size * pixel_size_angst),
-        np.ascontiguousarray(contrast.envelope, dtype=np.float32),
-        even,
-        odd,
+        np.arange(size // 2 + 1) / (size * pixel_size_angst),
+        *_tables(contrast),
         np.ascontiguousarray(factor[middle, middle]),
-        np.ascontiguousarray(1 - outside[middle, middle]) if circle else nothing,
+        np.ascontiguousarray(1 - outside[middle, middle]) if circle else np.zeros((0, 0), np.float32),
         np.ascontiguousarray(slots, dtype=np.int64),
         out,
     )
+
+
+def weighed_slices(
+    image_xy: Float32[ndarray, "w h"],
+    position_yx_px: Float[ndarray, "n 2"],
+    window_px: int,
+    size: int,
+    contrast: Contrast,
+    pixel_size_angst: float,
+    x_end: Int[ndarray, "s"],
+    out: Float32[ndarray, "n s1 h1 3"],
+) -> None:
+    """Cut particles out of one tilt image, fade, transform, bin, centre and CTF-weigh them, for insertion.
+
+    Parameters
+    ----------
+    image_xy, position_yx_px, window_px, size, pixel_size_angst
+        As in :func:`subtomogram_images`.
+    contrast
+        Its arrays in centred order, rows from -size / 2 upwards.
+    x_end
+        First column of each row that is left out.
+    out
+        Changed: (n, size + 1, size / 2 + 2, 3) as from :func:`napari_sta.kernels.slices.weigh_transforms`.
+
+    Notes
+    -----
+    Does in one pass what :func:`napari_sta.kernels.crop.cut_windows` and
+    :func:`napari_sta.kernels.slices.weigh_transforms` do in turn. The circle crop comes before the transform
+    and has the window's radius: what RELION does when it reconstructs.
+    """
+    from napari_sta.kernels._numba_images import weighed_slices as fast
+
+    binning = window_px / size
+    corner, offset = window_corners(position_yx_px, window_px)
+    fast(
+        image_xy,
+        corner,
+        offset / binning,
+        window_px,
+        contrast.sign / (binning * window_px),
+        in_half_turns(contrast.coefficients),
+        (np.arange(size) - size // 2) / (size * pixel_size_angst),
+        np.arange(size // 2 + 1) / (size * pixel_size_angst),
+        *_tables(contrast),
+        np.ascontiguousarray(x_end, dtype=np.int64),
+        *circle_factor_2d(window_px, window_px / 2),
+        out,
+    )
+
+
+def _tables(contrast: Contrast) -> tuple[ndarray, ndarray, ndarray]:
+    """Envelope, even phase in half turns and factor of the odd phase as the compiled kernels take them."""
+    even, odd = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0), np.float32)
+    if contrast.even_phase is not None:
+        even = np.ascontiguousarray(contrast.even_phase / np.pi, dtype=np.float32)
+    if contrast.odd_phase is not None:
+        odd = np.stack([np.cos(contrast.odd_phase), -np.sin(contrast.odd_phase)], axis=-1).astype(np.float32)
+    return np.ascontiguousarray(contrast.envelope, dtype=np.float32), even, odd
+
+
+def add_slices(
+    slices: Float32[ndarray, "n s1 h1 3"],
+    matrices_zyx: Float[ndarray, "n 3 3"],
+    radius_px: Float[ndarray, "n"],
+    volume: Float32[ndarray, "s s h 3"],
+    threads: int = 1,
+) -> None:
+    """Add weighted central slices to a volume, each voxel interpolating in the slice (RELION's rule).
+
+    Parameters
+    ----------
+    slices
+        From :func:`weighed_slices`.
+    matrices_zyx
+        Voxel frequency to image frequency (depth, v, u).
+    radius_px
+        Of each slice: voxels at larger radii receive nothing.
+    volume
+        Changed in place: re, im, weight.
+
+    Notes
+    -----
+    A voxel takes (1 - |depth|) times the bilinear value of the slice if |depth| < 1. float32 sums: the
+    rounding error grows as the square root of the number of slices, 1e-6 for ten thousand. Give many slices
+    at once: the volume passes through the processor once a call.
+    """
+    from napari_sta.kernels._numba import gather_into_planes
+
+    arrays = (
+        slices, np.ascontiguousarray(matrices_zyx, dtype=np.float64),
+        np.ascontiguousarray(radius_px, dtype=np.float64), volume,
+    )  # fmt: skip
+    run_interleaved(lambda first, step: gather_into_planes(first, step, *arrays), threads)
