@@ -555,12 +555,13 @@ def score_poses(
     -----
     Per tilt one product [o, 2n] x [2n, s] in float32; sums over tilts in float64.
     """
+    from napari_sta.kernels._numba_refine import add_products
+
     n = len(pixels)
     n_o, n_s = len(rotations_zyx), len(shifts_zyx_px)
     scores = np.zeros((n_o, n_s))
     ramps = np.empty((n_s, 2 * n), np.float32)
     slices = np.empty((min(n_o, _MOST_ROWS), 2 * n), np.float32)
-    part = torch.empty((min(n_o, _MOST_ROWS), n_s))
     shifts = particle.offset_zyx_px + shifts_zyx_px
     for t in range(particle.n_tilts):
         if cross_correlation:
@@ -577,13 +578,13 @@ def score_poses(
             rows = slices[: last - first]
             norm = np.zeros(last - first)
             gather(projector, axes[first:last], pixels, weight, rows, norm)
-            cross = torch.mm(
-                torch.from_numpy(rows), torch.from_numpy(ramps).T, out=part[: last - first]
-            ).numpy()
             if cross_correlation:
+                cross = np.zeros((last - first, n_s))
+                add_products(rows, ramps, cross)
                 scores[first:last] += cross / np.sqrt(2 * norm * particle.window_power[t])[:, None]
             else:
-                scores[first:last] += cross - norm[:, None]
+                add_products(rows, ramps, scores[first:last])
+                scores[first:last] -= norm[:, None]
     return scores
 
 
