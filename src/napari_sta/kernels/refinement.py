@@ -12,9 +12,9 @@ Scheres (2012), J. Struct. Biol. 180, 519. Zivanov et al. (2022), eLife 11, e837
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ from jaxtyping import Bool, Complex, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from napari_sta.kernels import fourier
+from napari_sta.kernels import fourier, refinement_volumes
+from napari_sta.kernels.refinement_volumes import VoxelList, VoxelPart
 
 _MOST_ROWS = 192
 """Orientations whose slices are held at a time: their rows stay in the level-2 cache."""
+
+_LEAST_MULTIPLICITY = 0.1
+"""Voxels of a pseudo-subtomogram through which fewer slices went are not divided by their number."""
 
 _DENSE_SHARE = 0.9
 """From this share of pairs on one matrix product of all is faster than products of pairs."""
@@ -95,8 +99,19 @@ class PixelList:
     row_n: Int[ndarray, "r"]
     row_start: Int[ndarray, "r"]
 
+    n_dim: ClassVar[int] = 2
+
     def __len__(self) -> int:
         return len(self.v)
+
+    @property
+    def count(self) -> int:
+        """Pixels listed."""
+        return len(self.v)
+
+    def part(self, _: int) -> PixelList:
+        """Pixels of any tilt image: the same for all."""
+        return self
 
     @property
     def kv(self) -> Float[ndarray, "n"]:
@@ -153,8 +168,12 @@ def make_pixel_list(size: int, radius: int, edge_ratio: float = 1.0) -> PixelLis
     )  # fmt: skip
 
 
-def place_in(whole: PixelList, part: PixelList) -> Int[ndarray, "m"]:
-    """Return where the pixels of a smaller list are in a larger one."""
+def place_in(whole: PixelList | VoxelList, part: PixelList | VoxelList) -> Int[ndarray, "*m"]:
+    """Return where the pixels of a smaller list are in a larger one; voxels part by part, -1 for filling."""
+    if isinstance(whole, VoxelList) or isinstance(part, VoxelList):
+        assert isinstance(whole, VoxelList)
+        assert isinstance(part, VoxelList)
+        return refinement_volumes.place_in(whole, part)
     row = {int(v): (int(start), int(first)) for v, first, start in zip(
         whole.row_v, whole.row_u, whole.row_start, strict=True)}  # fmt: skip
     offset = np.array([row[int(v)][0] - row[int(v)][1] for v in part.v], dtype=np.int64)
@@ -255,7 +274,12 @@ def initial_noise(spectra: Complex[Tensor, "n s h"]) -> Float[ndarray, "shells"]
     count = torch.bincount(shells.flatten(), minlength=n_shells)[:n_shells].double().numpy()
     power = shell_powers(spectra, shells, n_shells).mean(axis=0)
     average = shell_powers(spectra.mean(dim=0, keepdim=True), shells, n_shells)[0]
-    sigma2 = (power - average) / (2 * count)
+    return filled_noise((power - average) / (2 * count))
+
+
+def filled_noise(sigma2: Float[ndarray, "shells"]) -> Float[ndarray, "shells"]:
+    """Give shells that are not positive the last positive value before them, or the next one; in place."""
+    n_shells = len(sigma2)
     good = np.flatnonzero(sigma2 > 0)
     if not len(good):
         return np.full(n_shells, 1.0)
@@ -353,20 +377,33 @@ def make_projector(
     return Projector(values, 2 * half + 1, width, padding, radius)
 
 
-def slice_axes(matrices_zyx: Float[ndarray, "*o 3 3"], padding: float) -> Float[ndarray, "*o 2 3"]:
-    """Where steps along v and u of an image go in a padded volume, float32; matrices volume to image."""
-    return np.ascontiguousarray(padding * matrices_zyx[..., 1:, :], dtype=np.float32)
+def slice_axes(
+    matrices_zyx: Float[ndarray, "*o 3 3"], padding: float, n_dim: int = 2
+) -> Float[ndarray, "*o a 3"]:
+    """Where steps along v and u of an image (n_dim 3: w, v, u of a volume) go in a padded volume, float32.
+
+    Matrices turn the volume into the image.
+    """
+    return np.ascontiguousarray(padding * matrices_zyx[..., 3 - n_dim :, :], dtype=np.float32)
 
 
 def gather(
     projector: Projector,
-    axes: Float[ndarray, "o 2 3"],
-    pixels: PixelList,
+    axes: Float[ndarray, "o a 3"],
+    pixels: PixelList | VoxelPart,
     weight: Float[ndarray, "n"],
     out: Float[ndarray, "o m"],
     norm: Float[ndarray, "o"],
 ) -> None:
     """Sample slices into ``out`` [Re | Im] and add half their weighted squared norms to ``norm``."""
+    if isinstance(pixels, VoxelPart):
+        from napari_sta.kernels._numba_voxels import gather_voxels
+
+        gather_voxels(
+            projector.values, projector.depth, projector.width, axes, pixels.kw, pixels.kv, pixels.ku, weight,
+            out, norm,
+        )  # fmt: skip
+        return
     from napari_sta.kernels._numba_refine import gather_rows
 
     gather_rows(
@@ -383,13 +420,15 @@ def gather(
 
 
 def gather_reference(
-    projector: Projector, axes: Float[ndarray, "o 2 3"], pixels: PixelList, weight: Float[ndarray, "n"]
+    projector: Projector,
+    axes: Float[ndarray, "o a 3"],
+    pixels: PixelList | VoxelPart,
+    weight: Float[ndarray, "n"],
 ) -> tuple[Float[Tensor, "o m"], Float[Tensor, "o"]]:
     """Plain torch twin of :func:`gather`, float64, any device."""
     shape = (projector.depth, projector.depth, projector.width)
     volume = torch.view_as_complex(torch.as_tensor(projector.values).double().reshape(*shape, 2))
-    vu = torch.as_tensor(np.stack([pixels.v, pixels.u])).double()
-    where = torch.einsum("oai,an->oin", torch.as_tensor(axes).double(), vu)
+    where = torch.einsum("oai,an->oin", torch.as_tensor(axes).double(), _frequencies(pixels))
     flip = where[:, 2] < 0
     where = torch.where(flip[:, None], -where, where)
     low = where.floor()
@@ -408,13 +447,29 @@ def gather_reference(
     return torch.cat([total.real, total.imag], dim=1), norm
 
 
+def _frequencies(pixels: PixelList | VoxelPart) -> Float[Tensor, "a n"]:
+    k = (pixels.v, pixels.u) if isinstance(pixels, PixelList) else (pixels.w, pixels.v, pixels.u)
+    return torch.as_tensor(np.stack(k)).double()
+
+
 def shift_images(
     image: Float[ndarray, "m"],
-    shift_yx_px: Float[ndarray, "s 2"],
-    pixels: PixelList,
+    shift_yx_px: Float[ndarray, "s a"],
+    pixels: PixelList | VoxelPart,
     out: Float[ndarray, "s m"],
 ) -> None:
-    """Multiply one planar image by exp(-2 pi i k·shift / size) for each shift: moves it by +shift."""
+    """Multiply one planar image by exp(-2 pi i k·shift / size) for each shift: moves it by +shift.
+
+    Part of a volume takes shifts zyx.
+    """
+    if isinstance(pixels, VoxelPart):
+        from napari_sta.kernels._numba_voxels import shift_voxels
+
+        shift_voxels(
+            image, np.ascontiguousarray(shift_yx_px, dtype=np.float64), float(pixels.size), pixels.radius,
+            pixels.row_w, pixels.row_v, pixels.row_u, pixels.row_n, pixels.row_start, out,
+        )  # fmt: skip
+        return
     from napari_sta.kernels._numba_refine import shift_rows
 
     shift_rows(
@@ -424,13 +479,13 @@ def shift_images(
 
 
 def shift_images_reference(
-    image: Float[ndarray, "m"], shift_yx_px: Float[ndarray, "s 2"], pixels: PixelList
+    image: Float[ndarray, "m"], shift_yx_px: Float[ndarray, "s a"], pixels: PixelList | VoxelPart
 ) -> Float[Tensor, "s m"]:
     """Plain torch twin of :func:`shift_images`, float64."""
     n = len(pixels)
     z = torch.complex(torch.as_tensor(image[:n]).double(), torch.as_tensor(image[n:]).double())
-    vu = torch.as_tensor(np.stack([pixels.v, pixels.u])).double()
-    angle = -2 * torch.pi * (torch.as_tensor(shift_yx_px).double() @ vu) / pixels.size
+    phase = torch.as_tensor(shift_yx_px).double() @ _frequencies(pixels)
+    angle = -2 * torch.pi * phase / pixels.size
     moved = z[None] * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([moved.real, moved.imag], dim=1)
 
@@ -443,6 +498,9 @@ def shift_images_reference(
 class ParticleImages:
     """What one particle brings to the expectation step; ``t`` visible tilts, ``n`` listed pixels.
 
+    Of a pseudo-subtomogram ``t`` are the parts of its voxel list
+    (:class:`~napari_sta.kernels.refinement_volumes.VoxelList`); it counts as one premultiplied image.
+
     Attributes
     ----------
     masked, unmasked
@@ -454,7 +512,8 @@ class ParticleImages:
     matrices_zyx
         (t, 3, 3) subtomogram to image.
     power
-        (t, shells) float64 shell sums of abs(X)² of the masked images (:func:`half_plane_shells`).
+        (t, shells) float64 shell sums of abs(X)² of the masked images (:func:`half_plane_shells`);
+        (1, shells) of a volume.
     sigma2
         (shells,) noise power of its optics group.
     offset_zyx_px
@@ -469,6 +528,10 @@ class ParticleImages:
         (t, shells) noise power of the *raw* tilt images (before premultiplication): with it each tilt and
         shell is weighed by what it knows. None: RELION's likelihood, in which ``sigma2`` is that of the
         images as they are, whatever the CTF does to their noise.
+    multiplicity
+        (t, n) of a pseudo-subtomogram: by how many slices its noise is larger, in RELION's likelihood.
+    slices
+        (shells,) sums of the multiplicity over the whole volume: what its residuals are divided by.
     """
 
     masked: Float[ndarray, "t m"]
@@ -483,14 +546,23 @@ class ParticleImages:
     scale: float
     window_power: Float[ndarray, "t"]
     noise: Float[ndarray, "t shells"] | None = None
+    multiplicity: Float[ndarray, "t n"] | None = None
+    slices: Float[ndarray, "shells"] | None = None
 
     @property
     def n_tilts(self) -> int:
-        """How many tilt images show the particle."""
+        """How many tilt images show the particle; of a volume: parts."""
         return len(self.masked)
 
-    def at_pixels(self, place: Int[ndarray, "m"]) -> ParticleImages:
-        """Keep the pixels at the given places of the list."""
+    @property
+    def n_images(self) -> int:
+        """How many images it brings: a volume is one."""
+        return len(self.power)
+
+    def at_pixels(self, place: Int[ndarray, "*m"]) -> ParticleImages:
+        """Keep the pixels at the given places of the list (:func:`place_in`)."""
+        if place.ndim == 2:
+            return self._at_voxels(place)
         both = np.concatenate([place, place + self.model.shape[1]])
         return replace(
             self, masked=np.ascontiguousarray(self.masked[:, both]),
@@ -499,17 +571,40 @@ class ParticleImages:
             ctf=None if self.ctf is None else np.ascontiguousarray(self.ctf[:, place]),
         )  # fmt: skip
 
-    def score_weights(self, tilt: int, pixels: PixelList) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
+    def _at_voxels(self, place: Int[ndarray, "t n"]) -> ParticleImages:
+        def taken(values: ndarray) -> ndarray:
+            return np.concatenate([values.ravel(), np.zeros(1, values.dtype)])[place]
+
+        n = self.model.shape[1]
+        masked, unmasked = (
+            np.concatenate([taken(a[:, :n]), taken(a[:, n:])], axis=1) for a in (self.masked, self.unmasked)
+        )
+        t = len(place)
+        return replace(
+            self, masked=masked, unmasked=unmasked, model=taken(self.model),
+            matrices_zyx=self.matrices_zyx[:t],
+            noise=None if self.noise is None else self.noise[:t],
+            multiplicity=None if self.multiplicity is None else taken(self.multiplicity),
+        )  # fmt: skip
+
+    def score_weights(
+        self, tilt: int, pixels: PixelList | VoxelPart
+    ) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
         """Compute what image and abs(V)² are multiplied by in the score of a tilt; 0 at frequency 0."""
         model = self.model[tilt].astype(np.float64)
         inverse = self._inverse_noise(tilt, pixels)
         inverse[pixels.shell == 0] = 0
+        if self.noise is None and self.multiplicity is not None:
+            slices = self.multiplicity[tilt]
+            inverse = inverse / np.where(slices > _LEAST_MULTIPLICITY, slices, 1)
         cross = self.scale * inverse
         if self.noise is None or self.ctf is not None:
             cross = cross * model
         return cross.astype(np.float32), (self.scale * model * cross).astype(np.float32)
 
-    def sum_weights(self, tilt: int, pixels: PixelList) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
+    def sum_weights(
+        self, tilt: int, pixels: PixelList | VoxelPart
+    ) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
         """Compute what the image is multiplied by when it is averaged, and its weight in the average."""
         model = self.model[tilt].astype(np.float64)
         inverse = self._inverse_noise(tilt, pixels)
@@ -520,7 +615,7 @@ class ParticleImages:
             return self.scale * inverse, self.scale**2 * model * inverse
         return inverse, self.scale * model * inverse
 
-    def _inverse_noise(self, tilt: int, pixels: PixelList) -> Float[ndarray, "n"]:
+    def _inverse_noise(self, tilt: int, pixels: PixelList | VoxelPart) -> Float[ndarray, "n"]:
         power = self.sigma2 if self.noise is None else self.noise[tilt]
         return 1 / power[pixels.shell]
 
@@ -528,7 +623,7 @@ class ParticleImages:
 def score_poses(
     projector: Projector,
     particle: ParticleImages,
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     rotations_zyx: Float[ndarray, "o 3 3"],
     shifts_zyx_px: Float[ndarray, "s 3"],
     *,
@@ -563,35 +658,114 @@ def score_poses(
     ramps = np.empty((n_s, 2 * n), np.float32)
     slices = np.empty((min(n_o, _MOST_ROWS), 2 * n), np.float32)
     shifts = particle.offset_zyx_px + shifts_zyx_px
+    powers = np.zeros(n_o)
     for t in range(particle.n_tilts):
+        here = pixels.part(t)
         if cross_correlation:
-            factor = particle.model[t] * pixels.multiplicity.astype(np.float32)
+            factor = particle.model[t] * here.multiplicity.astype(np.float32)
             weight = factor * particle.model[t]
         else:
-            factor, weight = particle.score_weights(t, pixels)
+            factor, weight = particle.score_weights(t, here)
         image = particle.masked[t] * np.concatenate([factor, factor])
         q = particle.matrices_zyx[t]
-        shift_images(image, shifts @ q[1:].T, pixels, ramps)
-        axes = slice_axes(q @ rotations_zyx, projector.padding)
+        shift_images(image, shifts @ q[3 - here.n_dim :].T, here, ramps)
+        axes = slice_axes(q @ rotations_zyx, projector.padding, here.n_dim)
         for first in range(0, n_o, _MOST_ROWS):
             last = min(first + _MOST_ROWS, n_o)
             rows = slices[: last - first]
             norm = np.zeros(last - first)
-            gather(projector, axes[first:last], pixels, weight, rows, norm)
+            gather(projector, axes[first:last], here, weight, rows, norm)
             if cross_correlation:
                 cross = np.zeros((last - first, n_s))
                 add_products(rows, ramps, cross)
-                scores[first:last] += cross / np.sqrt(2 * norm * particle.window_power[t])[:, None]
+                if here.n_dim == 3:  # of the whole volume, not of its parts
+                    scores[first:last] += cross
+                    powers[first:last] += 2 * norm * particle.window_power[0]
+                else:
+                    scores[first:last] += cross / np.sqrt(2 * norm * particle.window_power[t])[:, None]
             else:
                 add_products(rows, ramps, scores[first:last])
                 scores[first:last] -= norm[:, None]
+    if cross_correlation and pixels.n_dim == 3:
+        scores /= np.sqrt(powers)[:, None]
+    return scores
+
+
+def score_shared(
+    projector: Projector,
+    particles: Sequence[ParticleImages],
+    tilts: Sequence[Int[ndarray, "t"]],
+    frames_zyx: Float[ndarray, "p 3 3"],
+    pixels: PixelList,
+    rotations_zyx: Float[ndarray, "o 3 3"],
+    shifts_zyx_px: Float[ndarray, "s 3"],
+    *,
+    cross_correlation: bool = False,
+) -> list[Float[ndarray, "o s"]]:
+    """:func:`score_poses` for particles that see the same slices: each tilt's slices are read once for all.
+
+    Parameters
+    ----------
+    tilts
+        Which image of the tilt series each image of each particle is.
+    frames_zyx
+        Particle p is tried at ``frames[p] @ rotations``; for one tilt, its matrix times its frame is the same
+        for all particles.
+
+    Raises
+    ------
+    ValueError
+        If the products differ.
+    """
+    from napari_sta.kernels._numba_refine import add_products
+
+    n, n_o, n_s = len(pixels), len(rotations_zyx), len(shifts_zyx_px)
+    scores = [np.zeros((n_o, n_s)) for _ in particles]
+    rows_at_once = min(n_o, _MOST_ROWS)
+    slices = np.empty((rows_at_once, 2 * n), np.float32)
+    ignored, no_weight = np.zeros(rows_at_once), np.zeros(n, np.float32)
+    for tilt in np.unique(np.concatenate(list(tilts))):
+        seen = [
+            (p, int(np.flatnonzero(mine == tilt)[0])) for p, mine in enumerate(tilts) if (mine == tilt).any()
+        ]
+        matrix = particles[seen[0][0]].matrices_zyx[seen[0][1]] @ frames_zyx[seen[0][0]]
+        ramps = np.empty((len(seen), n_s, 2 * n), np.float32)
+        weights = np.empty((len(seen), n), np.float32)
+        for k, (p, t) in enumerate(seen):
+            one = particles[p]
+            q = one.matrices_zyx[t]
+            if np.abs(q @ frames_zyx[p] - matrix).max() > 1e-6:
+                raise ValueError("the particles do not share their slices")
+            if cross_correlation:
+                factor = one.model[t] * pixels.multiplicity.astype(np.float32)
+                weights[k] = factor * one.model[t]
+            else:
+                factor, weights[k] = one.score_weights(t, pixels)
+            moved = (one.offset_zyx_px + shifts_zyx_px) @ q[1:].T
+            shift_images(one.masked[t] * np.concatenate([factor, factor]), moved, pixels, ramps[k])
+        axes = slice_axes(matrix @ rotations_zyx, projector.padding)
+        for first in range(0, n_o, rows_at_once):
+            last = min(first + rows_at_once, n_o)
+            rows = slices[: last - first]
+            gather(projector, axes[first:last], pixels, no_weight, rows, ignored[: last - first])
+            norm = np.zeros((last - first, len(seen)))
+            add_products(rows[:, :n] ** 2 + rows[:, n:] ** 2, weights, norm)
+            for k, (p, t) in enumerate(seen):
+                part = scores[p][first:last]
+                if cross_correlation:
+                    cross = np.zeros(part.shape)
+                    add_products(rows, ramps[k], cross)
+                    part += cross / np.sqrt(norm[:, k] * particles[p].window_power[t])[:, None]
+                else:
+                    add_products(rows, ramps[k], part)
+                    part -= 0.5 * norm[:, k, None]
     return scores
 
 
 def score_pairs(
     projector: Projector,
     particle: ParticleImages,
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     rotations_zyx: Float[ndarray, "o 3 3"],
     shifts_zyx_px: Float[ndarray, "s 3"],
     pairs: Bool[ndarray, "p q"],
@@ -616,14 +790,16 @@ def score_pairs(
     rows_at_once = max(1, _MOST_ROWS // n_c) * n_c
     slices = np.empty((min(n_o, rows_at_once), 2 * n), np.float32)
     for t in range(particle.n_tilts):
-        factor, weight = particle.score_weights(t, pixels)
+        here = pixels.part(t)
+        factor, weight = particle.score_weights(t, here)
         q = particle.matrices_zyx[t]
-        shift_images(particle.masked[t] * np.concatenate([factor, factor]), shifts @ q[1:].T, pixels, ramps)
-        axes = slice_axes(q @ rotations_zyx, projector.padding)
+        image = particle.masked[t] * np.concatenate([factor, factor])
+        shift_images(image, shifts @ q[3 - here.n_dim :].T, here, ramps)
+        axes = slice_axes(q @ rotations_zyx, projector.padding, here.n_dim)
         for first in range(0, n_o, rows_at_once):
             last = min(first + rows_at_once, n_o)
             norm = np.zeros(last - first)
-            gather(projector, axes[first:last], pixels, weight, slices[: last - first], norm)
+            gather(projector, axes[first:last], here, weight, slices[: last - first], norm)
             parent, step = np.nonzero(pairs[first // n_c : last // n_c])
             add_pair_products(slices, ramps, parent, step, n_c, n_d, scores[first:last])
             scores[first:last] -= norm[:, None]
@@ -743,9 +919,9 @@ class Posterior(NamedTuple):
 def find_posterior(
     projector: Projector,
     particle: ParticleImages,
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     search: Search,
-    coarse: tuple[Projector, ParticleImages, PixelList] | None = None,
+    coarse: tuple[Projector, ParticleImages, PixelList | VoxelList] | None = None,
     scores: Float[ndarray, "o s"] | None = None,
     *,
     cross_correlation: bool = False,
@@ -798,7 +974,7 @@ def find_posterior(
     if cross_correlation:
         weights = np.zeros(fine.shape)
         weights[np.unravel_index(int(fine.argmax()), fine.shape)] = 1.0
-        evidence = top / particle.n_tilts
+        evidence = top / particle.n_images
     else:
         weights = np.exp(fine - top)
         kept, total = significant(weights, search.adaptive_fraction)
@@ -885,7 +1061,7 @@ def resolution_of(references: list[Tensor] | None, edge_angst: float) -> float:
     return edge_angst / shell
 
 
-def evidence_constant(particle: ParticleImages, pixels: PixelList) -> float:
+def evidence_constant(particle: ParticleImages, pixels: PixelList | VoxelList) -> float:
     """Compute what :func:`score_poses` leaves out of the log-likelihood, the same for all poses.
 
     Notes
@@ -895,9 +1071,12 @@ def evidence_constant(particle: ParticleImages, pixels: PixelList) -> float:
     needs it.
     """
     inside = slice(1, pixels.radius + 1)
-    shells = half_plane_shells(pixels.size, pixels.radius).flatten()
+    if isinstance(pixels, VoxelList):
+        shells = refinement_volumes.half_space_shells(pixels.size).flatten()
+    else:
+        shells = half_plane_shells(pixels.size, pixels.radius).flatten()
     count = torch.bincount(shells, minlength=len(particle.sigma2) + 1)[inside].double().numpy()
     power = particle.power.sum(axis=0)
     sigma2 = particle.sigma2[inside]
     constant = -(power[inside] / (2 * sigma2)).sum() - 0.5 * power[pixels.radius + 1 :].sum()
-    return float(constant - particle.n_tilts * (count * np.log(2 * np.pi * sigma2)).sum())
+    return float(constant - particle.n_images * (count * np.log(2 * np.pi * sigma2)).sum())

@@ -19,6 +19,7 @@ from napari_sta.kernels.refinement import (
     shift_images,
     slice_axes,
 )
+from napari_sta.kernels.refinement_volumes import N_SECTORS, VoxelList, VoxelPart
 
 _EVIDENCE = -np.log(0.01)
 """Two poses can be told apart when their images differ by this much (log-likelihood)."""
@@ -34,7 +35,7 @@ class Accuracy(NamedTuple):
 def expected_accuracy(
     projector: Projector,
     particle: ParticleImages,
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     angles_deg: Float[ndarray, "3"],
     generator: np.random.Generator,
 ) -> Accuracy:
@@ -45,7 +46,7 @@ def expected_accuracy(
     angles_deg
         Rot, tilt, psi of the particle.
     generator
-        Draws, per tilt image, which angle and which axis is disturbed.
+        Draws, per tilt image (once for a volume), which angle and which axis is disturbed.
 
     Notes
     -----
@@ -55,8 +56,9 @@ def expected_accuracy(
     from napari_sta.kernels.rotations import euler_to_matrix_zyx
 
     n, n_tilts = len(pixels), particle.n_tilts
-    angle_axis = generator.integers(0, 3, n_tilts)
-    offset_axis = generator.integers(0, 3, n_tilts)
+    n_images = particle.n_images
+    angle_axis = np.resize(generator.integers(0, 3, n_images), n_tilts)
+    offset_axis = np.resize(generator.integers(0, 3, n_images), n_tilts)
     angle_steps = _error_steps(
         (0.2, 0.05), (1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (20.0, 2.0), (30.0, 5.0)
     )
@@ -66,9 +68,10 @@ def expected_accuracy(
     first = np.empty((n_tilts, 2 * n), np.float32)
     weights = []
     for t in range(n_tilts):
-        axes = slice_axes((particle.matrices_zyx[t] @ reference)[None], projector.padding)
-        gather(projector, axes, pixels, none, first[t : t + 1], np.zeros(1))
-        w = particle.score_weights(t, pixels)[1].astype(np.float64) / (2 * particle.scale**2)
+        here = pixels.part(t)
+        axes = slice_axes((particle.matrices_zyx[t] @ reference)[None], projector.padding, here.n_dim)
+        gather(projector, axes, here, none, first[t : t + 1], np.zeros(1))
+        w = particle.score_weights(t, here)[1].astype(np.float64) / (2 * particle.scale**2)
         weights.append(np.concatenate([w, w]))
 
     def angle_evidence(errors: ndarray) -> ndarray:
@@ -77,8 +80,10 @@ def expected_accuracy(
         for t in range(n_tilts):
             turned = np.repeat(angles_deg[None], len(errors), axis=0)
             turned[:, angle_axis[t]] += errors
-            axes = slice_axes(particle.matrices_zyx[t] @ euler_to_matrix_zyx(turned), projector.padding)
-            gather(projector, axes, pixels, none, rows, np.zeros(len(errors)))
+            matrices = particle.matrices_zyx[t] @ euler_to_matrix_zyx(turned)
+            here = pixels.part(t)
+            axes = slice_axes(matrices, projector.padding, here.n_dim)
+            gather(projector, axes, here, none, rows, np.zeros(len(errors)))
             total += ((rows - first[t]).astype(np.float64) ** 2) @ weights[t]
         return total
 
@@ -86,8 +91,9 @@ def expected_accuracy(
         total = np.zeros(len(errors))
         rows = np.empty((len(errors), 2 * n), np.float32)
         for t in range(n_tilts):
-            direction = particle.matrices_zyx[t][1:, 2 - offset_axis[t]]
-            shift_images(first[t], errors[:, None] * direction, pixels, rows)
+            here = pixels.part(t)
+            direction = particle.matrices_zyx[t][3 - here.n_dim :, 2 - offset_axis[t]]
+            shift_images(first[t], errors[:, None] * direction, here, rows)
             total += ((rows - first[t]).astype(np.float64) ** 2) @ weights[t]
         return total
 
@@ -139,7 +145,7 @@ _SHIFT_PX = 0.1
 def pose_information(
     projector: Projector,
     particle: ParticleImages,
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     rotation_zyx: Float[ndarray, "3 3"],
     shift_zyx_px: Float[ndarray, "3"],
 ) -> Information:
@@ -154,7 +160,8 @@ def pose_information(
     -----
     The two are the bread and the filling of the sandwich estimator of White (1982), clustered by tilt image:
     a likelihood that is too sure of itself, because noise is correlated between pixels (neighbours,
-    membrane, mask), shows scores that scatter more than it expects. Derivatives are central differences.
+    membrane, mask), shows scores that scatter more than it expects. Derivatives are central differences. A
+    volume is clustered by wedges of its transform instead.
 
     References
     ----------
@@ -169,26 +176,35 @@ def pose_information(
     rows, ignored, none = np.empty((7, 2 * n), np.float32), np.zeros(7), np.zeros(n, np.float32)
     moved = np.empty((7, 2 * n), np.float32)
     expected, seen = np.zeros((6, 6)), np.zeros((6, 6))
+    d = pixels.n_dim
+    by_sector = np.zeros((6, N_SECTORS))
     for t in range(particle.n_tilts):
         q = particle.matrices_zyx[t]
-        gather(projector, slice_axes(q @ rotations, projector.padding), pixels, none, rows, ignored)
-        factor, weight = particle.score_weights(t, pixels)
+        here = pixels.part(t)
+        gather(projector, slice_axes(q @ rotations, projector.padding, d), here, none, rows, ignored)
+        factor, weight = particle.score_weights(t, here)
         # A shift of the image by +d is one of the slice by -d.
-        steps = np.zeros((7, 2))
-        steps[1:4] = _SHIFT_PX * q[1:].T
+        steps = np.zeros((7, d))
+        steps[1:4] = _SHIFT_PX * q[3 - d :].T
         steps[4:] = -steps[1:4]
         image = particle.masked[t] * np.tile(factor, 2)
-        shift_images(image, (q[1:] @ shift) + steps, pixels, moved)
+        shift_images(image, (q[3 - d :] @ shift) + steps, here, moved)
         slopes = np.empty((6, 2 * n))
         slopes[:3] = (rows[1:4].astype(np.float64) - rows[4:]) / (2 * _TURN_RAD)
         slices = np.empty((7, 2 * n), np.float32)
-        shift_images(rows[0], -steps, pixels, slices)
+        shift_images(rows[0], -steps, here, slices)
         slopes[3:] = (slices[1:4].astype(np.float64) - slices[4:]) / (2 * _SHIFT_PX)
         weighed = np.tile(weight.astype(np.float64), 2)
         residual = moved[0] - weighed * rows[0]
-        score = slopes @ residual
         expected += (slopes * weighed) @ slopes.T
-        seen += np.outer(score, score)
+        if isinstance(here, VoxelPart):
+            sector = np.tile(here.sector, 2)
+            for k in range(6):
+                by_sector[k] += np.bincount(sector, slopes[k] * residual, N_SECTORS)
+        else:
+            score = slopes @ residual
+            seen += np.outer(score, score)
+    seen += by_sector @ by_sector.T
     return Information(expected, seen)
 
 

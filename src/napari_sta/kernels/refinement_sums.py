@@ -22,6 +22,7 @@ from napari_sta.kernels.refinement import (
     shift_images,
     slice_axes,
 )
+from napari_sta.kernels.refinement_volumes import VoxelList, VoxelPart
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Sums:
         (tomograms, tilts, shells) those of the scale.
     tilt_residual, tilt_weight
         (tomograms, tilts, shells) residuals, and (tomograms, tilts) sums of posterior weights.
+    slices
+        (optics groups, shells) multiplicities of pseudo-subtomograms; 0 of stacks.
     weight, offset2_angst2, p_max, n_particles
         Sums over particles.
     """
@@ -51,6 +54,7 @@ class Sums:
     cross: Float[ndarray, "s t shells"]
     tilt_residual: Float[ndarray, "s t shells"]
     tilt_weight: Float[ndarray, "s t"]
+    slices: Float[ndarray, "g shells"]
     weight: float = 0.0
     offset2_angst2: float = 0.0
     p_max: float = 0.0
@@ -63,7 +67,7 @@ class Sums:
 
     def add_statistics(self, other: Sums) -> None:
         """Add everything but the volume."""
-        for name in ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight"):
+        for name in ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight", "slices"):
             mine = getattr(self, name)
             mine += getattr(other, name)
         self.weight += other.weight
@@ -88,6 +92,7 @@ def new_sums(
         np.zeros((2 * half + 1, 2 * half + 1, half + 1, 4), np.float32),
         np.zeros((n_optics, n_shells)), np.zeros(n_optics),
         np.zeros(by_tilt), np.zeros(by_tilt), np.zeros(by_tilt), np.zeros((n_series, n_tilts)),
+        np.zeros((n_optics, n_shells)),
     )  # fmt: skip
 
 
@@ -96,7 +101,7 @@ def add_particle(
     posterior: Posterior,
     projector: Projector,
     particle: ParticleImages,
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     optics: int,
     series: int,
     pixel_size_angst: float,
@@ -114,7 +119,7 @@ def add_particle(
     optics, series
         Index of its optics group and of its tomogram.
     tilts
-        (t,) places of its images in the tilt series; None: the first ones.
+        (t,) places of its images in the tilt series; None: the first ones. A volume has place 0.
     statistics
         False leaves noise and scale sums alone (cross-correlation iteration).
     average
@@ -126,7 +131,7 @@ def add_particle(
         Leave the outermost pixel of each row of an image out of the average, as RELION's accelerated path on
         CPUs does: its last two shells hold fewer data.
     """
-    from napari_sta.kernels._numba_refine import add_statistics, scatter_rows
+    from napari_sta.kernels._numba_refine import add_statistics
 
     n, n_shells = len(pixels), sums.residual.shape[1]
     weights = np.ascontiguousarray(posterior.weights, dtype=np.float32)
@@ -135,7 +140,7 @@ def add_particle(
     of_orientation = of_orientation.astype(np.float32)
     shifts = particle.offset_zyx_px + posterior.shifts_zyx_px
     kept = np.ones(n)
-    if drop_row_ends:
+    if drop_row_ends and isinstance(pixels, PixelList):
         kept[pixels.row_start + pixels.row_n - 1] = 0
     ramps = np.empty((len(shifts), 2 * n), np.float32)
     slices = np.empty((len(weights), 2 * n), np.float32)
@@ -147,46 +152,69 @@ def add_particle(
     no_weight = np.zeros(n, np.float32)
     for t in range(particle.n_tilts):
         q = particle.matrices_zyx[t]
-        axes = slice_axes(q @ posterior.rotations_zyx, projector.padding)
-        moved = shifts @ q[1:].T
+        here = pixels.part(t)
+        axes = slice_axes(q @ posterior.rotations_zyx, projector.padding, here.n_dim)
+        moved = shifts @ q[3 - here.n_dim :].T
         if statistics:
-            shift_images(particle.masked[t], moved, pixels, ramps)
+            shift_images(particle.masked[t], moved, here, ramps)
             torch.mm(w, torch.from_numpy(ramps), out=mean)
-            gather(projector, axes, pixels, no_weight, slices, ignored)
+            gather(projector, axes, here, no_weight, slices, ignored)
             add_statistics(
-                slices, mean.numpy(), of_orientation, particle.model[t], pixels.shell, residual[t], cross[t],
+                slices, mean.numpy(), of_orientation, particle.model[t], here.shell, residual[t], cross[t],
                 norm[t],
             )  # fmt: skip
         if average:
-            shift_images(particle.unmasked[t], moved, pixels, ramps)
+            shift_images(particle.unmasked[t], moved, here, ramps)
             torch.mm(w, torch.from_numpy(ramps), out=mean)
-            factor, weight = particle.sum_weights(t, pixels)
+            factor, weight = particle.sum_weights(t, here)
             data = mean.numpy()
             data *= np.tile((factor * kept).astype(np.float32), 2)
-            scatter_rows(
-                data, (weight * kept).astype(np.float32), of_orientation, axes, pixels.kv, pixels.ku,
-                sums.volume,
-            )  # fmt: skip
+            _scatter(data, (weight * kept).astype(np.float32), of_orientation, axes, here, sums.volume)
     if statistics:
+        if isinstance(pixels, VoxelList):  # one image in parts
+            residual, cross, norm = (one.sum(axis=0, keepdims=True) for one in (residual, cross, norm))
+            tilts = np.zeros(1, dtype=np.int64)
+        n_images = particle.n_images
         share = scale * scale * norm - 2 * scale * cross
         top = pixels.radius + 1
         share[:, :top] += total * particle.power[:, :top]
         share[:, top:] = total * particle.power[:, top:]
-        where = np.arange(particle.n_tilts) if tilts is None else tilts
+        where = np.arange(n_images) if tilts is None else tilts
         sums.norm[series, where] += norm
         sums.cross[series, where] += cross
         sums.tilt_residual[series, where] += share
         sums.tilt_weight[series, where] += total
         # Beyond the window RELION counts every particle fully, whatever weight it kept.
         share[:, top:] = particle.power[:, top:]
-        divisor = 1.0 if per_image else float(particle.n_tilts)
+        divisor = 1.0 if per_image else float(n_images)
         sums.residual[optics] += share.sum(axis=0) / divisor
-        sums.n_images[optics] += total * particle.n_tilts / divisor
+        sums.n_images[optics] += total * n_images / divisor
+        if particle.slices is not None:
+            sums.slices[optics] += total * particle.slices
     distance = pixel_size_angst * (particle.offset_prior_zyx_px - shifts)
     sums.offset2_angst2 += float((posterior.weights.sum(axis=0) * (distance * distance).sum(axis=1)).sum())
     sums.weight += total
     sums.p_max += posterior.p_max
     sums.n_particles += 1
+
+
+def _scatter(
+    data: Float[ndarray, "o m"],
+    weight: Float[ndarray, "n"],
+    of_orientation: Float[ndarray, "o"],
+    axes: Float[ndarray, "o a 3"],
+    pixels: PixelList | VoxelPart,
+    volume: Float[ndarray, "d d w 4"],
+) -> None:
+    """Spread slices, or parts of turned volumes, into the sums."""
+    from napari_sta.kernels import _numba_refine, _numba_voxels
+
+    if isinstance(pixels, VoxelPart):
+        _numba_voxels.scatter_voxels(
+            data, weight, of_orientation, axes, pixels.kw, pixels.kv, pixels.ku, volume
+        )
+    else:
+        _numba_refine.scatter_rows(data, weight, of_orientation, axes, pixels.kv, pixels.ku, volume)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -201,6 +229,7 @@ def noise_by_tilt(
     weight: Float[ndarray, "s t"],
     model_shells: Float[ndarray, "s t shells"],
     mask_share: float,
+    n_dim: int = 2,
 ) -> Float[ndarray, "s t shells"]:
     """Noise power per component of the raw images of every tilt.
 
@@ -213,6 +242,8 @@ def noise_by_tilt(
         images, 1 of others.
     mask_share
         Mean of the squared mask over the image: masked images hold this share of the noise.
+    n_dim
+        3 for pseudo-subtomograms.
 
     Notes
     -----
@@ -228,16 +259,19 @@ def noise_by_tilt(
     whole = _filled(residual.sum(axis=(0, 1)), expected.sum(axis=(0, 1)))
     seen = weight > 0
     per_pixel = expected.sum(axis=(0, 1)) / np.maximum(seen.sum(), 1)
-    n_pixels = model_shells.shape[-1] and np.maximum(_pixels(model_shells.shape[-1]), 1.0)
+    n_pixels = model_shells.shape[-1] and np.maximum(_pixels(model_shells.shape[-1], n_dim), 1.0)
     typical = per_pixel / n_pixels / np.maximum(weight[seen].mean() if seen.any() else 1.0, 1e-300)
     worth = _PRIOR_PIXELS * typical
     series = ratio(residual.sum(axis=1), expected.sum(axis=1), whole, worth)
     return np.asarray(ratio(residual, expected, series[:, None], worth))
 
 
-def _pixels(n_shells: int) -> Float[ndarray, "shells"]:
+def _pixels(n_shells: int, n_dim: int) -> Float[ndarray, "shells"]:
     from napari_sta.kernels.refinement import pixels_per_shell
+    from napari_sta.kernels.refinement_volumes import voxels_per_shell
 
+    if n_dim == 3:
+        return voxels_per_shell(2 * (n_shells - 1))
     return pixels_per_shell(2 * (n_shells - 1))
 
 

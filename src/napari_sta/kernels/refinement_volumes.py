@@ -1,0 +1,283 @@
+"""3D refinement of pseudo-subtomograms: which voxels of their transforms count, and what those hold.
+
+A pseudo-subtomogram is the sum of CTF-multiplied tilt images, back-projected into a small volume, with two
+weights per voxel: the sum of CTF² and the *multiplicity*, how many slices crossed it. The voxels up to a
+radius are listed row by row, like the pixels of an image, and the list is cut into parts of equal length:
+to the expectation step a particle is a stack of parts that share one pose.
+Conventions as in :mod:`napari_sta.kernels.refinement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from napari_sta.kernels import fourier
+
+_PART = 4096
+"""Voxels of a part, about: slices and shifted copies of one stay in the level-2 cache."""
+
+N_SECTORS = 16
+"""Wedges about the x axis into which the half space is cut to see how scores scatter."""
+
+
+@dataclass(frozen=True)
+class VoxelPart:
+    """Some voxels of a list; fields as in :class:`~napari_sta.kernels.refinement.PixelList`, ``w`` along z.
+
+    The last part of a list is filled up with voxels at frequency 0, which belong to no row.
+    """
+
+    size: int
+    radius: int
+    w: Int[ndarray, "n"]
+    v: Int[ndarray, "n"]
+    u: Int[ndarray, "n"]
+    shell: Int[ndarray, "n"]
+    row_w: Int[ndarray, "r"]
+    row_v: Int[ndarray, "r"]
+    row_u: Int[ndarray, "r"]
+    row_n: Int[ndarray, "r"]
+    row_start: Int[ndarray, "r"]
+    kw: Float[ndarray, "n"]
+    kv: Float[ndarray, "n"]
+    ku: Float[ndarray, "n"]
+
+    n_dim: ClassVar[int] = 3
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    @property
+    def multiplicity(self) -> Float[ndarray, "n"]:
+        """How often a window of the half transform holds each voxel: its plane u = 0 holds both mates."""
+        zero = (self.w == 0) & (self.v == 0)
+        mate = (self.u == 0) & (self.w < self.radius) & (self.v < self.radius)
+        return np.where(mate & ~zero, 2.0, 1.0)
+
+    @property
+    def sector(self) -> Int[ndarray, "n"]:
+        """Wedge about the x axis that each voxel is in."""
+        turn = np.arctan2(self.w, self.v) / (2 * np.pi) + 0.5
+        return np.minimum((turn * N_SECTORS).astype(np.int64), N_SECTORS - 1)
+
+
+@dataclass(frozen=True)
+class VoxelList:
+    """Voxels of the half space within a radius, each Friedel pair once, frequency 0 included, in parts.
+
+    Attributes
+    ----------
+    size, radius
+        Box of the volumes, and the largest radius listed.
+    w, v, u, shell
+        (m,) frequencies and nearest shell of all; the columns u of a row (w, v) are contiguous.
+    parts
+        The same in parts of equal length.
+    """
+
+    size: int
+    radius: int
+    w: Int[ndarray, "m"]
+    v: Int[ndarray, "m"]
+    u: Int[ndarray, "m"]
+    shell: Int[ndarray, "m"]
+    parts: tuple[VoxelPart, ...]
+
+    n_dim: ClassVar[int] = 3
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    @property
+    def count(self) -> int:
+        """Voxels in all parts."""
+        return len(self.u)
+
+    def part(self, index: int) -> VoxelPart:
+        """Voxels of one part."""
+        return self.parts[index]
+
+    def split(self, values: Float[ndarray, "m"]) -> Float[ndarray, "t n"]:
+        """Cut values of all voxels into parts (float32), 0 in the filling."""
+        out = np.zeros(len(self.parts) * len(self), np.float32)
+        out[: self.count] = values
+        return out.reshape(len(self.parts), len(self))
+
+    def pick(self, grid: Float[Tensor, "s s h"]) -> Float[ndarray, "t n"]:
+        """Voxels of a half grid (FFTW order), in parts."""
+        index = [torch.as_tensor(k) for k in (self.w % self.size, self.v % self.size, self.u)]
+        return self.split(grid[index[0], index[1], index[2]].numpy())
+
+    def take(self, spectrum: Complex[Tensor, "s s h"]) -> Float[ndarray, "t k"]:
+        """Voxels of a half transform (FFTW order), in parts, planar [Re | Im]."""
+        return np.concatenate([self.pick(spectrum.real), self.pick(spectrum.imag)], axis=1)
+
+
+def make_voxel_list(size: int, radius: int, edge_ratio: float = 1.0, part: int = _PART) -> VoxelList:
+    """List the voxels with abs(k) <= radius.
+
+    Parameters
+    ----------
+    radius, edge_ratio
+        As in :func:`~napari_sta.kernels.refinement.make_pixel_list`.
+    part
+        Voxels of a part, at most.
+    """
+    reach = radius / edge_ratio
+    radius = min(int(np.floor(reach + 1e-9)), size // 2)
+    k = np.arange(-radius, radius + 1)
+    w, v, u = (a.ravel() for a in np.meshgrid(k, k, np.arange(radius + 1), indexing="ij"))
+    # Of a Friedel pair in the plane u = 0 the mate with v > 0, or v = 0 and w > 0; of those at Nyquist
+    # (-size / 2 is size / 2) the positive one.
+    mate = (u == 0) & ((v < 0) | ((v == 0) & (w < 0)))
+    twice = (w == -size / 2) | (v == -size / 2)
+    good = (w * w + v * v + u * u <= reach * reach + 1e-9) & ~mate & ~twice
+    w, v, u = (a[good].astype(np.int64) for a in (w, v, u))
+    shell = np.floor(np.sqrt(w * w + v * v + u * u) * edge_ratio + 0.5).astype(np.int64)
+    n_parts = -(-len(u) // part)
+    length = -(-len(u) // n_parts)
+    cuts = [slice(first, first + length) for first in range(0, n_parts * length, length)]
+    parts = tuple(_part(size, radius, w[cut], v[cut], u[cut], shell[cut], length) for cut in cuts)
+    return VoxelList(size, radius, w, v, u, shell, parts)
+
+
+def _part(
+    size: int,
+    radius: int,
+    w: Int[ndarray, "n"],
+    v: Int[ndarray, "n"],
+    u: Int[ndarray, "n"],
+    shell: Int[ndarray, "n"],
+    length: int,
+) -> VoxelPart:
+    start = np.flatnonzero(np.concatenate([[True], (np.diff(w) != 0) | (np.diff(v) != 0)]))
+    n = np.diff(np.concatenate([start, [len(u)]]))
+    fw, fv, fu, fs = (np.concatenate([a, np.zeros(length - len(a), np.int64)]) for a in (w, v, u, shell))
+    kw, kv, ku = (a.astype(np.float32) for a in (fw, fv, fu))
+    rows = (w[start], v[start], u[start])
+    return VoxelPart(size, radius, fw, fv, fu, fs, *rows, n, start.astype(np.int64), kw, kv, ku)
+
+
+def place_in(whole: VoxelList, part: VoxelList) -> Int[ndarray, "t n"]:
+    """Return where the voxels of a smaller list are in a larger one, part by part; -1 for filling."""
+    index = np.full((2 * whole.radius + 1, 2 * whole.radius + 1, whole.radius + 1), -1, dtype=np.int64)
+    index[whole.w + whole.radius, whole.v + whole.radius, whole.u] = np.arange(whole.count)
+    out = np.full(len(part.parts) * len(part), -1, dtype=np.int64)
+    out[: part.count] = index[part.w + whole.radius, part.v + whole.radius, part.u]
+    return out.reshape(len(part.parts), len(part))
+
+
+def half_space_shells(
+    size: int, edge_ratio: float = 1.0, n_shells: int | None = None
+) -> Int[Tensor, "s s h"]:
+    """Shell of every half-grid voxel that counts, ``n_shells`` for those that do not (FFTW order).
+
+    As :func:`~napari_sta.kernels.refinement.half_plane_shells` of a whole image.
+    """
+    none = size // 2 + 1 if n_shells is None else n_shells
+    shells = torch.floor(fourier.radius_px((size,) * 3) * edge_ratio + 0.5).long()
+    k = torch.arange(size)
+    k = torch.where(k <= size // 2, k, k - size)
+    w, v = k[:, None], k[None, :]
+    shells[:, :, 0][(v < 0) | ((v == 0) & (w < 0))] = none
+    return shells.clamp(max=none)
+
+
+def voxels_per_shell(size: int) -> Float[ndarray, "shells"]:
+    """Half-space voxels in each shell of the full volume."""
+    shells = half_space_shells(size).flatten()
+    return torch.bincount(shells, minlength=size // 2 + 2)[: size // 2 + 1].double().numpy()
+
+
+def volume_transform(volume: Float[Tensor, "s s s"]) -> Complex[Tensor, "s s h"]:
+    """Half transform divided by the number of voxels, phase origin at the box centre, FFTW order."""
+    size = volume.shape[-1]
+    return torch.fft.rfftn(volume) / size**3 * fourier.checkerboard((size,) * 3, volume.device)
+
+
+def window_power(spectrum: Complex[Tensor, "s s h"], radius: int) -> float:
+    """Sum abs(F)² over the window -radius < w, v <= radius, u <= radius of a half transform."""
+    rows = torch.arange(-radius + 1, radius + 1) % spectrum.shape[0]
+    window = spectrum[rows][:, rows][:, :, : radius + 1]
+    return float((window.real.double() ** 2 + window.imag.double() ** 2).sum())
+
+
+def spreading_falloff(size: int) -> Float[Tensor, "s s s"]:
+    """Compute what trilinear spreading on the volume's own grid multiplied it by: sinc² along each axis."""
+    index = torch.arange(size, dtype=torch.float64) - size // 2
+    one = torch.sinc(index / size) ** 2
+    return one[:, None, None] * one[None, :, None] * one[None, None, :]
+
+
+def moved_by_voxels(volume: Float[Tensor, "s s s"], shift_zyx: Sequence[int]) -> Float[Tensor, "s s s"]:
+    """Move a volume by whole voxels; what comes in from outside is 0."""
+    out = torch.zeros_like(volume)
+    size = volume.shape[0]
+    to = tuple(slice(max(0, d), min(size, size + d)) for d in shift_zyx)
+    come = tuple(slice(max(0, -d), min(size, size - d)) for d in shift_zyx)
+    out[to] = volume[come]
+    return out
+
+
+class Weights(NamedTuple):
+    """Weights of a pseudo-subtomogram on the half grid, FFTW order.
+
+    Attributes
+    ----------
+    ctf2
+        Sum of CTF² of the slices through each voxel: what multiplies the particle.
+    multiplicity
+        Number of slices through each voxel.
+    """
+
+    ctf2: Float[Tensor, "s s h"]
+    multiplicity: Float[Tensor, "s s h"]
+
+
+def weights_of(stored: Float[Tensor, "d s h"], least: float = 0.01) -> Weights:
+    """Take CTF² and multiplicity from a weights file of 2 · size slabs; both 0 where hardly a slice came.
+
+    Parameters
+    ----------
+    least
+        Multiplicity below which a voxel is empty (RELION's ``--subtomo_multi_thr``).
+    """
+    size = stored.shape[0] // 2
+    ctf2, multiplicity = stored[:size].abs(), stored[size:]
+    there = multiplicity > least
+    return Weights(ctf2 * there, multiplicity * there)
+
+
+def initial_noise(
+    spectra: Sequence[Complex[Tensor, "s s h"]], multiplicities: Sequence[Float[Tensor, "s s h"]]
+) -> Float[ndarray, "shells"]:
+    """Noise power of one slice: power of the volumes, less that of their average, per multiplicity.
+
+    As :func:`~napari_sta.kernels.refinement.initial_noise` of images.
+    """
+    from napari_sta.kernels.refinement import filled_noise, shell_powers
+
+    size = spectra[0].shape[0]
+    shells, n_shells = half_space_shells(size), size // 2 + 1
+    n = len(spectra)
+    power = sum(shell_powers(one[None], shells, n_shells)[0] for one in spectra)
+    mean = sum(spectra[1:], spectra[0]) / n
+    average = shell_powers(mean[None], shells, n_shells)[0]
+    total = sum(shell_totals(one, shells, n_shells) for one in multiplicities)
+    return filled_noise((power - n * average) / np.maximum(2 * np.asarray(total), 1e-300))
+
+
+def shell_totals(
+    values: Float[Tensor, "s s h"], shells: Int[Tensor, "s s h"], n_shells: int
+) -> Float[ndarray, "shells"]:
+    """Sum values over shells, float64."""
+    index = shells.flatten().clamp(max=n_shells)
+    return torch.bincount(index, weights=values.flatten().double(), minlength=n_shells + 1)[:n_shells].numpy()
