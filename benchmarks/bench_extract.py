@@ -1,10 +1,12 @@
-"""Whole `extract` and `reconstruct` on a project, and their memory when particles are repeated.
+"""Whole linear jobs on a project: `extract`, `reconstruct`, `remove_duplicates`; time and memory.
 
     python benchmarks/bench_extract.py SET.star --box 192 --crop 96 [--max_dose 50] [--symmetry C6]
     python benchmarks/bench_extract.py SET.star --box 192 --crop 96 --repeat 10
+    python benchmarks/bench_extract.py SET.star --duplicates_of 200000
 
 Each run is a new process, cold start included, as a user sees it: wall and CPU seconds, largest resident
-memory. With --repeat every particle is taken that many times under other names; memory must stay flat.
+memory. With --repeat every particle is taken that many times under other names; memory must stay flat. With
+--duplicates_of only duplicates are removed, from that many particles at random places, a tenth picked twice.
 """
 
 from __future__ import annotations
@@ -37,6 +39,23 @@ def repeated_set(optimisation_set: str, times: int, folder: Path) -> str:
     return str(folder / "optimisation_set.star")
 
 
+def large_set(optimisation_set: str, n: int, folder: Path) -> str:
+    """Write a set of many particles in 40 tomograms; returns the particle file."""
+    one = load_sta_inputs(optimisation_set).particles
+    rng = np.random.default_rng(0)
+    position = rng.uniform(-4000, 4000, (n, 3))
+    tomogram = np.array([f"TS_{i * 40 // n:02d}" for i in range(n)], dtype=object)
+    position[::10] = position[5::10] + 5.0
+    particles = replace(
+        one[np.arange(n) % len(one)],
+        tomogram=tomogram,
+        name=np.array([f"{tomogram[i]}/{i}" for i in range(n)], dtype=object),
+        coordinate_zyx_angst=position,
+    )
+    write_particles(folder / "particles.star", particles)
+    return str(folder / "particles.star")
+
+
 def timed(job: str, arguments: list[str]) -> str:
     """Run one job in a new process; return its figures."""
     with tempfile.TemporaryDirectory() as out:
@@ -60,12 +79,25 @@ if __name__ == "__main__":
     parser.add_argument("--max_dose", default="")
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--duplicates_of", type=int, default=0)
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = given.optimisation_set
         if given.repeat > 1:
             source = repeated_set(source, given.repeat, Path(folder))
+        if given.duplicates_of:
+            rule = [
+                "--in_parts",
+                large_set(source, given.duplicates_of, Path(folder)),
+                "--min_distance_angst",
+            ]
+            for run in range(given.runs):
+                for name in ("relion", "geometric"):
+                    print(
+                        f"run {run + 1} {name:12s}{timed('remove_duplicates', [*rule, '30', '--rule', name])}"
+                    )
+            raise SystemExit(0)
         shared = ["--in_optimisation_set", source, "--box_size_px", given.box, "--crop_size_px", given.crop]
         shared += ["--binning", given.binning]
         jobs = {

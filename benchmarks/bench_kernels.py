@@ -1,9 +1,10 @@
-"""Kernels of `extract` and `reconstruct` against what this machine can do.
+"""Kernels of the linear jobs (extract, reconstruct, remove_duplicates, process_map) against this machine.
 
-    python benchmarks/bench_kernels.py [--box 192] [--crop 96] [--images 96] [--threads 2]
+    python benchmarks/bench_kernels.py [--box 192] [--crop 96] [--images 192] [--threads 2]
 
-Needs no data: times each kernel on random images at random poses and prints flops and bytes an image,
-the rate reached, and the time a machine running at its measured multiply-add or copy rate would need.
+Needs no data. Prints for each kernel the time, the flops of transforms and of everything else, the bytes that
+must come from and go to memory, and the floor: flops of transforms at the measured rate of torch's FFT, plus
+other flops at the measured rate of sgemm, or bytes at the measured copy rate, whichever takes longer.
 """
 
 from __future__ import annotations
@@ -12,19 +13,40 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from napari_sta.kernels import reconstruction, slices
-from napari_sta.kernels.crop import cut_windows
-from napari_sta.kernels.ctf import Defocus, Microscope, phase_coefficients
-from napari_sta.kernels.devices import available_threads
-from napari_sta.kernels.extraction import Contrast, contrast_spectra, middle_images
+from napari_sta.kernels import fourier, neighbours, reconstruction, volumes
+from napari_sta.kernels._numba_images import round_to_half
+from napari_sta.kernels.devices import available_threads, run_in_threads
+from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, tilt_envelope
+from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
 from napari_sta.kernels.warm_up import warm_up
+from napari_sta.kernels.windows import Contrast, add_slices, subtomogram_images, weighed_slices
+
+
+class Machine(NamedTuple):
+    """Measured rates: multiply-add and FFT in GF/s, copy in GB/s (read + written)."""
+
+    gemm: float
+    fft: float
+    copy: float
+
+
+class Row(NamedTuple):
+    """One kernel: seconds and floating-point operations and bytes of one item."""
+
+    name: str
+    seconds: float
+    fft_flops: float
+    flops: float
+    n_bytes: float
 
 
 def best(work: Callable[[], object], repeats: int = 5) -> float:
@@ -37,112 +59,203 @@ def best(work: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
-def machine(threads: int) -> tuple[float, float]:
-    """Measured float32 multiply-add rate (GF/s) and copy rate (GB/s, read + written)."""
+def fft_flops(*shape: int) -> float:
+    """Of a real transform: half of 5 N log2 N."""
+    n = float(np.prod(shape))
+    return 2.5 * n * np.log2(n)
+
+
+def machine(box: int, threads: int) -> Machine:
+    """Measure this machine."""
     a = torch.randn(2048, 2048)
     gemm = 2 * 2048**3 / best(lambda: a @ a) / 1e9
     source = torch.zeros(64 * 2**20)
     target = torch.empty_like(source)
     copy = 2 * source.numel() * 4 / best(lambda: target.copy_(source)) / 1e9
-    print(f"machine, {threads} threads: sgemm {gemm:.0f} GF/s, copy {copy:.1f} GB/s")
-    return gemm, copy
+    windows = torch.randn(32, box, box)
+    fft = 32 * fft_flops(box, box) / best(lambda: torch.fft.rfft2(windows), 9) / 1e9
+    print(f"machine, {threads} threads: sgemm {gemm:.0f} GF/s, FFT {fft:.0f} GF/s, copy {copy:.1f} GB/s")
+    return Machine(gemm, fft, copy)
 
 
-def kernels(box: int, crop: int, n_images: int, threads: int) -> None:
-    """Time the kernels on random data."""
-    torch.set_num_threads(threads)
-    warm_up()
-    gemm, copy = machine(threads)
-    rng = np.random.default_rng(0)
-    half = box // 2 + 1
-    image = torch.randn(2 * box, 2 * box)
-    corners = rng.integers(0, box, (n_images, 2))
-    windows = cut_windows(image, corners, box, threads=threads)
-    spectra = torch.cat([torch.fft.rfft2(part) for part in windows.split(48)])
-    defocus = Defocus(*(np.full(n_images, v) for v in (25000.0, 24500.0, 30.0, 0.0)))
-    coefficients = phase_coefficients(Microscope(300, 2.7, 0.1), defocus)
-    envelope, x_end = reconstruction.tilt_envelope(box, 2.7, 10.0, 1.0, 0.0)
-    shift = rng.uniform(-0.5, 0.5, (n_images, 2))
-
-    def weigh() -> torch.Tensor:
-        return slices.weigh_transforms(
-            spectra, shift, box, 1 / box, coefficients, 2.7, envelope, x_end, threads=threads
+def table(title: str, unit: str, rows: list[Row], rates: Machine) -> None:
+    """Print one job's kernels."""
+    scale = {"µs": 1e6, "ms": 1e3}[unit]
+    print(f"\n{title:40s}{unit:>9s}{'FFT Mflop':>11s}{'Mflop':>9s}{'MB':>8s}{'floor':>9s}{'times':>7s}")
+    for row in rows:
+        flops = row.fft_flops / rates.fft + row.flops / rates.gemm
+        least = max(flops, row.n_bytes / rates.copy) / 1e9
+        print(
+            f"  {row.name:38s}{row.seconds * scale:9.1f}{row.fft_flops / 1e6:11.2f}{row.flops / 1e6:9.2f}"
+            f"{row.n_bytes / 1e6:8.2f}{least * scale:9.1f}{row.seconds / least:7.1f}"
         )
 
-    weighed = weigh()
-    poses = Rotation.random(n_images, random_state=1).as_matrix()
-    volume = reconstruction.new_accumulator(box)
-    ones = torch.zeros_like(weighed)
-    ones[..., 2] = 1
-    slices.gather_slices(ones[:1], poses[:1], box / 2, volume, threads)
+
+def windows(box: int, crop: int, n: int, threads: int, rates: Machine) -> None:
+    """Extract and reconstruct: what is done for every window, and for every map."""
+    rng = np.random.default_rng(0)
+    half = box // 2 + 1
+    image = np.ascontiguousarray(rng.normal(size=(2 * box, 2 * box)).astype(np.float32))
+    position = rng.uniform(box / 2, 1.5 * box, (n, 2))
+    defocus = Defocus(*(np.full(n, v) for v in (25000.0, 24500.0, 30.0, 0.0)))
+    coefficients = phase_coefficients(Microscope(300, 2.7, 0.1), defocus)
+    envelope, x_end = tilt_envelope(box, 2.7, 10.0, 1.0, 0.0)
+    images = np.empty((n, crop, crop), np.float32)
+    halves = np.empty(images.shape, np.uint16)
+    slices = np.empty((n, box + 1, half + 1, 3), np.float32)
+    fftw = np.fft.ifftshift(envelope, axes=0)
+
+    def to_images(first: int, last: int) -> None:
+        contrast = Contrast(coefficients[first:last], fftw)
+        slots = np.arange(first, last)
+        subtomogram_images(image, position[first:last], box, box, contrast, 2.7, images, slots)
+
+    def to_slices(first: int, last: int) -> None:
+        contrast = Contrast(coefficients[first:last], envelope)
+        weighed_slices(image, position[first:last], box, box, contrast, 2.7, x_end, slices[first:last])
+
+    def to_halves(first: int, last: int) -> None:
+        round_to_half(images[first:last].reshape(-1), halves[first:last].reshape(-1))
+
+    def each(work: Callable[[int, int], None]) -> float:
+        work(0, 1)
+        return best(lambda: run_in_threads(work, n, threads)) / n
+
+    poses = Rotation.random(n, random_state=1).as_matrix()
+    radii = np.full(n, box / 2)
+    shape = (box, box, half, 3)
+    volume = np.zeros(shape, np.float32)
+    ones = np.ones_like(slices[:1])
+    add_slices(ones, poses[:1], radii[:1], volume, threads)
     voxels = int((volume[..., 2] > 0).sum())
-    volume.zero_()
+    volume[:] = 0
+    # Back along y for all columns, back along x for the middle rows only.
+    back = fft_flops(box, box) * (0.5 + 0.5 * crop / box)
+    contrast_flops = 40.0 * box * half
     rows = [
-        # name, seconds, flops and bytes an image
-        (
-            "cut + circle",
-            best(lambda: cut_windows(image, corners, box, threads=threads)),
-            4 * box**2,
-            12 * box**2,
+        Row(
+            "window to image", each(to_images), fft_flops(box, box) + back,
+            contrast_flops + 4 * crop**2, 4 * box**2 + 4 * crop**2,
         ),
-        (
-            "FFT",
-            best(lambda: [torch.fft.rfft2(part) for part in windows.split(48)]),
-            2.5 * box**2 * np.log2(box**2),
-            4 * box**2 + 8 * box * half,
+        Row("float16, header's statistics", each(to_halves), 0, 12 * crop**2, 6 * crop**2),
+    ]  # fmt: skip
+    table(f"extract, box {box}, crop {crop}: an image", "µs", rows, rates)
+    rows = [
+        Row(
+            "window to slice", each(to_slices), fft_flops(box, box), contrast_flops + 3 * box**2,
+            4 * box**2 + 12 * box * half,
         ),
-        ("CTF, shift, weigh", best(weigh), 45 * box * half, (8 + 12) * box * half),
-        (
-            "insert",
-            best(lambda: slices.gather_slices(weighed, poses, box / 2, volume, threads)),
-            45 * voxels,
-            (4 * 12 + 24) * voxels,
+        Row(
+            f"insert {voxels} voxels",
+            best(lambda: add_slices(slices, poses, radii, volume, threads)) / n,
+            0, 45 * voxels, (4 * 12 + 24) * voxels,
         ),
-    ]
-    contrast = Contrast(coefficients, np.fft.ifftshift(envelope, axes=0))
+    ]  # fmt: skip
+    table(f"reconstruct, box {box}: an image", "µs", rows, rates)
+    sums = torch.from_numpy(volume)
+    operators = symmetry_operators_zyx("C6")
+    made = reconstruction.reconstruct_map(sums)
+    middle = fourier.crop_centre(made.map, crop)
+    points = box * box * half
+    rows = [
+        Row(
+            "C6 of the sums", best(lambda: reconstruction.symmetrise(sums, operators, threads), 3), 0,
+            5 * 70 * points, (5 * 8 + 2) * 12 * points,
+        ),
+        Row(
+            "map, data and weight of the sums", best(lambda: reconstruction.reconstruct_map(sums), 3),
+            3 * fft_flops(box, box, box), 60 * points, (12 + 3 * 2 * 8 + 3 * 8) * points,
+        ),
+        Row(
+            f"taper of the middle {crop}³", best(lambda: reconstruction.taper(middle, 10.0), 3), 0,
+            12 * crop**3, 12 * crop**3,
+        ),
+    ]  # fmt: skip
+    table(f"reconstruct, box {box}: a map", "ms", rows, rates)
 
-    def to_images() -> None:
-        for part in filtered.split(24):
-            middle_images(part, crop, threads=threads)
 
-    filtered = contrast_spectra(spectra, shift, box, 1.0, contrast, 2.7, threads)
-    plain = {"circle": False, "threads": threads}
-    extraction = [
-        ("cut", best(lambda: cut_windows(image, corners, box, **plain)), box**2, 8 * box**2),
-        rows[1],
-        (
-            "CTF, shift, multiply",
-            best(lambda: contrast_spectra(spectra, shift, box, 1.0, contrast, 2.7, threads)),
-            45 * box * half,
-            16 * box * half,
+def duplicates(n: int, rates: Machine) -> None:
+    """Find and drop duplicates among particles of 40 tomograms, a tenth of them picked twice."""
+    rng = np.random.default_rng(2)
+    per = n // 40
+    groups: list[NDArray[np.float64]] = []
+    for _ in range(40):
+        points = rng.uniform(0, 8000, (per, 3))
+        points[::10] = points[5::10] + 8.0
+        groups.append(points)
+    found = [neighbours.close_pairs(points, 30.0)[0] for points in groups]
+    score = rng.random(per)
+    n_pairs = sum(len(pairs) for pairs in found)
+    angles = rng.uniform(-180, 180, (n, 3))
+    origin = rng.normal(size=(n, 3))
+
+    def rotate() -> NDArray[np.float64]:
+        turned: NDArray[np.float64] = np.einsum("nij,nj->ni", euler_to_matrix_zyx(angles), origin)
+        return turned
+
+    # A tree compares each point with about log2 n planes and the few points of its leaf (16).
+    tests = n * (np.log2(per) + 16)
+    rows = [
+        Row("origins turned (geometric rule)", best(rotate, 3), 0, 60 * n, 8 * (3 + 9 + 9 + 3 + 3) * n),
+        Row(
+            f"{n_pairs} pairs by k-d tree",
+            best(lambda: [neighbours.close_pairs(points, 30.0) for points in groups], 3),
+            0, 8 * tests, 24 * tests,
         ),
-        (
-            "back, background, crop",
-            best(to_images),
-            2.5 * box**2 * np.log2(box**2) * 0.75,
-            8 * box * half + 8 * crop * half + 8 * crop**2,
+        Row(
+            "RELION's survivors", best(lambda: [neighbours.keep_last(pairs, per) for pairs in found], 3),
+            0, 0, n + 16 * n_pairs,
         ),
-    ]
-    print(f"box {box}, crop {crop}, {n_images} images; {voxels} voxels touched by one slice")
-    for job, one in (("reconstruct", rows), ("extract", extraction)):
-        print(f"{job:24s}{'µs/image':>10s}{'Mflop':>8s}{'MB':>7s}{'GF/s':>7s}{'GB/s':>7s}{'floor µs':>10s}")
-        total = floor = 0.0
-        for name, seconds, flops, n_bytes in one:
-            each = seconds / n_images
-            least = max(flops / gemm, n_bytes / copy) / 1e9
-            total, floor = total + each, floor + least
-            print(
-                f"  {name:22s}{each * 1e6:10.0f}{flops / 1e6:8.2f}{n_bytes / 1e6:7.2f}"
-                f"{flops / each / 1e9:7.1f}{n_bytes / each / 1e9:7.1f}{least * 1e6:10.0f}"
-            )
-        print(f"  {'sum':22s}{total * 1e6:10.0f}{'':29s}{floor * 1e6:10.0f}   ({total / floor:.1f} times)")
+        Row(
+            "best survivors", best(lambda: [neighbours.keep_best(pairs, score) for pairs in found], 3), 0, 0,
+            25 * n + 64 * n_pairs,
+        ),
+    ]  # fmt: skip
+    table(f"remove_duplicates, {n} particles", "ms", rows, rates)
+
+
+def maps(box: int, threads: int, rates: Machine) -> None:
+    """Map operations."""
+    data = np.random.default_rng(0).normal(size=(box,) * 3).astype(np.float32)
+    operators = symmetry_operators_zyx("C6")
+    small, n = box // 2, box**3
+
+    def filtered() -> torch.Tensor:
+        spectrum = torch.fft.rfftn(torch.from_numpy(data).to(torch.float64))
+        return torch.fft.irfftn(spectrum * 0.5, s=data.shape).to(torch.float32)
+
+    def symmetrised() -> None:
+        for _ in volumes.symmetrise_in_steps(data, operators, threads):
+            pass
+
+    rows = [
+        Row("filter", best(filtered, 3), 2 * fft_flops(box, box, box), n, (8 + 6 * 8 + 2 * 8 + 8) * n),
+        Row(
+            "shift", best(lambda: volumes.shift_volume(data, (0.3, 0.2, -0.7)), 3),
+            2 * fft_flops(box, box, box), 6 * n, (8 + 6 * 8 + 2 * 8 + 8) * n,
+        ),
+        # Cubic splines: 64 neighbours, 12 weights.
+        Row("C6", best(symmetrised, 2), 0, 5 * (2 * 64 + 60) * n, (5 * (8 + 8 + 8 + 4 + 4) + 16) * n),
+        Row(
+            f"rescale to {small} px", best(lambda: volumes.rescale(data, small), 3),
+            fft_flops(box, box, box) + fft_flops(small, small, small), 0, (4 + 3 * 2 * 8) * n,
+        ),
+        Row("invert the hand", best(lambda: volumes.invert_hand(data), 3), 0, 0, 8 * n),
+    ]  # fmt: skip
+    table(f"process_map, {box}³ voxels", "ms", rows, rates)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--box", type=int, default=192)
     parser.add_argument("--crop", type=int, default=96)
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--particles", type=int, default=200_000)
     parser.add_argument("--threads", type=int, default=available_threads())
     given = parser.parse_args()
-    kernels(given.box, given.crop, given.images, given.threads)
+    torch.set_num_threads(given.threads)
+    warm_up()
+    measured = machine(given.box, given.threads)
+    windows(given.box, given.crop, given.images, given.threads, measured)
+    duplicates(given.particles, measured)
+    maps(given.box, given.threads, measured)

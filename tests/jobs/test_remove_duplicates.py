@@ -85,6 +85,15 @@ def test_the_distance_is_included(copy, tmp_path):
     assert kept(tmp_path / "out") == [2, 3]
 
 
+def test_relion_reads_the_distance_in_single_precision(copy, tmp_path):
+    """30.3 is 30.2999992 then: particles exactly 30.3 apart are no duplicates to RELION."""
+    place(copy, [(0, 0, 0), (30.3, 0, 0)])
+    finish(job(copy, min_distance_angst=30.3), tmp_path / "relion")
+    assert kept(tmp_path / "relion") == [1, 2]
+    finish(job(copy, min_distance_angst=30.3, rule="geometric"), tmp_path / "geometric")
+    assert kept(tmp_path / "geometric") == [1]
+
+
 def test_tomograms_are_apart(copy, tmp_path):
     place(copy, [(0, 0, 0)] * 4, tomogram=["TS_01", "TS_02", "TS_01", "TS_03"])
     finish(job(copy), tmp_path / "out")

@@ -439,3 +439,29 @@ def test_every_job_comes_back_from_its_job_star_and_its_record():
         assert job_from_star(job_star(job)) == job
         assert job_class.from_text(json.loads(job.model_dump_json(exclude_none=True))) == job
         assert job_class.from_text(job.as_text()) == job
+
+
+def test_inputs_are_read_once_a_run(small_project, tmp_path, monkeypatch):
+    """Checks, warnings and the run share them; another run reads again, and nothing is held afterwards."""
+    import napari_sta.io.relion as relion
+    from napari_sta.jobs import _params
+
+    reads = []
+    plain = relion.load_sta_inputs
+    monkeypatch.setattr(relion, "load_sta_inputs", lambda *a, **k: reads.append(1) or plain(*a, **k))
+    particles = next(small_project.root.rglob("particles.star"))
+    job = job_named("remove_duplicates").from_text({"in_parts": str(particles)})
+    for number in (1, 2):
+        run = JobRun(job, RunOptions(out=tmp_path / str(number)))
+        for _ in run.steps():
+            pass
+        assert len(reads) == number
+    wrong = job_named("remove_duplicates").from_text(
+        {"in_parts": str(particles), "rule": "geometric", "score_column": "rlnTomoName"}
+    )
+    with pytest.raises(InputError):
+        JobRun(wrong, RunOptions(out=tmp_path / "3")).steps()
+    stopped = JobRun(job, RunOptions(out=tmp_path / "4")).steps()
+    next(stopped)
+    stopped.close()
+    assert not _params._KEPT

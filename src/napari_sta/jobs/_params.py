@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,27 @@ from napari_sta.jobs._job import Job, param
 
 if TYPE_CHECKING:
     from napari_sta.io.relion import StaInputs
+
+
+@dataclass
+class _Kept:
+    """A running job and what it has read; holding the job keeps its id its own."""
+
+    job: Job
+    inputs: StaInputs | None = None
+
+
+_KEPT: dict[int, _Kept] = {}
+
+
+def keep_inputs(job: Job) -> None:
+    """Let a job that is about to run read its inputs once: checks, warnings and the run itself all need them."""
+    _KEPT[id(job)] = _Kept(job)
+
+
+def release_inputs(job: Job) -> None:
+    """End :func:`keep_inputs`."""
+    _KEPT.pop(id(job), None)
 
 
 class StaInputsJob(Job):
@@ -81,7 +103,7 @@ class StaInputsJob(Job):
         return self
 
     def load(self) -> StaInputs:
-        """Read and check the inputs.
+        """Read and check the inputs, once a run (:func:`keep_inputs`).
 
         Raises
         ------
@@ -90,13 +112,19 @@ class StaInputsJob(Job):
         """
         from napari_sta.io.relion import load_sta_inputs
 
-        return load_sta_inputs(
+        kept = _KEPT.get(id(self))
+        if kept is not None and kept.inputs is not None:
+            return kept.inputs
+        inputs = load_sta_inputs(
             self.in_optimisation_set,
             self.in_parts,
             self.in_tomograms,
             self.in_trajectories,
             need_tomograms=self.needs_tomograms(),
         )
+        if kept is not None:
+            kept.inputs = inputs
+        return inputs
 
     def particles_name(self) -> str:
         """Return the particle set as RELION's command lines name it; a plain name while it cannot be found."""

@@ -40,6 +40,7 @@ from napari_sta.io.project import (
     write_output_nodes,
 )
 from napari_sta.jobs._job import Context, Job, Progress, all_jobs, extra_of, job_named
+from napari_sta.jobs._params import keep_inputs, release_inputs
 
 _LARGE_FILE_BYTES = 50 * 2**20
 
@@ -132,8 +133,13 @@ class JobRun:
             If the folder cannot be made.
         """
         self.job = self._with_found_files()
-        self.job.check()
-        self._prepare()
+        keep_inputs(self.job)
+        try:
+            self.job.check()
+            self._prepare()
+        except BaseException:
+            release_inputs(self.job)
+            raise
         return self._steps()
 
     def _with_found_files(self) -> Job:
@@ -228,6 +234,7 @@ class JobRun:
                 log.error("%s", converted)
                 raise converted from error
             finally:
+                release_inputs(self.job)
                 self._write_end(status, began, failure, log)
 
     def _run_job(self, log: logging.Logger) -> Generator[Progress, None, dict[str, Any]]:

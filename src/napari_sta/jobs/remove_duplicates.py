@@ -169,9 +169,15 @@ class RemoveDuplicates(StaInputsJob):
         keep = np.ones(len(particles), dtype=bool)
         all_pairs: list[Any] = [np.zeros((0, 2), np.int64)]
         all_distances: list[Any] = [np.zeros(0)]
-        for tomogram in particles.tomograms:
-            rows = np.flatnonzero(particles.tomogram == tomogram)
-            pairs, apart = neighbours.close_pairs(position[rows], self.min_distance_angst)
+        # RELION reads the distance in single precision.
+        distance = self.min_distance_angst
+        distance = float(np.float32(distance)) if self.rule == "relion" else distance
+        _, first, number = np.unique(particles.tomogram.astype(str), return_index=True, return_inverse=True)
+        in_order = np.argsort(number, kind="stable")
+        members = np.split(in_order, np.cumsum(np.bincount(number))[:-1])
+        for tomogram in np.argsort(first):
+            rows = members[tomogram]
+            pairs, apart = neighbours.close_pairs(position[rows], distance)
             keep[rows] = (
                 neighbours.keep_last(pairs, len(rows))
                 if self.rule == "relion"
