@@ -189,7 +189,7 @@ class Writer:
         known = state.iteration > 0
         return files.Model(
             reference=self._named(name("class001", half)), size_px=loop.size, pixel_size_angst=loop.pixel,
-            n_dim=2, resolution_angst=1 / steer.resolution_inv_angst, current_size_px=state.current_size,
+            n_dim=loop.source.n_dim, resolution_angst=1 / steer.resolution_inv_angst, current_size_px=state.current_size,
             padding=loop.settings.padding, sigma_offset_angst=float(np.sqrt(state.sigma2_offset_angst2[h])),
             prior_mode=int(prior.is_set), sigma_prior_deg=(prior.rot_deg, prior.tilt_deg, prior.psi_deg),
             log_likelihood=float(state.mean_log_likelihood[h]),

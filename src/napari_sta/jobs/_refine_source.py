@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from napari_sta.io.star import Table, parse_vector
 from napari_sta.jobs._geometry import TiltGeometry, tilt_coefficients, tilt_geometry
 from napari_sta.kernels import refinement as rf
 from napari_sta.kernels.ctf import dose_weight, zernike_phase
+from napari_sta.kernels.refinement_volumes import VoxelList
 
 if TYPE_CHECKING:
     from napari_sta.data.particles import OpticsGroup, Particles
@@ -32,12 +33,12 @@ class Window(NamedTuple):
     Attributes
     ----------
     pixels
-        Half plane up to the current radius; shells are those of the reference.
+        Half plane (half space of volumes) up to the current radius; shells are those of the reference.
     shells
         Shell of every half-grid pixel of the full image, for power spectra.
     """
 
-    pixels: rf.PixelList
+    pixels: rf.PixelList | VoxelList
     shells: torch.Tensor
 
 
@@ -60,6 +61,8 @@ class LoadedParticle(NamedTuple):
         (t,) sum over the current window.
     tilts
         (t,) positions in the tilt series.
+    multiplicity, slices
+        Of pseudo-subtomograms, as in :class:`~napari_sta.kernels.refinement.ParticleImages`.
     """
 
     masked: NDArray[np.float32]
@@ -70,6 +73,8 @@ class LoadedParticle(NamedTuple):
     power: Array
     window_power: Array
     tilts: NDArray[np.int64]
+    multiplicity: NDArray[np.float32] | None = None
+    slices: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,12 @@ class ParticleSource:
         Of the longest tilt series.
     premultiplied
         Images hold one factor CTF already.
+    n_dim
+        Of the images.
     """
+
+    n_dim: ClassVar[int] = 2
+    _LABELS: ClassVar[tuple[str, ...]] = ("rlnImageName", "rlnTomoVisibleFrames")
 
     def __init__(
         self,
@@ -130,6 +140,16 @@ class ParticleSource:
         self.series_names = particles.tomograms
         place = {name: position for position, name in enumerate(self.series_names)}
         self.series_index = np.array([place[name] for name in particles.tomogram])
+        self._stacks: dict[str, Path] = {}
+        self._discs = [self._disc(group) for group in groups]
+        self.mask_share = [float((disc * disc).mean()) for disc in self._discs]
+        self._windows: dict[int, list[Window]] = {}
+        self._envelopes: dict[tuple[int, int], Array] = {}
+        self._read_tables()
+
+    def _read_tables(self) -> None:
+        """Work out what is known of images before they are read."""
+        inputs, particles = self._inputs, self.particles
         self.n_tilts = max(inputs.tilt_series[name].n_tilts for name in self.series_names)
         self._series: list[_Series] = []
         self._row = np.zeros(len(particles), dtype=np.int64)
@@ -144,11 +164,6 @@ class ParticleSource:
         self.visible = [
             np.flatnonzero(parse_vector(text) > 0) for text in particles.text["rlnTomoVisibleFrames"]
         ]
-        self._stacks: dict[str, Path] = {}
-        self._discs = [self._disc(group) for group in groups]
-        self.mask_share = [float((disc * disc).mean()) for disc in self._discs]
-        self._windows: dict[int, list[Window]] = {}
-        self._envelopes: dict[tuple[int, int], Array] = {}
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -156,13 +171,8 @@ class ParticleSource:
     # ---- what the files must hold
 
     def _check_columns(self) -> None:
+        self._check_labels(*self._LABELS)
         particles, path = self.particles, self._inputs.particles_path
-        for label, cure in (
-            ("rlnImageName", "extract the particles first"),
-            ("rlnTomoVisibleFrames", "extract them as 2D stacks"),
-        ):
-            if label not in particles.text:
-                raise InputError(f"{path} has no {label}; {cure} (napari-sta extract)")
         for group in particles.optics:
             if group.image_size_px is None or group.image_pixel_size_angst is None:
                 raise InputError(
@@ -173,6 +183,14 @@ class ParticleSource:
                 raise InputError(
                     f"{path}: optics group {group.number} has an odd box (rlnImageSize "
                     f"{group.image_size_px}); extract again with an even box"
+                )
+
+    def _check_labels(self, *labels: str) -> None:
+        for label in labels:
+            if label not in self.particles.text:
+                raise InputError(
+                    f"{self._inputs.particles_path} has no {label}; extract the particles first (napari-sta "
+                    "extract)"
                 )
 
     def _premultiplied(self) -> bool:
@@ -205,8 +223,8 @@ class ParticleSource:
                     f"group is {group.image_size_px}; extract again"
                 )
 
-    def _stack(self, index: int) -> Path:
-        name = str(self.particles.text["rlnImageName"][index])
+    def _stack(self, index: int, label: str = "rlnImageName") -> Path:
+        name = str(self.particles.text[label][index])
         name = name.rpartition("@")[2]
         found = self._stacks.get(name)
         if found is None:
@@ -227,20 +245,15 @@ class ParticleSource:
         assert group.image_size_px is not None
         assert group.image_pixel_size_angst is not None
         radius = self.diameter_angst / (2 * group.image_pixel_size_angst)
-        return rf.soft_disc(group.image_size_px, radius, self.edge_px)
+        return rf.soft_disc(group.image_size_px, radius, self.edge_px, self.n_dim)
 
     def windows(self, radius: int) -> list[Window]:
         """Per optics group, the pixels up to a radius (in Fourier pixels of the reference)."""
         if radius not in self._windows:
             made = []
             for group in self.particles.optics:
-                ratio = self._ratio(group)
-                assert group.image_size_px is not None
-                pixels = rf.make_pixel_list(group.image_size_px, radius, ratio)
-                shells = rf.half_plane_shells(
-                    group.image_size_px, pixels.radius, ratio, self.size_px // 2 + 1
-                )
-                made.append(Window(pixels, shells))
+                pixels = self._pixels(group, radius)
+                made.append(Window(pixels, self._shells(group, pixels.radius)))
             self._windows = {radius: made}
             self._envelopes = {}
         return self._windows[radius]
@@ -249,10 +262,20 @@ class ParticleSource:
         """As :meth:`windows`, for a first pass with fewer pixels."""
         made = []
         for group in self.particles.optics:
-            assert group.image_size_px is not None
-            pixels = rf.make_pixel_list(group.image_size_px, radius, self._ratio(group))
-            made.append(Window(pixels, torch.zeros(0, dtype=torch.int64)))
+            made.append(Window(self._pixels(group, radius), torch.zeros(0, dtype=torch.int64)))
         return made
+
+    def _pixels(self, group: OpticsGroup, radius: int) -> rf.PixelList | VoxelList:
+        assert group.image_size_px is not None
+        return rf.make_pixel_list(group.image_size_px, radius, self._ratio(group))
+
+    def _shells(self, group: OpticsGroup, radius: int) -> torch.Tensor:
+        assert group.image_size_px is not None
+        return rf.half_plane_shells(group.image_size_px, radius, self._ratio(group), self.size_px // 2 + 1)
+
+    def pixels_per_shell(self) -> Array:
+        """Pixels (voxels) of a whole image of the reference's box that count, shell by shell."""
+        return rf.pixels_per_shell(self.size_px)
 
     def ratio(self, optics: int) -> float:
         """Edge of the reference box over that of an optics group's images."""
@@ -292,13 +315,17 @@ class ParticleSource:
             ]
         )[:, back]
 
-    def load(self, index: int, window: Window, sigma2: Array | None = None) -> LoadedParticle:
+    def load(
+        self, index: int, window: Window, sigma2: Array | None = None, offset_zyx_px: Array | None = None
+    ) -> LoadedParticle:
         """Read one particle's stack and prepare it.
 
         Parameters
         ----------
         sigma2
             (shells,) noise power, for images whose outside is filled with noise.
+        offset_zyx_px
+            Current shift: where the mask lies on volumes in parity mode; stacks do not look at it.
 
         Raises
         ------
@@ -320,6 +347,7 @@ class ParticleSource:
                 images / ratio**2
             )  # transforms divided by the number of pixels: a larger box dilutes them
         pixels, disc = window.pixels, self._discs[optics]
+        assert isinstance(pixels, rf.PixelList)
         unmasked = rf.image_transforms(images)
         if self.zero_mask:
             masked = rf.image_transforms(rf.fill_outside(images, disc))
@@ -408,6 +436,11 @@ class ParticleSource:
 
     # ---- for the noise at the start
 
+    def initial_noise(self, optics: int, n_images: int, rows: NDArray[np.int64]) -> Array:
+        """Noise power (shells of the group's box) of at least ``n_images`` images of an optics group."""
+        spectra = self.first_transforms(optics, n_images, rows)
+        return rf.initial_noise(spectra) if len(spectra) else np.ones(self.size_px // 2 + 1)
+
     def first_transforms(self, optics: int, n_images: int, rows: NDArray[np.int64]) -> torch.Tensor:
         """Transform at least ``n_images`` images (m, s, h) of a group, masked if particles are."""
         found: list[torch.Tensor] = []
@@ -423,10 +456,10 @@ class ParticleSource:
             return torch.zeros((0, self.size_px, self.size_px // 2 + 1), dtype=torch.complex64)
         return torch.cat(found)
 
-    @property
-    def subtomograms_are_stacks(self) -> bool:
-        """Whether the particle set says that its subtomograms are 2D stacks."""
-        general = self.particles.tables.get("general")
-        if isinstance(general, Table) and "rlnTomoSubTomosAre2DStacks" in general:
-            return general["rlnTomoSubTomosAre2DStacks"][0].strip() == "1"
-        return "rlnTomoVisibleFrames" in self.particles.text
+
+def are_volumes(particles: Particles) -> bool:
+    """Tell whether a particle set holds 3D pseudo-subtomograms rather than 2D stacks."""
+    general = particles.tables.get("general")
+    if isinstance(general, Table) and "rlnTomoSubTomosAre2DStacks" in general:
+        return general["rlnTomoSubTomosAre2DStacks"][0].strip() != "1"
+    return "rlnCtfImage" in particles.text and "rlnTomoVisibleFrames" not in particles.text

@@ -60,8 +60,8 @@ def healpix_order(sampling_deg: str) -> int:
 class Refine(StaInputsJob):
     """Refine orientations and positions of extracted particles against two independent half maps.
 
-    Starts from 2D stacks, of napari-sta or RELION, a reference map and a mask; each half set is refined on its
-    own, sampling gets finer by itself, and the job ends when neither resolution nor poses change. Every
+    Starts from 2D stacks or 3D subtomograms, of napari-sta or RELION, a reference map and a mask; each half set
+    is refined on its own, sampling gets finer by itself, and the job ends when neither resolution nor poses change. Every
     iteration is written with RELION's names, and an interrupted job can be resumed.
     """
 
@@ -303,12 +303,14 @@ class Refine(StaInputsJob):
 
         from napari_sta.jobs._maps import other_half, read_map
         from napari_sta.jobs._refine_loop import Refinement, Settings
-        from napari_sta.jobs._refine_source import ParticleSource
+        from napari_sta.jobs._refine_source import ParticleSource, are_volumes
+        from napari_sta.jobs._refine_volumes import VolumeSource
         from napari_sta.kernels import refinement as rf
         from napari_sta.kernels import refinement_control as control
 
         inputs = self.load()
-        source = ParticleSource(
+        kind = VolumeSource if are_volumes(inputs.particles) else ParticleSource
+        source = kind(
             inputs, diameter_angst=self.mask_diameter_angst, edge_px=_EDGE_PX, zero_mask=self.zero_mask,
             apply_ctf=self.ctf_correction, first_peak=self.ignore_ctf_until_first_peak, parity=self.relion_parity,
             seed=self.seed,
@@ -341,6 +343,7 @@ class Refine(StaInputsJob):
         rules = control.Rules(
             size, pixel, self.mask_diameter_angst, local_order=local, freeze_last=not self.relion_parity,
             ignore_angles=self.finer_sampling_faster, resolution_angles=self.finer_sampling_faster,
+            volumes=source.n_dim == 3,
         )  # fmt: skip
         settings = Settings(
             symmetry=self.symmetry, initial_lowpass_angst=self.initial_lowpass_angst,
