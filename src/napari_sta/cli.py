@@ -28,7 +28,7 @@ import napari_sta
 from napari_sta.data.errors import InputError, StaError, Stopped
 
 if TYPE_CHECKING:
-    from napari_sta.jobs._job import Job
+    from napari_sta.jobs._job import Job, Progress
     from napari_sta.jobs._run import JobRun, RunOptions
 
 EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
@@ -176,6 +176,11 @@ def _job(job_class: type[Job], words: list[str]) -> int:
     values = {name: value for name in job_class.model_fields if (value := found.get(name)) is not None}
     out = found["o"] or found["pipeline_control"]
     job = job_class.from_text(values)
+    if int(os.environ.get("RANK", "0")) > 0:
+        from napari_sta.jobs._run import assist
+
+        assist(job, _run_options(found, None))
+        return 0
     run = JobRun(job, _run_options(found, Path(out) if out else None))
     return _drive(run, as_json=found["json"], quiet=found["quiet"])
 
@@ -267,6 +272,7 @@ def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: boo
     from tqdm import tqdm
 
     with tqdm(disable=quiet, file=sys.stderr, desc=name, leave=False, dynamic_ncols=True) as bar:
+        short = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
         try:
             while True:
                 try:
@@ -274,12 +280,39 @@ def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: boo
                 except StopIteration as end:
                     record: dict[str, Any] = end.value
                     return record
+                if progress.data.get("phase") == "done":
+                    if not quiet:  # it stays above the bar
+                        tqdm.write(progress.message, file=sys.stderr)
+                    continue
+                if progress.done < bar.n:  # a new iteration: its time is its own
+                    bar.reset()
                 if progress.total:
                     bar.total = progress.total
-                bar.set_postfix_str(progress.message, refresh=False)
+                if "iteration" in progress.data:
+                    bar.bar_format = short
+                    bar.set_description_str(step_words(progress), refresh=False)
+                else:
+                    bar.set_postfix_str(progress.message, refresh=False)
                 bar.update(progress.done - bar.n)
         finally:
             steps.close()
+
+
+_PHASES = {
+    "accuracy": "estimating accuracy",
+    "expectation": "aligning particles",
+    "maximisation": "reconstructing",
+}
+
+
+def step_words(progress: Progress) -> str:
+    """Say in a few plain words what a job is at: ``iteration 3, aligning particles``."""
+    data = progress.data
+    phase = _PHASES.get(str(data.get("phase", "")))
+    if phase is None or "iteration" not in data:
+        return progress.message
+    last = " (the last)" if data.get("last") else ""
+    return f"iteration {data['iteration']}{last}, {phase}"
 
 
 class _BarHandler(logging.Handler):

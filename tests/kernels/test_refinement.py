@@ -522,6 +522,45 @@ def test_noise_of_tilts_scores_raw_images(premultiplied):
             assert scores[o, s] == pytest.approx(total, rel=1e-4, abs=5e-3)
 
 
+@pytest.mark.parametrize("cross_correlation", [False, True])
+def test_particles_of_a_tilt_series_share_slices(monkeypatch, cross_correlation):
+    """Each in a frame of its own, with other tilts visible, gets the scores it gets alone."""
+    pixels = rf.make_pixel_list(SIZE, RADIUS)
+    rotations, shifts = random_rotations(11, 2), np.random.default_rng(3).uniform(-2, 2, (3, 3))
+    frames = random_rotations(3, 9)
+    tilts = [np.array([0, 1, 2]), np.array([0, 2]), np.array([1])]
+    particles = []
+    for k in range(3):
+        projector, one = toy_particle(
+            blob_map(), pixels, random_rotations(1, k)[0], np.zeros(3), n_tilts=3, seed=k, scale=1 + 0.1 * k
+        )
+        mine = {
+            name: getattr(one, name)[tilts[k]]
+            for name in ("masked", "unmasked", "model", "power", "window_power")
+        }
+        matrices = one.matrices_zyx[tilts[k]] @ frames[k].T
+        offset = np.array([0.3 * k, -0.5, 1.0])
+        particles.append(
+            rf.ParticleImages(**{**one.__dict__, **mine, "matrices_zyx": matrices, "offset_zyx_px": offset})
+        )
+    monkeypatch.setattr(rf, "_MOST_ROWS", 4)
+    found = rf.score_shared(
+        projector, particles, tilts, frames, pixels, rotations, shifts, cross_correlation=cross_correlation
+    )
+    for k in range(3):
+        alone = rf.score_poses(
+            projector,
+            particles[k],
+            pixels,
+            frames[k] @ rotations,
+            shifts,
+            cross_correlation=cross_correlation,
+        )
+        np.testing.assert_allclose(found[k], alone, rtol=1e-4, atol=2e-3)
+    with pytest.raises(ValueError, match="do not share"):
+        rf.score_shared(projector, particles, tilts, frames[::-1], pixels, rotations, shifts)
+
+
 def test_pairs_are_scored_as_all_poses_are(toy, monkeypatch):
     pixels, projector, particle, _, _ = toy
     rotations, shifts = random_rotations(5 * 8, 2), np.random.default_rng(3).uniform(-2, 2, (3 * 4, 3))

@@ -149,6 +149,8 @@ class Job(BaseModel):
         Place in the workflow, for menus.
     uses_torch
         Whether ``run`` needs torch; the runner sets its threads then.
+    uses_ranks
+        Whether several processes, started by torchrun, can share the work.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
@@ -159,6 +161,7 @@ class Job(BaseModel):
     outputs: ClassVar[dict[str, Node]] = {}
     order: ClassVar[int] = 100
     uses_torch: ClassVar[bool] = True
+    uses_ranks: ClassVar[bool] = False
 
     @model_validator(mode="before")
     @classmethod

@@ -9,16 +9,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from napari_sta.jobs._job import Progress
+from napari_sta.jobs._ranks import Ranks
 from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
 from napari_sta.kernels import fsc as fsc_of
 from napari_sta.kernels import refinement as rf
@@ -30,10 +31,16 @@ from napari_sta.kernels import sampling
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, matrix_zyx_to_euler, symmetry_operators_zyx
 
 Array = NDArray[np.float64]
+Thing = TypeVar("Thing")
 
 HALVES = (0, 1)
 _ACCURACY_PARTICLES = 100
+_ACCURACY_VOLUMES = 10
 _CALIBRATION_PARTICLES = 100
+_SCORE_BYTES = 200e6
+_MOST_SHARING = 32
+"""A thread scores so many particles of a tilt series at once, within so much memory."""
+
 _FLUSH = 4000
 """Particles of a half set after which float32 sums are added to float64 ones."""
 
@@ -171,6 +178,8 @@ class Refinement:
         (n, n, n) for solvent flattening and FSC.
     threads
         CPU threads.
+    ranks
+        Processes that share the particles; None: this one alone.
     """
 
     def __init__(
@@ -182,7 +191,9 @@ class Refinement:
         half_set: NDArray[np.int64],
         threads: int,
         log: logging.Logger,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.source, self.settings, self.rules, self.mask = source, settings, rules, mask
         self.threads, self.log = max(1, threads), log
         self.size, self.pixel = source.size_px, source.pixel_size_angst
@@ -190,9 +201,10 @@ class Refinement:
         self.operators = symmetry_operators_zyx(settings.symmetry)
         self.set_half_sets(half_set)
         self._grids: dict[int, sampling.OrientationGrid] = {}
-        self._subtomograms = euler_to_matrix_zyx(source.particles.subtomogram_angles_deg)
+        self.subtomograms_zyx = euler_to_matrix_zyx(source.particles.subtomogram_angles_deg)
         self._offset_prior = self._columns("rlnOrigin{}PriorAngst", "ZYX") / self.pixel
         self._model_shells = source.model_shells()
+        self._seconds = np.ones(len(source))
 
     def set_half_sets(self, half_set: NDArray[np.int64]) -> None:
         """Assign particles to half sets 1 and 2."""
@@ -206,9 +218,7 @@ class Refinement:
     def with_noise(self, state: State) -> State:
         """Measure the noise of raw tilt images at the poses of a state."""
         volumes = [torch.from_numpy(one).double() for one in state.references]
-        _, _, noise = self._first_look(
-            volumes, state.angles_deg, state.offset_zyx_angst, state.control, False
-        )
+        _, noise = self._first_look(volumes, state.angles_deg, state.offset_zyx_angst, state.control, False)
         return replace(state, noise=noise)
 
     def _order(self, half: int) -> NDArray[np.int64]:
@@ -273,16 +283,18 @@ class Refinement:
         """
         settings, particles = self.settings, self.source.particles
         volumes = [self.lowpassed(one) for one in references]
-        fit = {"scale": 1.0, "significance": np.inf}
+        fits = [(1.0, np.inf)] * 2
         n_series, n_tilts = len(self.source.series_names), self.source.n_tilts
         noise = np.zeros((2, n_series, n_tilts, self.n_shells))
         angles, offset = particles.angles_deg.copy(), particles.origin_zyx_angst.copy()
-        need_pass = fit_scale or not settings.parity
-        if need_pass:
-            scale, significance, noise = self._first_look(volumes, angles, offset, state, fit_scale)
-            fit = {"scale": scale, "significance": significance}
-            if fit_scale and significance > 0:
-                volumes = [one * scale for one in volumes]
+        if fit_scale or not settings.parity:
+            fits, noise = self._first_look(volumes, angles, offset, state, fit_scale)
+            if fit_scale:
+                volumes = [
+                    one * scale if certainty > 0 else one
+                    for one, (scale, certainty) in zip(volumes, fits, strict=True)
+                ]
+        fit = {"scale": float(np.mean([one for one, _ in fits])), "significance": min(s for _, s in fits)}
         sigma2 = self._initial_sigma2()
         grid = self.grid(state.order)
         n = len(particles)
@@ -320,21 +332,16 @@ class Refinement:
         offset: Array,
         state: control.Control,
         fit_scale: bool,
-    ) -> tuple[float, float, Array]:
-        """Fit grey scale and noise at given poses."""
+    ) -> tuple[list[tuple[float, float]], Array]:
+        """Fit grey scale (with its significance) and noise of each half set at given poses."""
         shell = int(np.floor(self.rules.edge_angst * state.resolution_inv_angst + 0.5))
         shell = max(1, min(shell, self.size // 2))
         windows = self.source.windows(shell)
-        sums = []
+        fits, noise = [], []
         for half in HALVES:
-            projector = rf.make_projector(volumes[half], shell, self.settings.padding)
-            total = self._new_sums(1)
-            lock = threading.Lock()
+            projector = self.projector(volumes[half], shell)
 
-            def work(
-                rows: NDArray[np.int64], projector: rf.Projector = projector, total: sums_of.Sums = total,
-                lock: threading.Lock = lock,
-            ) -> None:  # fmt: skip
+            def work(rows: NDArray[np.int64], projector: rf.Projector = projector) -> sums_of.Sums:
                 torch.set_num_threads(1)
                 mine = self._new_sums(1)
                 for i in rows:
@@ -346,41 +353,55 @@ class Refinement:
                         mine, posterior, projector, particle, window.pixels, 0,
                         int(self.source.series_index[i]), self.pixel, tilts=loaded.tilts, average=False,
                     )  # fmt: skip
-                with lock:
-                    total.add_statistics(mine)
+                return mine
 
-            self._in_threads(work, self.rows[half])
-            sums.append(total)
-        # tilt_residual = power + norm - 2 cross at scale 1
-        parts = [(s.cross, s.norm, s.tilt_residual - s.norm + 2 * s.cross, s.tilt_weight) for s in sums]
-        cross, norm, power = (parts[0][k] + parts[1][k] for k in range(3))
-        weight = parts[0][3] + parts[1][3]
-        count = weight[..., None] * rf.pixels_per_shell(self.size)
-        scale, significance = 1.0, np.inf
-        if fit_scale:
-            scale, significance = sums_of.fitted_scale(cross, norm, power, count, shell)
-        noise = np.stack(
-            [
-                self._tilt_noise(p + scale**2 * n - 2 * scale * c if significance > 0 else p, w)
-                for c, n, p, w in parts
-            ]
-        )
-        return scale, significance, noise
+            total = self._new_sums(1)
+            rows = self.ranks.share(self.rows[half], np.ones(len(self.rows[half])))
+            for part in self._in_threads(work, rows):
+                total.add_statistics(part)
+            self._add_up(total)
+            # tilt_residual = power + norm - 2 cross at scale 1
+            cross, norm, weight = total.cross, total.norm, total.tilt_weight
+            power = total.tilt_residual - norm + 2 * cross
+            scale, certainty = 1.0, np.inf
+            if fit_scale:
+                count = weight[..., None] * rf.pixels_per_shell(self.size)
+                scale, certainty = sums_of.fitted_scale(cross, norm, power, count, shell)
+            fits.append((scale, certainty))
+            residual = power + scale**2 * norm - 2 * scale * cross if certainty > 0 else power
+            noise.append(self._tilt_noise(residual, weight))
+        return fits, np.stack(noise)
+
+    def projector(self, volume: torch.Tensor, radius: int) -> rf.Projector:
+        """Transform a map for projection up to a radius."""
+        return rf.make_projector(volume, radius, self.settings.padding, self.source.n_dim)
+
+    def _add_up(self, sums: sums_of.Sums) -> None:
+        """Add the statistics of all processes."""
+        for name in sums_of.STATISTICS:
+            self.ranks.add_up_everywhere(getattr(sums, name))
+        plain = np.array([sums.weight, sums.offset2_angst2, sums.p_max, float(sums.n_particles)])
+        self.ranks.add_up_everywhere(plain)
+        sums.weight, sums.offset2_angst2, sums.p_max = (float(one) for one in plain[:3])
+        sums.n_particles = round(plain[3])
 
     def _tilt_noise(self, residual: Array, weight: Array) -> Array:
         share = float(np.mean(self.source.mask_share)) if self.source.zero_mask else 1.0
-        return sums_of.noise_by_tilt(residual, weight, self._model_shells, share)
+        return sums_of.noise_by_tilt(residual, weight, self._model_shells, share, self.source.n_dim)
 
     def _initial_sigma2(self) -> Array:
+        """Measure the noise of the images: RELION on 10 images, for both half sets; else each set on its own."""
         n_images = 10 if self.settings.parity else 100 * self.source.n_tilts
-        rows = np.flatnonzero(self.half_set == 1)
-        rows = np.concatenate([rows, np.flatnonzero(self.half_set == 2)])
-        groups = []
-        for optics in range(len(self.source.particles.optics)):
-            spectra = self.source.first_transforms(optics, n_images, rows)
-            values = rf.initial_noise(spectra) if len(spectra) else np.ones(self.n_shells)
-            groups.append(np.interp(np.arange(self.n_shells), np.arange(len(values)), values))
-        return np.stack([np.stack(groups)] * 2)
+        first, second = (np.flatnonzero(self.half_set == h) for h in (1, 2))
+        rows = [np.concatenate([first, second])] * 2 if self.settings.parity else [first, second]
+        halves = []
+        for mine in rows:
+            groups = []
+            for optics in range(len(self.source.particles.optics)):
+                values = self.source.initial_noise(optics, n_images, mine)
+                groups.append(np.interp(np.arange(self.n_shells), np.arange(len(values)), values))
+            halves.append(np.stack(groups))
+        return np.stack(halves)
 
     # ---- one iteration
 
@@ -396,21 +417,21 @@ class Refinement:
         number = state.iteration + 1
         cc = number == 1 and settings.first_cc
         began = time.monotonic()
-        rng = np.random.default_rng([settings.seed, number])
         steer = control.with_convergence(state.control, rules)
         current = control.current_size(steer, rules)
         radius = current // 2
         coarse_radius = min(radius, control.coarse_size(steer, rules) // 2)
         perturbation = self._perturbation(state.perturbation, number)
-        projectors = [
-            rf.make_projector(torch.from_numpy(one), radius, settings.padding) for one in state.references
-        ]
+        projectors = [self.projector(torch.from_numpy(one), radius) for one in state.references]
         windows = self.source.windows(radius)
         about = {"iteration": number, "phase": "", "image_size_px": current, "last": steer.converged}
         total = len(self.source)
         yield Progress(0, total, f"iteration {number}: accuracy", about | {"phase": "accuracy"})
         if not cc:
-            found = self._accuracy(state, projectors[0], windows, rng)
+            found = yield from in_background(
+                lambda: self.ranks.from_first(self._accuracy(state, projectors[0], windows, number)),
+                Progress(0, total, f"iteration {number}: accuracy", about | {"phase": "accuracy"}),
+            )
             steer = replace(steer, accuracy_deg=found[0], accuracy_angst=found[1])
             if number > 1:
                 steer = control.with_sampling(steer, rules)
@@ -433,7 +454,7 @@ class Refinement:
         done = 0
         for half in HALVES:
             step = self._expectation(
-                half, state, steer, grid, perturbation, projectors[half], windows, coarse_radius, cc, rng
+                half, state, steer, grid, perturbation, projectors[half], windows, coarse_radius, cc
             )
             while True:
                 try:
@@ -451,14 +472,22 @@ class Refinement:
             statistics.append(sums)
             found_all += found_half
             informations.append(seen)
-        yield Progress(total, total, f"iteration {number}: maximisation", about | {"phase": "maximisation"})
-        new, made = self._maximise(
-            state, steer, grid, perturbation, volumes, statistics, found_all, radius, cc
-        )
-        if not settings.parity and not cc:
-            seen_factor = np.array([accuracy.overconfidence(one) for one in informations])
-            new = replace(new, temperature=np.clip(state.temperature * seen_factor, 1.0, 100.0))
-        return new, made
+        told = Progress(total, total, f"iteration {number}: maximisation", about | {"phase": "maximisation"})
+        yield told
+
+        def finish() -> tuple[State, Maps]:
+            made = None
+            if self.ranks.is_first:
+                made = self._maximise(
+                    state, steer, grid, perturbation, volumes, statistics, found_all, radius, cc
+                )
+            new, made_maps = self.ranks.from_first(made) or made  # type: ignore[misc]
+            if not settings.parity and not cc:
+                seen_factor = np.array([accuracy.overconfidence(one) for one in informations])
+                new = replace(new, temperature=np.clip(state.temperature * seen_factor, 1.0, 100.0))
+            return new, made_maps
+
+        return (yield from in_background(finish, told))
 
     def _perturbation(self, before: float, iteration: int) -> float:
         """Perturbation of the grids; RELION's own for its seed, which makes runs comparable step by step."""
@@ -487,14 +516,15 @@ class Refinement:
             masked=loaded.masked, unmasked=loaded.unmasked, model=loaded.model, ctf=loaded.ctf,
             matrices_zyx=loaded.matrices_zyx, power=loaded.power, sigma2=sigma2, offset_zyx_px=offset,
             offset_prior_zyx_px=self._offset_prior[index], scale=scale, window_power=loaded.window_power,
-            noise=noise,
+            noise=noise, multiplicity=loaded.multiplicity, slices=loaded.slices,
         )  # fmt: skip
 
-    def _particle(
+    def particle(
         self, state: State, half: int, index: int, window: Window
     ) -> tuple[rf.ParticleImages, LoadedParticle]:
         optics, series = int(self.source.optics_index[index]), int(self.source.series_index[index])
-        loaded = self.source.load(index, window, state.sigma2[half, optics])
+        offset = state.offset_zyx_angst[index] / self.pixel
+        loaded = self.source.load(index, window, state.sigma2[half, optics], offset)
         noise = None
         if not self.settings.parity:
             noise = state.noise[half, series, loaded.tilts] * state.temperature[half]
@@ -504,17 +534,20 @@ class Refinement:
         )  # fmt: skip
         return particle, loaded
 
-    def _in_threads(self, work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64]) -> None:
-        """Share rows out among threads, always in the same way."""
+    def _in_threads(self, work: Callable[[NDArray[np.int64]], Thing], rows: NDArray[np.int64]) -> list[Thing]:
+        """Share rows out among threads, always in the same way; return what each found, in order."""
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(work, [rows[k :: self.threads] for k in range(self.threads)]))
+            return list(pool.map(work, [rows[k :: self.threads] for k in range(self.threads)]))
 
     def _accuracy(
-        self, state: State, projector: rf.Projector, windows: list[Window], rng: np.random.Generator
+        self, state: State, projector: rf.Projector, windows: list[Window], number: int
     ) -> tuple[float, float]:
+        if not self.ranks.is_first:
+            return 0.0, 0.0
+        rng = np.random.default_rng([self.settings.seed, number])
         rows = self.rows[0]
         if self.settings.parity:
-            rows = rows[:_ACCURACY_PARTICLES]
+            rows = rows[: _ACCURACY_PARTICLES if self.source.n_dim == 2 else _ACCURACY_VOLUMES]
         elif len(rows) > _ACCURACY_PARTICLES:
             rows = np.sort(rng.choice(rows, _ACCURACY_PARTICLES, replace=False))
         seed = int(rng.integers(2**31))
@@ -524,7 +557,9 @@ class Refinement:
             torch.set_num_threads(1)
             for i in mine:
                 window = windows[self.source.optics_index[i]]
-                particle, _ = self._particle(state, 0, int(i), window)
+                particle, _ = self.particle(state, 0, int(i), window)
+                if self.settings.parity:  # RELION leaves the multiplicity of volumes out here
+                    particle = replace(particle, multiplicity=None)
                 found[int(i)] = accuracy.expected_accuracy(
                     projector, particle, window.pixels, state.angles_deg[i],
                     np.random.default_rng([seed, int(i)]),
@@ -546,10 +581,10 @@ class Refinement:
         windows: list[Window],
         coarse_radius: int,
         cc: bool,
-        rng: np.random.Generator,
     ) -> Generator[int, None, tuple[Any, sums_of.Sums, list[_Found], list[accuracy.Information]]]:
         """Search every particle of a half set; yields how many are done, returns what they add up to."""
         settings, rows = self.settings, self.rows[half]
+        rng = np.random.default_rng([settings.seed, state.iteration + 1, half + 1])
         seed = int(rng.integers(2**31))
         calibrated: set[int] = set()
         if not settings.parity and not cc:
@@ -557,6 +592,7 @@ class Refinement:
             if len(rows) > _CALIBRATION_PARTICLES:
                 chosen = rng.choice(rows, _CALIBRATION_PARTICLES, replace=False)
             calibrated = {int(i) for i in chosen}
+        rows = self.ranks.share(rows, self._seconds[rows])
         searcher = _Searcher(self, half, state, steer, grid, perturbation, coarse_radius, windows)
         found: dict[int, _Found] = {}
         informations: dict[int, accuracy.Information] = {}
@@ -570,13 +606,12 @@ class Refinement:
         def work(share: int, mine: NDArray[np.int64]) -> None:
             torch.set_num_threads(1)
             sums = shares[share]
-            for i in mine:
+            clock = time.perf_counter()
+            for index, loaded, particle, scores in searcher.prepared(mine, projector, cc, stop):
                 if stop.is_set():
                     return
-                index = int(i)
-                window = windows[self.source.optics_index[i]]
-                particle, loaded = self._particle(state, half, index, window)
-                posterior, choice = searcher.search(index, particle, window, projector, cc)
+                window = windows[self.source.optics_index[index]]
+                posterior, choice = searcher.search(index, particle, window, projector, cc, scores)
                 rotation = posterior.rotations_zyx[posterior.best[0]]
                 shift = posterior.shifts_zyx_px[posterior.best[1]]
                 p_max, kept = posterior.p_max, posterior
@@ -591,7 +626,7 @@ class Refinement:
                     )
                 sums_of.add_particle(
                     sums, kept, projector, particle, window.pixels,
-                    int(self.source.optics_index[i]), int(self.source.series_index[i]), self.pixel,
+                    int(self.source.optics_index[index]), int(self.source.series_index[index]), self.pixel,
                     tilts=loaded.tilts, statistics=not cc, per_image=not settings.parity,
                     drop_row_ends=settings.parity,
                 )  # fmt: skip
@@ -604,8 +639,12 @@ class Refinement:
                     posterior.n_significant, choice[posterior.parents] // grid.n_psi,
                     posterior.weights.sum(axis=1),
                 )  # fmt: skip
+                now = time.perf_counter()
+                seconds[index] = now - clock
+                clock = now
                 finished.put(index)
 
+        seconds = np.zeros(len(self.source))
         done = 0
         for first in range(0, len(rows), _FLUSH):
             block = rows[first : first + _FLUSH]
@@ -633,7 +672,14 @@ class Refinement:
                 share.volume[:] = 0
         for share in shares:
             statistics.add_statistics(share)
-        ordered = [found[int(i)] for i in rows]
+        self.ranks.add_up(volume)
+        self._add_up(statistics)
+        self.ranks.add_up_everywhere(seconds)
+        self._seconds[seconds > 0] = seconds[seconds > 0]
+        everything = self.ranks.collect((found, informations))
+        found = {index: one for part, _ in everything for index, one in part.items()}
+        informations = {index: one for _, part in everything for index, one in part.items()}
+        ordered = [found[int(i)] for i in self.rows[half]]
         return volume, statistics, ordered, [informations[i] for i in sorted(informations)]
 
     def _maximise(
@@ -649,20 +695,20 @@ class Refinement:
         cc: bool,
     ) -> tuple[State, Maps]:
         settings, rules, padding = self.settings, self.rules, self.settings.padding
-        size, n_shells = self.size, self.n_shells
+        size, n_shells, n_dim = self.size, self.n_shells, self.source.n_dim
         last = steer.converged
         reach = rf.padded_radius(radius, padding)
         full = [maps.complete_sums(v, self.operators, reach, self.threads) for v in volumes]
         unfiltered: list[torch.Tensor] | None = None
         if last:
-            unfiltered = [maps.reconstruct(v, size, radius, padding) for v in full]
+            unfiltered = [maps.reconstruct(v, size, radius, padding, n_dim=n_dim) for v in full]
         join = maps.joining_radius(
             size, self.pixel, settings.join_angst, 1 / max(state.control.resolution_inv_angst, 1e-6)
         )
         joined = [v.copy() for v in full] if last else full
         maps.join_low_resolution(joined[0], joined[1], join, padding)
         if settings.solvent_fsc:
-            plain = [maps.reconstruct(v, size, radius, padding) for v in joined]
+            plain = [maps.reconstruct(v, size, radius, padding, n_dim=n_dim) for v in joined]
             fsc = maps.solvent_corrected_fsc(
                 plain[0], plain[1], self.mask, 2 * radius, seed=settings.seed + state.iteration + 1
             )
@@ -673,7 +719,10 @@ class Refinement:
         full = [full[0] + full[1]] if last else joined
         noise_maps = [maps.map_noise(v, radius, padding, n_shells) for v in full]
         priors = [maps.signal_prior(fsc, n, whole=last) for n in noise_maps]
-        made = [maps.reconstruct(v, size, radius, padding, p.tau2) for v, p in zip(full, priors, strict=True)]
+        made = [
+            maps.reconstruct(v, size, radius, padding, p.tau2, n_dim=n_dim)
+            for v, p in zip(full, priors, strict=True)
+        ]
         completeness = [maps.fourier_completeness(v, radius, padding, n_shells) for v in full]
         merged = made[0] if last else None
         references = state.references
@@ -772,6 +821,28 @@ class Refinement:
         return pdf
 
 
+def in_background(work: Callable[[], Thing], told: Progress) -> Generator[Progress, None, Thing]:
+    """Run something long in a thread and keep telling, so that the job can be stopped meanwhile."""
+    box: queue.SimpleQueue[tuple[Thing | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            box.put((work(), None))
+        except BaseException as error:
+            box.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        try:
+            result, error = box.get(timeout=0.25)
+        except queue.Empty:
+            yield told
+            continue
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+
 def _drain(finished: queue.SimpleQueue[int], patience_s: float) -> int:
     """Count what arrives, waiting for the first only."""
     count = 0
@@ -811,6 +882,8 @@ class _Searcher:
                 windows, (w.pixels for w in loop.source.coarse_windows(coarse_radius)), strict=True
             )
         ]
+        self.windows = windows
+        self.frames: Array | None = None
         self.whole: tuple[Any, Any, Any] | None = None
         if not self.is_restrained:
             index = np.arange(len(grid))
@@ -819,6 +892,14 @@ class _Searcher:
             good = np.isfinite(prior)
             index, prior = index[good], prior[good]
             self.whole = (index, prior, self._turned(grid.angles_deg(index)))
+            frames = np.swapaxes(loop.subtomograms_zyx, 1, 2)
+            if loop.source.n_dim == 3:
+                pass  # volumes are in the frame of the subtomogram
+            elif not loop.settings.parity:
+                # The grid lies in the tomogram, so that all its particles read the same slices.
+                self.frames = frames
+            elif np.abs(frames - np.eye(3)).max() < 1e-9:
+                self.frames = frames
 
     @property
     def width(self) -> sampling.AngularPrior:
@@ -834,6 +915,56 @@ class _Searcher:
     def _turned(self, angles: Array) -> Array:
         return sampling.perturbed_rotations_zyx(angles, self.perturbation, self.grid.step_deg)
 
+    def prepared(
+        self, rows: NDArray[np.int64], projector: rf.Projector, cc: bool, stop: threading.Event
+    ) -> Iterator[tuple[int, LoadedParticle, rf.ParticleImages, Array | None]]:
+        """Read particles one by one, or so many of a tilt series at a time as share their coarse slices."""
+        loop = self.loop
+        shared = self.whole is not None and self.frames is not None
+        most = 1
+        if self.whole is not None and self.frames is not None:
+            cells = len(self.whole[0]) * len(self.translations)
+            most = int(np.clip(_SCORE_BYTES / (8 * cells), 1, _MOST_SHARING))
+        first = 0
+        while first < len(rows) and not stop.is_set():
+            last = first + 1
+            head = int(rows[first])
+            while (
+                last < len(rows)
+                and last - first < most
+                and loop.source.series_index[rows[last]] == loop.source.series_index[head]
+                and loop.source.optics_index[rows[last]] == loop.source.optics_index[head]
+            ):
+                last += 1
+            group = [int(i) for i in rows[first:last]]
+            first = last
+            window = self.windows[loop.source.optics_index[head]]
+            images = [loop.particle(self.state, self.half, i, window) for i in group]
+            scores: list[Array | None] = [None] * len(group)
+            if shared and len(group) > 1:
+                scores = self._shared_scores(group, images, projector, cc)
+            for i, (particle, loaded), one in zip(group, images, scores, strict=True):
+                yield i, loaded, particle, one
+
+    def _shared_scores(
+        self,
+        group: list[int],
+        images: list[tuple[rf.ParticleImages, LoadedParticle]],
+        projector: rf.Projector,
+        cc: bool,
+    ) -> list[Array | None]:
+        assert self.whole is not None
+        assert self.frames is not None
+        pixels, place = self.coarse[self.loop.source.optics_index[group[0]]]
+        window = self.windows[self.loop.source.optics_index[group[0]]]
+        fewer = len(pixels) < len(window.pixels)
+        found = rf.score_shared(
+            projector, [one.at_pixels(place) if fewer else one for one, _ in images],
+            [loaded.tilts for _, loaded in images], self.frames[group], pixels, self.whole[2],
+            (self.translations + self.shift) / self.loop.pixel, cross_correlation=cc,
+        )  # fmt: skip
+        return list(found)
+
     def search(
         self,
         index: int,
@@ -841,9 +972,11 @@ class _Searcher:
         window: Window,
         projector: rf.Projector,
         cc: bool,
+        scores: Array | None = None,
     ) -> tuple[rf.Posterior, NDArray[np.int64]]:
         """Find one particle's posterior; also return the grid orientations that were tried."""
         loop = self.loop
+        frame = np.eye(3) if self.frames is None else self.frames[index]
         if self.whole is not None:
             chosen, log_prior, rotations = self.whole
         else:
@@ -853,18 +986,18 @@ class _Searcher:
             rotations = self._turned(self.grid.angles_deg(chosen))
 
         def children(parents: NDArray[np.int64]) -> Array:
-            return self._turned(self.grid.children_deg(chosen[parents], loop.rules.oversampling))
+            return frame @ self._turned(self.grid.children_deg(chosen[parents], loop.rules.oversampling))
 
         search = rf.Search(
-            rotations, log_prior, children, self.translations, self.shift, self.kids, loop.pixel,
+            frame @ rotations, log_prior, children, self.translations, self.shift, self.kids, loop.pixel,
             float(self.state.sigma2_offset_angst2[self.half]), loop.settings.adaptive_fraction,
             loop.settings.parity,
         )  # fmt: skip
         pixels, place = self.coarse[loop.source.optics_index[index]]
         coarse = None
-        if len(pixels) < len(window.pixels):
+        if pixels.count < window.pixels.count:
             coarse = (projector, particle.at_pixels(place), pixels)
         posterior = rf.find_posterior(
-            projector, particle, window.pixels, search, coarse, cross_correlation=cc
+            projector, particle, window.pixels, search, coarse, scores, cross_correlation=cc
         )
         return posterior, chosen

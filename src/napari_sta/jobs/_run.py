@@ -403,6 +403,21 @@ class JobRun:
         return hashes
 
 
+def assist(job: Job, options: RunOptions) -> None:
+    """Do a further process's share of a job that torchrun started; the first process keeps the records."""
+    if not job.uses_ranks:
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import torch
+
+    torch.set_num_threads(options.n_threads)
+    log = logging.getLogger("napari_sta.assistant")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    for _ in job.run(Context(out=Path(), threads=options.n_threads, device=options.device, log=log)):
+        pass
+
+
 def resume(folder: str | Path, options: RunOptions | None = None) -> JobRun:
     """Return a run that continues a job in its folder, with the values it was started with.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
     from napari_sta.io.refinement import Optimiser
     from napari_sta.io.relion import StaInputs
+    from napari_sta.jobs._ranks import Ranks
     from napari_sta.jobs._refine_loop import Refinement, State
     from napari_sta.kernels.refinement_control import Control
 
@@ -69,6 +70,7 @@ class Refine(StaInputsJob):
     folder: ClassVar[str] = "Refine3D"
     relion_type: ClassVar[str] = "relion.refine3d"
     order: ClassVar[int] = 60
+    uses_ranks: ClassVar[bool] = True
     outputs: ClassVar[dict[str, Node]] = {
         "run_class001.mrc": Node("DensityMap.mrc.relion.refine3d", 1, "refined map"),
         "run_half1_class001_unfil.mrc": Node("DensityMap.mrc.relion.halfmap.refine3d", 1, "half map 1"),
@@ -296,7 +298,7 @@ class Refine(StaInputsJob):
         return values
 
     def _prepared(
-        self, log: logging.Logger, threads: int, *, quick: bool = False
+        self, log: logging.Logger, threads: int, ranks: Ranks | None = None, *, quick: bool = False
     ) -> tuple[StaInputs, Refinement, list[Tensor] | None, Control]:
         """Read inputs and set the refinement up."""
         import torch
@@ -352,7 +354,7 @@ class Refine(StaInputsJob):
             parity=self.relion_parity,
         )  # fmt: skip
         halves = self._half_sets(inputs)
-        loop = Refinement(source, settings, rules, mask, halves, threads, log)
+        loop = Refinement(source, settings, rules, mask, halves, threads, log, ranks)
         start = control.start(
             rules, order, self.offset_range_px * pixel, 2 * self.offset_step_px * pixel,
             self.initial_lowpass_angst or rf.resolution_of(references, size * pixel),
@@ -425,45 +427,52 @@ class Refine(StaInputsJob):
         from napari_sta.data.volume import Volume
         from napari_sta.io.mrc import write_volume
         from napari_sta.jobs import _refine_files as files
+        from napari_sta.jobs._ranks import Ranks
 
         job, optimiser = self._effective()
         yield Progress(0, 0, "reading")
-        inputs, loop, references, start = job._prepared(context.log, context.threads)
+        ranks = Ranks.join()
+        inputs, loop, references, start = job._prepared(context.log, context.threads, ranks)
         fingerprint = self._fingerprint(inputs)
         writer = files.Writer(
             out=context.out, inputs=inputs, loop=loop, start=start, first_peak=job.ignore_ctf_until_first_peak,
             zero_mask=job.zero_mask, has_mask=bool(job.in_mask), command=self.command_line(str(context.out)),
             fingerprint=fingerprint,
         )  # fmt: skip
-        saved = files.latest_checkpoint(context.out, fingerprint)
+        saved = ranks.from_first(
+            files.latest_checkpoint(context.out, fingerprint) if ranks.is_first else None
+        )
         history: list[dict[str, Any]] = []
         if saved is not None and not saved.state.converged:
             loop.set_half_sets(saved.half_set)
             state = saved.state
-            files.remove_iterations(context.out, after=state.iteration)
-            history = _read_history(context.out, state.iteration)
+            if ranks.is_first:
+                files.remove_iterations(context.out, after=state.iteration)
+                history = _read_history(context.out, state.iteration)
             context.log.info("continuing after iteration %d", state.iteration)
         else:
-            files.remove_iterations(context.out)
-            if job.in_mask:
-                write_volume(
-                    context.out / "run_solvent_mask.mrc", Volume(loop.mask.numpy().astype("f4"), loop.pixel)
-                )
+            if ranks.is_first:
+                files.remove_iterations(context.out)
+                if job.in_mask:
+                    mask = Volume(loop.mask.numpy().astype("f4"), loop.pixel)
+                    write_volume(context.out / "run_solvent_mask.mrc", mask)
             if optimiser is not None:
                 state = self._continued(optimiser, loop, start, context.log)
             else:
                 assert references is not None
                 state = yield from self._begin(job, loop, references, start, context)
-                writer.write(state, None)
+                if ranks.is_first:
+                    writer.write(state, None)
         most = job.max_iterations or _MOST_ITERATIONS
         while not state.converged and state.iteration < most:
             began = time.monotonic()
             before = state
             state, maps = yield from loop.iterate(state)
-            writer.write(state, maps, before)
             told = _report(state, loop, round(time.monotonic() - began, 2))
-            history.append(told)
-            _write_history(context.out, history)
+            if ranks.is_first:
+                writer.write(state, maps, before)
+                history.append(told)
+                _write_history(context.out, history)
             context.log.info("%s", told["sentence"])
             yield Progress(len(loop.source), len(loop.source), told["sentence"], told)
         if not state.converged:
@@ -477,9 +486,12 @@ class Refine(StaInputsJob):
         self, job: Refine, loop: Refinement, references: list[Tensor], start: Control, context: Context
     ) -> Any:
         """Prepare iteration 0: grey scale and noise."""
-        yield Progress(0, len(loop.source), "grey scale and noise at the input poses")
+        from napari_sta.jobs._refine_loop import in_background
+
+        told = Progress(0, len(loop.source), "grey scale and noise at the input poses")
+        yield told
         auto = job.absolute_greyscale == "Auto"
-        state, fit = loop.start(references, start, fit_scale=auto)
+        state, fit = yield from in_background(lambda: loop.start(references, start, fit_scale=auto), told)
         if auto and fit["significance"] < _SURE_FIT:
             context.log.warning(
                 "the images do not match the reference at the input poses (%.1f standard errors), so its grey scale "

@@ -25,6 +25,10 @@ from napari_sta.kernels.refinement import (
 from napari_sta.kernels.refinement_volumes import VoxelList, VoxelPart
 
 
+STATISTICS = ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight")
+"""Arrays of :class:`Sums` other than the volume."""
+
+
 @dataclass
 class Sums:
     """Weighted sums of one half set (or of one thread's share of it).
