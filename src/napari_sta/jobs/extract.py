@@ -122,11 +122,12 @@ class Extract(StaInputsJob):
         pixel_of: dict[int, float] = {}
         kept: list[Particles] = []
         done, written, total = 0, 0, len(particles)
-        with _Writer(context.threads) as writer:
+        # One pool for all: threads that come and go leave their memory behind.
+        with _Writer(context.threads) as writer, ThreadPoolExecutor(max(1, context.threads)) as pool:
             for tomogram in order:
                 series = inputs.tilt_series[tomogram]
                 group = particles[particles.tomogram == tomogram]
-                cutter = _Cutter(self, series, group, inputs, context)
+                cutter = _Cutter(self, series, group, inputs, context, pool, writer)
                 for number in np.unique(group.optics_group):
                     # RELION states binning times the group's pixel; a window rounded to even is a little off it.
                     pixel_of[int(number)] = group.optics_of(int(number)).pixel_size_angst * cutter.binning
@@ -235,8 +236,9 @@ class _Cutter:
     """Extracts the particles of one tomogram."""
 
     def __init__(
-        self, job: Extract, series: TiltSeries, particles: Particles, inputs: StaInputs, context: Context
-    ) -> None:
+        self, job: Extract, series: TiltSeries, particles: Particles, inputs: StaInputs, context: Context,
+        pool: ThreadPoolExecutor, writer: _Writer,
+    ) -> None:  # fmt: skip
         import numpy as np
 
         from napari_sta.io.mrc import image_size_yx_px
@@ -244,7 +246,7 @@ class _Cutter:
         from napari_sta.kernels.devices import surely_cpu
         from napari_sta.kernels.projection import is_visible
 
-        self.job, self.series, self.context = job, series, context
+        self.job, self.series, self.context, self.pool, self.writer = job, series, context, pool, writer
         self.size = job.box_size_px
         self.crop = job.crop_size_px or job.box_size_px
         self.window_px = window_px(job.box_size_px, job.binning)
@@ -263,6 +265,8 @@ class _Cutter:
         self.compiled = self.device is None or self.device.type == "cpu"
         self._is_cached = 4 * series.n_tilts * self.image_size[0] * self.image_size[1] <= _CACHE_BYTES
         self._images: dict[int, Any] = {}
+        if self.compiled and self._is_cached:
+            self._store = writer.store((series.n_tilts, self.image_size[1], self.image_size[0]))
         self._envelopes: dict[int, NDArray[np.float32]] = {}
         self._phases: dict[int, tuple[Any, Any]] = {}
 
@@ -330,7 +334,10 @@ class _Cutter:
         image = self._images.get(tilt)
         if image is None:
             pixels = read_images([self.series.images[tilt]])[0]
-            if self.compiled:
+            if self.compiled and self._is_cached:
+                image = self._store[tilt]
+                image[:] = pixels.T
+            elif self.compiled:
                 image = np.ascontiguousarray(pixels.T)
             else:
                 from napari_sta.kernels.devices import to_device
@@ -374,9 +381,8 @@ class _Cutter:
         """
         if self.compiled:
             # A tilt a thread: without barriers between the many short steps.
-            with ThreadPoolExecutor(max(1, self.context.threads)) as pool:
-                tilts = range(self.series.n_tilts)
-                list(pool.map(lambda tilt: self._fill_tilt(tilt, batch, images, slot, scale), tilts))
+            tilts = range(self.series.n_tilts)
+            list(self.pool.map(lambda tilt: self._fill_tilt(tilt, batch, images, slot, scale), tilts))
         else:
             self._fill_by_torch(batch, images, slot, scale)
 
@@ -436,11 +442,10 @@ class _Cutter:
         ]
 
     def _stacks(self, batch: NDArray[np.int64], files: list[Path]) -> list[tuple[Any, ...]]:
-        import numpy as np
 
         # Stacks one behind the other, images of each in the order of the tilts.
         slot = self.visible[batch].cumsum().reshape(len(batch), -1) - 1
-        images = np.empty((int(slot[-1, -1]) + 1, self.crop, self.crop), np.float32)
+        images = self.writer.room((int(slot[-1, -1]) + 1, self.crop, self.crop))
         # RELION divides 2D stacks by the binning once more than the mean-preserving binning does.
         self._fill(batch, images, slot, 1 / self.binning)
         return self._writes(images, batch, files)
@@ -541,23 +546,51 @@ class _Cutter:
 
 
 class _Writer:
-    """Writes the files of one batch while the next is computed, across tomograms."""
+    """Writes the files of one batch while the next is computed, across tomograms, and owns their memory.
+
+    Memory that is given back and taken anew for every batch comes back in pieces: the job would grow.
+    """
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(max(1, threads))
         self._writing: list[Any] = []
+        self._rooms: list[Any] = [None, None]
+        self._store: Any = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._rooms = [None, None]
 
     def take(self, calls: list[tuple[Any, ...]]) -> int:
         """Start to write a batch; return how many files of the one before are there now."""
         n_finished = self.finish()
         self._writing = [self._pool.submit(*call) for call in calls]
+        self._rooms.reverse()
         return n_finished
+
+    def store(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Give room for the tilt images of one tomogram, the same for all of one size."""
+        import numpy as np
+
+        if self._store is None or self._store.shape != shape:
+            self._store = None
+            self._store = np.empty(shape, np.float32)
+        store: NDArray[np.float32] = self._store
+        return store
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Give room for the next batch: the same memory over and over, while the other half is being written."""
+        import numpy as np
+
+        size = int(np.prod(shape))
+        if self._rooms[0] is None or len(self._rooms[0]) < size:
+            self._rooms[0] = None  # before the new one, not after
+            self._rooms[0] = np.empty(size, np.float32)
+        room: NDArray[np.float32] = self._rooms[0][:size].reshape(shape)
+        return room
 
     def finish(self) -> int:
         """Wait for the batch that is being written; the first failure is raised here."""
