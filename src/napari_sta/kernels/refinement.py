@@ -240,7 +240,7 @@ def half_plane_shells(
 
 
 def shell_powers(
-    spectra: Complex[Tensor, "t s h"], shells: Int[Tensor, "s h"], n_shells: int
+    spectra: Complex[Tensor, "t *grid"], shells: Int[Tensor, "*grid"], n_shells: int
 ) -> Float[ndarray, "t shells"]:
     """Sum abs(F)² over shells, image by image, float64."""
     power = (spectra.real.double() ** 2 + spectra.imag.double() ** 2).flatten(1)

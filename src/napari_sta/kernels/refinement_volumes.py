@@ -221,6 +221,7 @@ def moved_by_voxels(volume: Float[Tensor, "s s s"], shift_zyx: Sequence[int]) ->
     """Move a volume by whole voxels; what comes in from outside is 0."""
     out = torch.zeros_like(volume)
     size = volume.shape[0]
+    shift_zyx = [max(-size, min(size, d)) for d in shift_zyx]
     to = tuple(slice(max(0, d), min(size, size + d)) for d in shift_zyx)
     come = tuple(slice(max(0, -d), min(size, size - d)) for d in shift_zyx)
     out[to] = volume[come]
