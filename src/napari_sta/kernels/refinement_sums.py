@@ -25,7 +25,7 @@ from napari_sta.kernels.refinement import (
 from napari_sta.kernels.refinement_volumes import VoxelList, VoxelPart
 
 
-STATISTICS = ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight")
+STATISTICS = ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight", "slices")
 """Arrays of :class:`Sums` other than the volume."""
 
 
