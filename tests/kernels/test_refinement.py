@@ -705,3 +705,78 @@ def test_accuracy_is_where_the_evidence_passes_the_limit():
         )
         assert evidence(error_px=found.offset_px) > 4.60517
         assert evidence(error_px=found.offset_px - step) <= 4.60517
+
+
+# -- the same on a torch device ------------------------------------------------------------------------
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return request.param
+
+
+@pytest.mark.parametrize("cross_correlation", [False, True])
+def test_device_scores_as_the_compiled_loops_do(toy, device, monkeypatch, cross_correlation):
+    from napari_sta.kernels import refinement_torch
+
+    pixels, projector, particle, _, _ = toy
+    rotations, shifts = random_rotations(9, 2), np.random.default_rng(3).uniform(-2, 2, (5, 3))
+    expected = rf.score_poses(
+        projector, particle, pixels, rotations, shifts, cross_correlation=cross_correlation
+    )
+    monkeypatch.setattr(refinement_torch, "_BYTES", {"cpu": 1, "cuda": 1})  # one tilt at a time
+    there = refinement_torch.on_device(projector, device)
+    found = rf.score_poses(there, particle, pixels, rotations, shifts, cross_correlation=cross_correlation)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-3)
+    frames = np.eye(3)[None]
+    shared = rf.score_shared(
+        there,
+        [particle],
+        [np.arange(2)],
+        frames,
+        pixels,
+        rotations,
+        shifts,
+        cross_correlation=cross_correlation,
+    )
+    np.testing.assert_allclose(shared[0], expected, rtol=1e-4, atol=5e-3)
+
+
+@pytest.mark.parametrize("n_dim", [2, 3])
+def test_device_sums_as_the_compiled_loops_do(toy, device, n_dim):
+    from napari_sta.kernels import refinement_torch
+    from napari_sta.kernels.refinement_volumes import make_voxel_list
+
+    pixels, projector, particle, rotation, shift = toy
+    if n_dim == 3:
+        projector = rf.make_projector(blob_map(), RADIUS, PADDING, n_dim=3)
+        pixels = make_voxel_list(SIZE, RADIUS, part=150)
+        rng, t = np.random.default_rng(0), len(pixels.parts)
+        image = np.concatenate([pixels.split(rng.normal(size=pixels.count)) for _ in range(2)], axis=1)
+        model = pixels.split(rng.uniform(0.2, 1, pixels.count))
+        particle = rf.ParticleImages(
+            image, image * np.float32(0.9), model, None, np.repeat(np.eye(3)[None], t, axis=0),
+            np.ones((1, SIZE // 2 + 1)), np.linspace(2e-3, 5e-4, SIZE // 2 + 1), np.zeros(3), np.zeros(3), 1.1,
+            np.ones(1),
+        )  # fmt: skip
+    rotations = rotation @ euler_to_matrix_zyx(np.random.default_rng(0).normal(0, 3, (3, 3)))
+    shifts = shift + np.random.default_rng(1).normal(0, 0.5, (2, 3))
+    weights = np.array([[0.5, 0.2], [0.0, 0.1], [0.15, 0.0]])
+    posterior = rf.Posterior(rotations, shifts, weights, np.zeros(3, dtype=int), (0, 0), 1, 0.0)
+    here = sums_of.new_sums(RADIUS, PADDING, 1, 1, SIZE // 2 + 1, 2)
+    sums_of.add_particle(here, posterior, projector, particle, pixels, 0, 0, ANGST, drop_row_ends=True)
+    volume = torch.zeros(here.volume.shape, device=device)
+    there = sums_of.new_sums(RADIUS, PADDING, 1, 1, SIZE // 2 + 1, 2, volume=volume)
+    sums_of.add_particle(
+        there, posterior, refinement_torch.on_device(projector, device), particle, pixels, 0, 0, ANGST,
+        drop_row_ends=True,
+    )  # fmt: skip
+    largest = np.abs(here.volume).max()
+    np.testing.assert_allclose(volume.cpu().numpy(), here.volume, atol=3e-6 * largest)
+    for name in sums_of.STATISTICS:
+        np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-4, atol=1e-6)

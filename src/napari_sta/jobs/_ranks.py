@@ -27,7 +27,6 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
-        self._seconds: NDArray[np.float64] | None = None
 
     @classmethod
     def join(cls) -> Ranks:
@@ -40,6 +39,11 @@ class Ranks:
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def local(self) -> int:
+        """Number of this process on its own computer."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
 
     @property
     def is_first(self) -> bool:

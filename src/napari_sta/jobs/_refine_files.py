@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -271,7 +272,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = State(control=control.Control(**steer), references=references, **arrays, **plain)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error}); continue from an earlier iteration") from None
     return Checkpoint(state, np.asarray(about["half_set"], dtype=np.int64), str(about["fingerprint"]))
 

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
@@ -180,6 +180,8 @@ class Refinement:
         CPU threads.
     ranks
         Processes that share the particles; None: this one alone.
+    devices
+        Torch devices that do the expectation, fed by all threads; none: the compiled loops of the CPU.
     """
 
     def __init__(
@@ -192,8 +194,9 @@ class Refinement:
         threads: int,
         log: logging.Logger,
         ranks: Ranks | None = None,
+        devices: Sequence[torch.device] = (),
     ) -> None:
-        self.ranks = ranks or Ranks()
+        self.ranks, self.devices = ranks or Ranks(), list(devices)
         self.source, self.settings, self.rules, self.mask = source, settings, rules, mask
         self.threads, self.log = max(1, threads), log
         self.size, self.pixel = source.size_px, source.pixel_size_angst
@@ -494,10 +497,10 @@ class Refinement:
         draw = float(fsc_of.PhaseStream(self.settings.seed + iteration).uniform(1)[0])
         return sampling.next_perturbation(before, draw, self.settings.perturbation_factor)
 
-    def _new_sums(self, radius: int) -> sums_of.Sums:
+    def _new_sums(self, radius: int, volume: torch.Tensor | None = None) -> sums_of.Sums:
         return sums_of.new_sums(
             radius, self.settings.padding, len(self.source.particles.optics), len(self.source.series_names),
-            self.n_shells, self.source.n_tilts,
+            self.n_shells, self.source.n_tilts, volume,
         )  # fmt: skip
 
     def _images(
@@ -597,15 +600,15 @@ class Refinement:
         found: dict[int, _Found] = {}
         informations: dict[int, accuracy.Information] = {}
         radius = windows[0].pixels.radius if abs(self.source.ratio(0) - 1) < 1e-9 else projector.radius
-        shares = [self._new_sums(radius) for _ in range(self.threads)]
+        shares, theirs, on_devices = self._shares(projector, radius)
         statistics = self._new_sums(1)
-        volume = np.zeros(shares[0].volume.shape, np.float64)
+        volume = np.zeros(tuple(shares[0].volume.shape), np.float64)
         stop = threading.Event()
         finished: queue.SimpleQueue[int] = queue.SimpleQueue()
 
         def work(share: int, mine: NDArray[np.int64]) -> None:
             torch.set_num_threads(1)
-            sums = shares[share]
+            sums, projector = shares[share], theirs[share]
             clock = time.perf_counter()
             for index, loaded, particle, scores in searcher.prepared(mine, projector, cc, stop):
                 if stop.is_set():
@@ -667,9 +670,10 @@ class Refinement:
                 finally:
                     stop.set()
             stop.clear()
-            for share in shares:
-                volume += share.volume
-                share.volume[:] = 0
+            done_volumes: list[Any] = [*on_devices] or [share.volume for share in shares]
+            for part in done_volumes:
+                volume += part.cpu().numpy() if isinstance(part, torch.Tensor) else part
+                part[:] = 0
         for share in shares:
             statistics.add_statistics(share)
         self.ranks.add_up(volume)
@@ -681,6 +685,22 @@ class Refinement:
         informations = {index: one for _, part in everything for index, one in part.items()}
         ordered = [found[int(i)] for i in self.rows[half]]
         return volume, statistics, ordered, [informations[i] for i in sorted(informations)]
+
+    def _shares(
+        self, projector: rf.Projector, radius: int
+    ) -> tuple[list[sums_of.Sums], list[rf.Projector], list[torch.Tensor]]:
+        """Give every thread sums and projector; threads that feed one device share a volume on it."""
+        if not self.devices:
+            shares = [self._new_sums(radius) for _ in range(self.threads)]
+            return shares, [projector] * self.threads, []
+        from napari_sta.kernels import refinement_torch
+
+        there = [refinement_torch.on_device(projector, device) for device in self.devices]
+        shape = self._new_sums(radius).volume.shape
+        volumes = [torch.zeros(tuple(shape), device=device) for device in self.devices]
+        place = [k % len(self.devices) for k in range(self.threads)]
+        shares = [self._new_sums(radius, volumes[k]) for k in place]
+        return shares, [there[k] for k in place], volumes
 
     def _maximise(
         self,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import logging
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -90,8 +91,8 @@ class Refine(StaInputsJob):
     )  # fmt: skip
     continue_from: str | None = param(
         None, title="Continue from here", kind="file:star", relion="fn_cont", flag="--continue",
-        help="An _optimiser.star of an earlier refinement, ours or RELION's. Options not given here are taken "
-        "from that job.",
+        help="An _optimiser.star of an earlier refinement, ours or RELION's. Options left as they are by default "
+        "are taken from that job.",
     )  # fmt: skip
     absolute_greyscale: Literal["Auto", "Yes", "No"] = param(
         "Auto", title="Ref. map is on absolute greyscale", tab="Reference",
@@ -248,12 +249,22 @@ class Refine(StaInputsJob):
         path = resolve(self.continue_from)
         optimiser = read_optimiser(path)
         taken = self._values_of(path, optimiser)
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        given = self._changed(self.model_dump())
+        if "in_optimisation_set" in given:
+            taken = {
+                k: v for k, v in taken.items() if k not in ("in_parts", "in_tomograms", "in_trajectories")
+            }
         return type(self)(**{**taken, **given}), optimiser
+
+    @classmethod
+    def _changed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out what is as by default: records and forms hold every value, given or not."""
+        fields = cls.model_fields
+        return {k: v for k, v in values.items() if fields[k].is_required() or v != fields[k].get_default()}
 
     def _values_of(self, path: Path, optimiser: Optimiser) -> dict[str, Any]:
         """Values of the job that an optimiser file belongs to: from its job.json, else from RELION's files."""
-        from napari_sta.io.refinement import read_model, read_sampling
+        from napari_sta.io.refinement import read_model, read_optimiser, read_sampling
 
         def found(name: str) -> str:
             return str(resolve(name, path))
@@ -275,7 +286,13 @@ class Refine(StaInputsJob):
             ):
                 if values.get(name):
                     values[name] = found(values[name])
-            return {k: v for k, v in values.items() if k != "continue_from"}
+            before = values.pop("continue_from", None)
+            if before is None:
+                return values
+            older = resolve(before, path)
+            if older.parent.resolve() != path.parent.resolve():
+                # That job, too, took over what it was not given.
+                return {**self._values_of(older, read_optimiser(older)), **self._changed(values)}
         model, sampling = (
             read_model(found(optimiser.model_files[0])),
             read_sampling(found(optimiser.sampling_file)),
@@ -298,7 +315,13 @@ class Refine(StaInputsJob):
         return values
 
     def _prepared(
-        self, log: logging.Logger, threads: int, ranks: Ranks | None = None, *, quick: bool = False
+        self,
+        log: logging.Logger,
+        threads: int,
+        ranks: Ranks | None = None,
+        devices: Sequence[torch.device] = (),
+        *,
+        quick: bool = False,
     ) -> tuple[StaInputs, Refinement, list[Tensor] | None, Control]:
         """Read inputs and set the refinement up."""
         import torch
@@ -354,7 +377,7 @@ class Refine(StaInputsJob):
             parity=self.relion_parity,
         )  # fmt: skip
         halves = self._half_sets(inputs)
-        loop = Refinement(source, settings, rules, mask, halves, threads, log, ranks)
+        loop = Refinement(source, settings, rules, mask, halves, threads, log, ranks, devices)
         start = control.start(
             rules, order, self.offset_range_px * pixel, 2 * self.offset_step_px * pixel,
             self.initial_lowpass_angst or rf.resolution_of(references, size * pixel),
@@ -432,7 +455,10 @@ class Refine(StaInputsJob):
         job, optimiser = self._effective()
         yield Progress(0, 0, "reading")
         ranks = Ranks.join()
-        inputs, loop, references, start = job._prepared(context.log, context.threads, ranks)
+        devices = [one for one in context.devices() if one.type != "cpu"]
+        if devices and ranks.size > 1:  # a device a process
+            devices = [devices[ranks.local % len(devices)]]
+        inputs, loop, references, start = job._prepared(context.log, context.threads, ranks, devices)
         fingerprint = self._fingerprint(inputs)
         writer = files.Writer(
             out=context.out, inputs=inputs, loop=loop, start=start, first_peak=job.ignore_ctf_until_first_peak,
@@ -447,22 +473,22 @@ class Refine(StaInputsJob):
             loop.set_half_sets(saved.half_set)
             state = saved.state
             if ranks.is_first:
-                files.remove_iterations(context.out, after=state.iteration)
                 history = _read_history(context.out, state.iteration)
+                files.remove_iterations(context.out, after=state.iteration)
             context.log.info("continuing after iteration %d", state.iteration)
         else:
-            if ranks.is_first:
-                files.remove_iterations(context.out)
-                if job.in_mask:
-                    mask = Volume(loop.mask.numpy().astype("f4"), loop.pixel)
-                    write_volume(context.out / "run_solvent_mask.mrc", mask)
             if optimiser is not None:
                 state = self._continued(optimiser, loop, start, context.log)
-            else:
+            if ranks.is_first:
+                files.remove_iterations(context.out, after=self._kept(context.out, optimiser))
+            if optimiser is None:
                 assert references is not None
                 state = yield from self._begin(job, loop, references, start, context)
                 if ranks.is_first:
                     writer.write(state, None)
+        if ranks.is_first and job.in_mask:
+            mask = Volume(loop.mask.numpy().astype("f4"), loop.pixel)
+            write_volume(context.out / "run_solvent_mask.mrc", mask)
         most = job.max_iterations or _MOST_ITERATIONS
         while not state.converged and state.iteration < most:
             began = time.monotonic()
@@ -470,9 +496,9 @@ class Refine(StaInputsJob):
             state, maps = yield from loop.iterate(state)
             told = _report(state, loop, round(time.monotonic() - began, 2))
             if ranks.is_first:
-                writer.write(state, maps, before)
                 history.append(told)
-                _write_history(context.out, history)
+                _write_history(context.out, history)  # before the checkpoint that says the iteration is done
+                writer.write(state, maps, before)
             context.log.info("%s", told["sentence"])
             yield Progress(len(loop.source), len(loop.source), told["sentence"], told)
         if not state.converged:
@@ -481,6 +507,12 @@ class Refine(StaInputsJob):
                 f"--continue_from {writer._named(str(context.out))}/run_it{state.iteration:03d}_optimiser.star"
             }
         return self._result(state, loop, history)
+
+    def _kept(self, out: Path, optimiser: Optimiser | None) -> int:
+        """Last iteration in a folder that stays: the one the job goes on from, if it is there."""
+        if optimiser is None or self.continue_from is None:
+            return -1
+        return optimiser.iteration if resolve(self.continue_from).parent.resolve() == out.resolve() else -1
 
     def _begin(
         self, job: Refine, loop: Refinement, references: list[Tensor], start: Control, context: Context

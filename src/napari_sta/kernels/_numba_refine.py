@@ -224,7 +224,7 @@ def _tile(slices, ramps, a0, a1, a2, a3, b0, b1, b2, b3, into):  # type: ignore[
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def add_products(slices, ramps, out):  # type: ignore[no-untyped-def]
-    """Add the product of ``slices`` (o, m) and ``ramps`` (s, m) transposed, float32, to ``out`` (o, s) float64.
+    """Add the product of ``slices`` (o, m) and transposed ``ramps`` (s, m) to ``out`` (o, s) float64.
 
     For the shapes met here, long rows and few columns, this runs at 85 to 95 % of the rate of a large
     square product, where libraries reach 40 to 85 %.

@@ -313,6 +313,9 @@ class Projector:
         Factor by which the map was padded.
     radius
         Largest radius kept, in pixels of the unpadded box.
+    on_device
+        (depth, depth, width) complex64, the same volume on a torch device, which then does the work; None:
+        the compiled loops of the CPU do.
     """
 
     values: Float[ndarray, "m"]
@@ -320,6 +323,7 @@ class Projector:
     width: int
     padding: float
     radius: int
+    on_device: Tensor | None = None
 
 
 def padded_radius(radius: int, padding: float) -> int:
@@ -539,12 +543,12 @@ class ParticleImages:
     model: Float[ndarray, "t n"]
     ctf: Float[ndarray, "t n"] | None
     matrices_zyx: Float[ndarray, "t 3 3"]
-    power: Float[ndarray, "t shells"]
+    power: Float[ndarray, "i shells"]
     sigma2: Float[ndarray, "shells"]
     offset_zyx_px: Float[ndarray, "3"]
     offset_prior_zyx_px: Float[ndarray, "3"]
     scale: float
-    window_power: Float[ndarray, "t"]
+    window_power: Float[ndarray, "i"]
     noise: Float[ndarray, "t shells"] | None = None
     multiplicity: Float[ndarray, "t n"] | None = None
     slices: Float[ndarray, "shells"] | None = None
@@ -650,6 +654,12 @@ def score_poses(
     -----
     Per tilt one product [o, 2n] x [2n, s] in float32; sums over tilts in float64.
     """
+    if projector.on_device is not None:
+        from napari_sta.kernels import refinement_torch
+
+        return refinement_torch.score_poses(
+            projector, particle, pixels, rotations_zyx, shifts_zyx_px, cross_correlation=cross_correlation
+        )
     from napari_sta.kernels._numba_refine import add_products
 
     n = len(pixels)
@@ -694,7 +704,7 @@ def score_poses(
 def score_shared(
     projector: Projector,
     particles: Sequence[ParticleImages],
-    tilts: Sequence[Int[ndarray, "t"]],
+    tilts: Sequence[ndarray],
     frames_zyx: Float[ndarray, "p 3 3"],
     pixels: PixelList,
     rotations_zyx: Float[ndarray, "o 3 3"],
@@ -720,28 +730,37 @@ def score_shared(
     from napari_sta.kernels._numba_refine import add_products
 
     n, n_o, n_s = len(pixels), len(rotations_zyx), len(shifts_zyx_px)
-    scores = [np.zeros((n_o, n_s)) for _ in particles]
-    rows_at_once = min(n_o, _MOST_ROWS)
-    slices = np.empty((rows_at_once, 2 * n), np.float32)
-    ignored, no_weight = np.zeros(rows_at_once), np.zeros(n, np.float32)
+    images_of_tilt = []
     for tilt in np.unique(np.concatenate(list(tilts))):
         seen = [
             (p, int(np.flatnonzero(mine == tilt)[0])) for p, mine in enumerate(tilts) if (mine == tilt).any()
         ]
-        matrix = particles[seen[0][0]].matrices_zyx[seen[0][1]] @ frames_zyx[seen[0][0]]
+        matrices = np.stack([particles[p].matrices_zyx[t] @ frames_zyx[p] for p, t in seen])
+        if np.abs(matrices - matrices[0]).max() > 1e-6:
+            raise ValueError("the particles do not share their slices")
+        images_of_tilt.append((matrices[0], seen))
+    if projector.on_device is not None:
+        from napari_sta.kernels import refinement_torch
+
+        return refinement_torch.score_shared(
+            projector, particles, images_of_tilt, pixels, rotations_zyx, shifts_zyx_px,
+            cross_correlation=cross_correlation,
+        )  # fmt: skip
+    scores = [np.zeros((n_o, n_s)) for _ in particles]
+    rows_at_once = min(n_o, _MOST_ROWS)
+    slices = np.empty((rows_at_once, 2 * n), np.float32)
+    ignored, no_weight = np.zeros(rows_at_once), np.zeros(n, np.float32)
+    for matrix, seen in images_of_tilt:
         ramps = np.empty((len(seen), n_s, 2 * n), np.float32)
         weights = np.empty((len(seen), n), np.float32)
         for k, (p, t) in enumerate(seen):
             one = particles[p]
-            q = one.matrices_zyx[t]
-            if np.abs(q @ frames_zyx[p] - matrix).max() > 1e-6:
-                raise ValueError("the particles do not share their slices")
             if cross_correlation:
                 factor = one.model[t] * pixels.multiplicity.astype(np.float32)
                 weights[k] = factor * one.model[t]
             else:
                 factor, weights[k] = one.score_weights(t, pixels)
-            moved = (one.offset_zyx_px + shifts_zyx_px) @ q[1:].T
+            moved = (one.offset_zyx_px + shifts_zyx_px) @ one.matrices_zyx[t, 1:].T
             shift_images(one.masked[t] * np.concatenate([factor, factor]), moved, pixels, ramps[k])
         axes = slice_axes(matrix @ rotations_zyx, projector.padding)
         for first in range(0, n_o, rows_at_once):
@@ -960,7 +979,13 @@ def find_posterior(
     fine_shifts = shifts[steps][:, None] + search.translation_children_zyx_angst / search.pixel_size_angst
     fine_shifts = fine_shifts.reshape(-1, 3)
     pairs = chosen[np.ix_(parents, steps)]
-    if cross_correlation or pairs.mean() > _DENSE_SHARE or n_c % 4 or n_d % 4:
+    if (
+        cross_correlation
+        or pairs.mean() > _DENSE_SHARE
+        or projector.on_device is not None
+        or n_c % 4
+        or n_d % 4
+    ):
         fine = score_poses(
             projector, particle, pixels, rotations, fine_shifts, cross_correlation=cross_correlation
         )

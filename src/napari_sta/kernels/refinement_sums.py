@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
 
 from napari_sta.kernels.refinement import (
     ParticleImages,
@@ -24,7 +25,6 @@ from napari_sta.kernels.refinement import (
 )
 from napari_sta.kernels.refinement_volumes import VoxelList, VoxelPart
 
-
 STATISTICS = ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight", "slices")
 """Arrays of :class:`Sums` other than the volume."""
 
@@ -36,7 +36,8 @@ class Sums:
     Attributes
     ----------
     volume
-        (d, d, w, 4) float32 on the padded grid: data (re, im), weight, 0; see :func:`new_sums`.
+        (d, d, w, 4) float32 on the padded grid: data (re, im), weight, 0; see :func:`new_sums`. A tensor
+        where a torch device does the work.
     residual
         (groups, shells) float64.
     n_images
@@ -51,7 +52,7 @@ class Sums:
         Sums over particles.
     """
 
-    volume: Float[ndarray, "d d w 4"]
+    volume: Float[ndarray, "d d w 4"] | Float[Tensor, "d d w 4"]
     residual: Float[ndarray, "g shells"]
     n_images: Float[ndarray, "g"]
     norm: Float[ndarray, "s t shells"]
@@ -71,7 +72,7 @@ class Sums:
 
     def add_statistics(self, other: Sums) -> None:
         """Add everything but the volume."""
-        for name in ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight", "slices"):
+        for name in STATISTICS:
             mine = getattr(self, name)
             mine += getattr(other, name)
         self.weight += other.weight
@@ -81,7 +82,13 @@ class Sums:
 
 
 def new_sums(
-    radius: int, padding: float, n_optics: int, n_series: int, n_shells: int, n_tilts: int = 1
+    radius: int,
+    padding: float,
+    n_optics: int,
+    n_series: int,
+    n_shells: int,
+    n_tilts: int = 1,
+    volume: Float[Tensor, "d d w 4"] | None = None,
 ) -> Sums:
     """Make empty sums for data up to a radius.
 
@@ -89,11 +96,13 @@ def new_sums(
     ----------
     n_tilts
         Of the longest tilt series.
+    volume
+        On a torch device, to be shared by several sums; None: one of their own.
     """
     half = padded_radius(radius, padding) + 1
     by_tilt = (n_series, n_tilts, n_shells)
     return Sums(
-        np.zeros((2 * half + 1, 2 * half + 1, half + 1, 4), np.float32),
+        np.zeros((2 * half + 1, 2 * half + 1, half + 1, 4), np.float32) if volume is None else volume,
         np.zeros((n_optics, n_shells)), np.zeros(n_optics),
         np.zeros(by_tilt), np.zeros(by_tilt), np.zeros(by_tilt), np.zeros((n_series, n_tilts)),
         np.zeros((n_optics, n_shells)),
@@ -146,15 +155,25 @@ def add_particle(
     kept = np.ones(n)
     if drop_row_ends and isinstance(pixels, PixelList):
         kept[pixels.row_start + pixels.row_n - 1] = 0
+    residual, cross, norm = (np.zeros((particle.n_tilts, n_shells)) for _ in range(3))
+    n_here = particle.n_tilts
+    if projector.on_device is not None:
+        from napari_sta.kernels import refinement_torch
+
+        volume = torch.as_tensor(sums.volume) if average else None
+        cross, norm = refinement_torch.add_images(
+            volume, projector, particle, pixels, posterior.rotations_zyx, shifts, weights, kept, n_shells,
+            statistics=statistics,
+        )  # fmt: skip
+        n_here = 0
     ramps = np.empty((len(shifts), 2 * n), np.float32)
     slices = np.empty((len(weights), 2 * n), np.float32)
     mean = torch.empty((len(weights), 2 * n))
-    residual, cross, norm = (np.zeros((particle.n_tilts, n_shells)) for _ in range(3))
     ignored = np.zeros(len(weights))
     scale = particle.scale
     w = torch.from_numpy(weights)
     no_weight = np.zeros(n, np.float32)
-    for t in range(particle.n_tilts):
+    for t in range(n_here):
         q = particle.matrices_zyx[t]
         here = pixels.part(t)
         axes = slice_axes(q @ posterior.rotations_zyx, projector.padding, here.n_dim)
@@ -173,6 +192,7 @@ def add_particle(
             factor, weight = particle.sum_weights(t, here)
             data = mean.numpy()
             data *= np.tile((factor * kept).astype(np.float32), 2)
+            assert isinstance(sums.volume, np.ndarray)
             _scatter(data, (weight * kept).astype(np.float32), of_orientation, axes, here, sums.volume)
     if statistics:
         if isinstance(pixels, VoxelList):  # one image in parts
