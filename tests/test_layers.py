@@ -236,3 +236,59 @@ def test_practice_project_is_sample_data():
     assert [kind for _, _, kind in made] == ["image", "image", "labels"]
     folder = made[0][1]["metadata"]["napari_sta"]["project"]
     assert layers.is_project_folder(layers.Path(folder))
+
+
+def refinement_files(folder, iterations, *, final=False):
+    folder.mkdir(parents=True)
+    for number in range(iterations + 1):
+        for half in (1, 2):
+            for what in ("class001", "class001_unfil"):
+                (folder / f"run_it{number:03d}_half{half}_{what}.mrc").touch()
+    for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc") if final else ():
+        (folder / name).touch()
+    (folder / "run_solvent_mask.mrc").touch()
+    return folder
+
+
+def test_of_a_refinement_the_last_iteration_is_offered(tmp_path):
+    """Not the first, which comes first by name, nor dozens of them."""
+    stopped = layers.viewable_outputs(refinement_files(tmp_path / "Refine3D/job010", 3))
+    assert [p.name for p in stopped] == [
+        "run_it003_half1_class001.mrc", "run_it003_half2_class001.mrc", "run_it003_half1_class001_unfil.mrc",
+        "run_it003_half2_class001_unfil.mrc", "run_solvent_mask.mrc",
+    ]  # fmt: skip
+    done = layers.viewable_outputs(refinement_files(tmp_path / "Refine3D/job011", 11, final=True))
+    assert done[0].name == "run_class001.mrc"
+    assert {layers.iteration_of(p) for p in done} == {None, 11}
+
+
+def test_iterations_have_short_names():
+    folder = "Refine3D/job016"
+    assert layers.layer_name(f"{folder}/run_it003_half1_class001.mrc") == f"{folder} · it003 half1"
+    assert (
+        layers.layer_name(f"{folder}/run_it003_half2_class001_unfil.mrc") == f"{folder} · it003 half2 unfil"
+    )
+    assert layers.layer_name(f"{folder}/run_class001.mrc") == f"{folder} · run_class001"
+    assert layers.iteration_of("run_it1024_data.star") == 1024
+    assert layers.iteration_of("run_data.star") is None
+
+
+def test_optimiser_shows_the_half_maps_of_its_iteration(tmp_path, rng):
+    folder = tmp_path / "Refine3D/job016"
+    folder.mkdir(parents=True)
+    maps = {}
+    for number in (1, 2):
+        for half in (1, 2):
+            maps[number, half] = Volume(rng.normal(size=(8, 8, 8)).astype(np.float32), 3.0)
+            write_volume(folder / f"run_it{number:03d}_half{half}_class001.mrc", maps[number, half])
+    star = folder / "run_it001_optimiser.star"
+    star.write_text("data_optimiser_general\n\n_rlnModelStarFile x\n_rlnModelStarFile2 y\n")
+    assert layers.star_kind(star) == "optimiser"
+    made = layers.read_layers(star)
+    assert [meta["metadata"]["napari_sta"]["kind"] for _, meta, _ in made] == ["half", "half"]
+    for half, (data, _, _) in enumerate(made, start=1):
+        np.testing.assert_array_equal(data, maps[1, half].data)
+    for path in folder.glob("*.mrc"):
+        path.unlink()
+    with pytest.raises(InputError, match="half maps of its iteration are gone"):
+        layers.read_layers(star)

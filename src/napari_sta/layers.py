@@ -6,6 +6,7 @@ and by any program.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ AXES = ("z", "y", "x")
 MAP_SUFFIXES = (".mrc", ".map", ".mrcs", ".rec", ".st")
 MASK_COLOUR = "magenta"
 CONTOUR_COLOUR = "#ff9be8"
+_ITERATION_FILE = re.compile(r"run_it(\d{3,})_(.+)\.(?:mrc|star)")
 MAX_TOMOGRAMS = 16
 """Particle layers are made for at most this many tomograms at once."""
 ARROW_ANGST = 60.0
@@ -52,9 +54,27 @@ def layer_name(path: str | Path) -> str:
     """Return a short name: ``Reconstruct/job025 · merged`` for a job's file, else the bare file name."""
     path = Path(path)
     folder = path.parent
+    stem = path.stem
+    if match := _ITERATION_FILE.fullmatch(path.name):
+        # run_it003_half1_class001: an iteration of a refinement, of the only class there is.
+        stem = f"it{match.group(1)} {match.group(2).replace('_class001', '').replace('_', ' ')}"
     if folder.name.startswith("job") and folder.name[3:].isdigit():
-        return f"{folder.parent.name}/{folder.name} · {path.stem}"
-    return path.stem
+        return f"{folder.parent.name}/{folder.name} · {stem}"
+    return stem
+
+
+def iteration_of(path: str | Path) -> int | None:
+    """Return the iteration that a refinement's file belongs to; None for any other file."""
+    match = _ITERATION_FILE.fullmatch(Path(path).name)
+    return int(match.group(1)) if match else None
+
+
+def newest_iteration_only(paths: Sequence[Path]) -> list[Path]:
+    """Drop the files of all iterations of a refinement but its last, which come after the final files."""
+    numbers = [iteration_of(path) for path in paths]
+    newest = max((n for n in numbers if n is not None), default=None)
+    kept = [path for path, n in zip(paths, numbers, strict=True) if n is None]
+    return kept + [path for path, n in zip(paths, numbers, strict=True) if n is not None and n == newest]
 
 
 def map_layer(volume: Volume, *, name: str | None = None, kind: str = "map", **more: Any) -> LayerData:
@@ -298,6 +318,7 @@ HEADLINES = (
     "half1.mrc",
     "half2.mrc",
     "particles.star",
+    "run_data.star",
     "tomograms.star",
 )
 """Outputs of a job in the order in which a user wants to see them."""
@@ -316,9 +337,15 @@ def is_project_folder(folder: Path) -> bool:
 
 
 def viewable_outputs(folder: Path) -> list[Path]:
-    """Return a job's files that can be shown, the one to look at first in front."""
+    """Return a job's files that can be shown, the one to look at first in front.
+
+    Of a refinement's iterations only the last: the *Inspect* dock leafs through the others.
+    """
     found = [folder / name for name in HEADLINES if (folder / name).is_file()]
     more = [p for p in sorted(folder.glob("*.mrc")) if p not in found and not _is_fourier(p)]
+    if any(iteration_of(path) is not None for path in more):
+        more = newest_iteration_only(more)
+        more.sort(key=lambda path: (is_mask(path), "unfil" in path.stem, iteration_of(path) is not None))
     stars = [p for p in sorted(folder.glob("particles*.star")) if p not in found]
     return found + more + stars
 
@@ -367,7 +394,8 @@ def star_kind(path: Path) -> str:
     Returns
     -------
     kind
-        ``optimisation_set``, ``tomograms``, ``postprocess``, ``particles``, ``trajectories`` or ``""``.
+        ``optimisation_set``, ``tomograms``, ``postprocess``, ``optimiser``, ``particles``, ``trajectories``
+        or ``""``.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -379,6 +407,8 @@ def star_kind(path: Path) -> str:
         return "optimisation_set"
     if "rlnFinalResolution" in words and "data_fsc" in words:
         return "postprocess"
+    if "data_optimiser_general" in words and "rlnModelStarFile2" in words:
+        return "optimiser"
     if "data_global" in words and "rlnTomoName" in words:
         return "tomograms"
     if "data_particles" in words and "rlnTomoName" in words:
@@ -402,6 +432,11 @@ def _read_star(path: Path) -> list[LayerData]:
         return _read_folder(path.parent)
     if kind == "tomograms":
         return _tilt_series_of(path)
+    if kind == "optimiser":
+        maps = sorted(path.parent.glob(path.name.replace("optimiser.star", "half[12]_class001.mrc")))
+        if maps:
+            return [layer for one in maps for layer in _read_mrc(one)]
+        raise InputError(f"{path}: the half maps of its iteration are gone, so there is nothing to show.")
     raise InputError(
         f"{path} is no table that can be shown; particle sets, tomogram sets, optimisation sets and "
         "postprocess.star can."
