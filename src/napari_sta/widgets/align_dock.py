@@ -43,8 +43,8 @@ from napari_sta.jobs._job import Job, job_named
 from napari_sta.layers import is_job_folder, map_layer, mask_layers, volume_from_layer
 from napari_sta.widgets._background import Latest, in_background
 from napari_sta.widgets.cards import Card
+from napari_sta.widgets.command_line import CommandLine
 from napari_sta.widgets.fields import PathCombo
-from napari_sta.widgets.job_dock import CommandLine
 from napari_sta.widgets.plots import LINE_COLOURS, Plot
 from napari_sta.widgets.project_files import ProjectView, settings_of
 from napari_sta.widgets.workbench import Dock, Ticket, Workbench, small_button
@@ -523,7 +523,8 @@ class AlignDock(Dock):
         if not self._reading.idle or self.pair is not None:
             return
         for box in (self.map_box, self.mask_box):
-            layers = self.bench.ours(*box.kinds)
+            # The half maps of a refinement come by themselves, an iteration after the other.
+            layers = [one for one in self.bench.ours(*box.kinds) if "run" not in one.metadata["napari_sta"]]
             if not box.path() and layers:
                 box.set_path(layers[-1].metadata["napari_sta"]["path"])
 

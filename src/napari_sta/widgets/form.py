@@ -6,6 +6,7 @@ the job's declaration, so a job that gains a field gains it here.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -50,9 +51,13 @@ def plain_type(annotation: Any) -> tuple[Any, bool]:
 
 
 def label_of(info: FieldInfo) -> str:
-    """Return the label with its unit: ``Box size (px)``; a title that ends in its unit is left alone."""
+    """Return the label with its unit: ``Box size (px)``.
+
+    A title that ends in its unit is left alone, and so is one whose choices say theirs.
+    """
     title = info.title or ""
-    unit = extra_of(info).get("unit", "")
+    extra = extra_of(info)
+    unit = "" if extra.get("choices") else extra.get("unit", "")
     return f"{title} ({unit})" if unit and f"({unit})" not in title else title
 
 
@@ -89,7 +94,13 @@ class _Row:
     def _default_text(self) -> str:
         if self.required:
             return "none: it must be given"
-        return value_as_text(self.default) or "empty"
+        choices = extra_of(self.info).get("choices") or {}
+        return choices.get(self.default) or value_as_text(self.default) or "empty"
+
+    def _when_empty(self) -> str:
+        """Return what an empty field stands for: what its help says after "Empty:", if that is short."""
+        match = re.search(r"Empty: ([^.;:]{1,20})[.;]", self.info.description or "")
+        return match.group(1) if match else "automatic"
 
     def _tip(self) -> str:
         extra = extra_of(self.info)
@@ -106,7 +117,9 @@ class _Row:
         if typing.get_origin(self.kind) is Literal and not choices:
             choices = {str(v): str(v) for v in typing.get_args(self.kind)}
         if choices:
-            options: list[tuple[str, Any]] = [(words or value, value) for value, words in choices.items()]
+            options: list[tuple[str, str]] = [
+                (words or self._as_choice(value), self._as_choice(value)) for value, words in choices.items()
+            ]
             if self.optional and "" not in choices:
                 options.insert(0, ("—", ""))
             default = "" if self.default is None else self._as_choice(self.default)
@@ -133,7 +146,7 @@ class _Row:
             native.configure(
                 integer=self.kind is int,
                 optional=self.optional,
-                placeholder="automatic" if self.optional else "",
+                placeholder=self._when_empty() if self.optional else "",
                 **limits,
             )
             native.setValue(self.default)
@@ -262,8 +275,8 @@ class JobForm(QWidget):
         grid.setContentsMargins(6, 0, 0, 2)
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(2)
-        grid.setColumnStretch(0, 50)
-        grid.setColumnStretch(1, 50)
+        grid.setColumnStretch(0, 45)
+        grid.setColumnStretch(1, 55)
         line = 0
         for row in rows:
             if isinstance(row.widget, PathEdit):  # paths are long: the whole width, under their label
@@ -306,14 +319,15 @@ class JobForm(QWidget):
         return values
 
     def value(self) -> Job:
-        """Return the job as filled in.
+        """Return the job as filled in; what equals its default counts as not given.
 
         Raises
         ------
         InputError
             If a value is missing or illegal, in a sentence for the user.
         """
-        return self.job_class.from_text(self.values())
+        given = {name: value for name, value in self.values().items() if self.rows[name].given}
+        return self.job_class.from_text(given)
 
     def set_value(self, job: Job) -> None:
         """Show a job's values."""

@@ -1,4 +1,4 @@
-"""Look at a post-processed map: its FSC, Guinier plot and resolution, and re-sharpen it live."""
+"""Look at a result: a post-processed map, to re-sharpen it live, or the iterations of a refinement."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QSlider,
+    QStackedWidget,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -36,6 +37,8 @@ from napari_sta.widgets.cards import Card
 from napari_sta.widgets.fields import PathCombo
 from napari_sta.widgets.plots import LINE_COLOURS, Plot
 from napari_sta.widgets.project_files import ProjectView
+from napari_sta.widgets.refine_history import is_refinement
+from napari_sta.widgets.refine_monitor import RefineMonitor
 from napari_sta.widgets.workbench import Dock, Workbench, small_button
 
 if TYPE_CHECKING:
@@ -208,7 +211,7 @@ class InspectDock(Dock):
         self._sharpening = Latest(self, 0)
 
         self.chooser = PathCombo(12)
-        browse = small_button("…", "Choose a postprocess.star")
+        browse = small_button("…", "Choose a postprocess.star, or an _optimiser.star of a refinement")
         browse.clicked.connect(self._browse)
         self.compare = PathCombo(8)
         self.blink_button = QPushButton("Blink")
@@ -218,7 +221,8 @@ class InspectDock(Dock):
         grid.addWidget(QLabel("Result"), 0, 0)
         grid.addWidget(self.chooser, 0, 1)
         grid.addWidget(browse, 0, 2)
-        grid.addWidget(QLabel("Compare"), 1, 0)
+        self.compare_label = QLabel("Compare")
+        grid.addWidget(self.compare_label, 1, 0)
         grid.addWidget(self.compare, 1, 1)
         grid.addWidget(self.blink_button, 1, 2)
         grid.setColumnStretch(1, 1)
@@ -286,15 +290,24 @@ class InspectDock(Dock):
         sliders.addLayout(buttons, 3, 0, 1, 3)
         self.card = Card()
 
+        sharpening = QWidget()
+        page = QVBoxLayout(sharpening)
+        page.setContentsMargins(0, 0, 0, 0)
+        page.setSpacing(5)
+        page.addWidget(self.headline)
+        page.addWidget(self.warning)
+        page.addWidget(self.tabs, 1)
+        page.addWidget(self.readout)
+        page.addWidget(self.controls)
+        self.monitor = RefineMonitor(self.bench)
+        self.pages = QStackedWidget()
+        self.pages.addWidget(sharpening)
+        self.pages.addWidget(self.monitor)
         box = QVBoxLayout(self)
         box.setContentsMargins(8, 6, 8, 6)
         box.setSpacing(5)
         box.addLayout(grid)
-        box.addWidget(self.headline)
-        box.addWidget(self.warning)
-        box.addWidget(self.tabs, 1)
-        box.addWidget(self.readout)
-        box.addWidget(self.controls)
+        box.addWidget(self.pages, 1)
         box.addWidget(self.card)
         self.setMinimumWidth(360)
         self.setAcceptDrops(True)
@@ -327,7 +340,10 @@ class InspectDock(Dock):
             with QSignalBlocker(combo):
                 combo.clear()
                 combo.addItem(first, "")
-                for path in self.bench.files["postprocess"]:
+                listed = list(self.bench.files["postprocess"])
+                if combo is self.chooser:
+                    listed += self.bench.files["refinement"]
+                for path in listed:
                     combo.addItem(self._shown(path), path)
                 if chosen and combo.findData(chosen) < 0:
                     combo.addItem(self._shown(chosen), chosen)
@@ -335,21 +351,25 @@ class InspectDock(Dock):
 
     def _shown(self, path: str) -> str:
         parts = Path(path).parts
+        if Path(path).is_dir():
+            return "/".join(parts[-2:])
         name = "/".join(parts[-3:-1]) if Path(path).name == "postprocess.star" else "/".join(parts[-3:])
         return name
 
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(
-            self, "Choose a post-processing result", str(self.bench.root or ""), "postprocess.star (*.star)"
+            self, "Choose a result", str(self.bench.root or ""), "postprocess.star, _optimiser.star (*.star)"
         )
         if path:
             self.load(path)
 
     def load(self, path: str) -> None:
-        """Show a post-processing job: its folder or its postprocess.star."""
+        """Show a job: its folder, its postprocess.star, or a file of a refinement."""
         star = Path(path)
-        if star.is_dir():
+        if star.is_dir() and not is_refinement(star):
             star = star / "postprocess.star"
+        elif star.name != "postprocess.star" and is_refinement(star.parent):
+            star = star.parent
         with QSignalBlocker(self.chooser):
             if self.chooser.findData(str(star)) < 0:
                 self.chooser.addItem(self._shown(str(star)), str(star))
@@ -357,7 +377,7 @@ class InspectDock(Dock):
         self._chosen()
 
     def dragEnterEvent(self, event: Any) -> None:
-        """Take a job folder or a postprocess.star."""
+        """Take a job folder, a postprocess.star or a file of a refinement."""
         urls = event.mimeData().urls()
         if len(urls) == 1 and urls[0].isLocalFile():
             event.acceptProposedAction()
@@ -372,6 +392,14 @@ class InspectDock(Dock):
         if not path:
             return
         self.card.hide()
+        refines = Path(path).is_dir()
+        self.pages.setCurrentIndex(int(refines))
+        for widget in (self.compare_label, self.compare, self.blink_button):
+            widget.setVisible(not refines)
+        if refines:
+            self._reading.cancel()
+            self.monitor.load(path)
+            return
         self.headline.setText("reading …")
         self._reading.request(lambda: read_result(path), done=self._arrived, failed=self._not_read)
 
@@ -430,7 +458,7 @@ class InspectDock(Dock):
         self.controls.setEnabled(result is not None and result.sharpener is not None)
         self.tabs.setEnabled(result is not None)
         if result is None:
-            self.headline.setText("Choose a Post-processing job, or drop its folder here.")
+            self.headline.setText("Choose a Post-processing or 3D auto-refine job, or drop its folder here.")
             self.warning.hide()
             return
         parts = [f"<b style='font-size:14pt'>{result.resolution_angst:.2f} Å</b> at FSC 0.143"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QProcess, Qt, QTimer
-from qtpy.QtGui import QFont, QFontDatabase, QGuiApplication, QKeySequence, QShortcut
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
@@ -21,90 +21,27 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QStackedWidget,
+    QTabBar,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_sta.cli import step_words
 from napari_sta.data.errors import StaError
 from napari_sta.jobs._job import Job, all_jobs
 from napari_sta.layers import viewable_outputs
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import COLOURS, MARKS, Card
+from napari_sta.widgets.command_line import CommandLine, fixed_font
 from napari_sta.widgets.form import JobForm
+from napari_sta.widgets.project_files import can_resume
+from napari_sta.widgets.refine_monitor import RefineMonitor
 from napari_sta.widgets.workbench import Dock, Ticket, Workbench, with_absolute_paths
 
 if TYPE_CHECKING:
     import napari.viewer
 
 CHECK_AFTER_MS = 300
-
-
-def fixed_font() -> QFont:
-    """Return the system's fixed-width font, a little smaller than the text."""
-    font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
-    font.setPointSizeF(max(7.5, font.pointSizeF() - 1))
-    return font
-
-
-class CommandLine(QWidget):
-    """The equivalent command line: always visible, cut in the middle, copied whole."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._ours = ""
-        self._relion: str | None = None
-        self._label = QLabel()
-        self._label.setFont(fixed_font())
-        self._label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self._copy = QPushButton("Copy")
-        self._copy.setToolTip("Copy the napari-sta command line")
-        self._copy.clicked.connect(self.copy)
-        self._copy_relion = QPushButton("RELION")
-        self._copy_relion.clicked.connect(self.copy_relion)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        row.addWidget(self._label, 1)
-        row.addWidget(self._copy)
-        row.addWidget(self._copy_relion)
-        self.set("", None)
-
-    def set(self, ours: str, relion: str | None) -> None:
-        """Show a command line; ``relion`` is RELION's equivalent or None."""
-        self._ours, self._relion = ours, relion
-        tip = f"<qt><b>napari-sta</b><br>{html.escape(ours)}"
-        if relion:
-            tip += f"<br><br><b>RELION</b><br>{html.escape(relion)}"
-        self._label.setToolTip(tip + "</qt>")
-        self._copy.setEnabled(bool(ours))
-        self._copy_relion.setEnabled(bool(relion))
-        self._copy_relion.setToolTip(
-            "Copy RELION's command line for the same" if relion else "RELION has no command for this"
-        )
-        self._elide()
-
-    def text(self) -> str:
-        """Return the whole command line."""
-        return self._ours
-
-    def copy(self) -> None:
-        """Put our command line on the clipboard."""
-        QGuiApplication.clipboard().setText(self._ours)
-
-    def copy_relion(self) -> None:
-        """Put RELION's command line on the clipboard."""
-        QGuiApplication.clipboard().setText(self._relion or "")
-
-    def resizeEvent(self, event: Any) -> None:
-        """Cut the text to the new width."""
-        super().resizeEvent(event)
-        self._elide()
-
-    def _elide(self) -> None:
-        width = max(40, self._label.width() - 4)
-        self._label.setText(
-            self._label.fontMetrics().elidedText(self._ours, Qt.TextElideMode.ElideMiddle, width)
-        )
 
 
 class JobDock(Dock):
@@ -126,6 +63,7 @@ class JobDock(Dock):
         self.watched: Ticket | None = None
         self._blocking = ""
         self._logged = 0
+        self._done, self._round = 0, 0.0
         self._checks = Latest(self, CHECK_AFTER_MS)
 
         self.chooser = QComboBox()
@@ -144,6 +82,12 @@ class JobDock(Dock):
         self.about.setWordWrap(True)
         self.about.setStyleSheet("color: #9aa3ad;")
         self.stack = QStackedWidget()
+        self.monitor: RefineMonitor | None = None
+        self.pages = QTabBar()
+        self.pages.setDrawBase(False)
+        self.pages.setExpanding(False)
+        self.pages.addTab("Options")
+        self.pages.hide()
 
         self.checks = QLabel()
         self.checks.setWordWrap(True)
@@ -193,6 +137,7 @@ class JobDock(Dock):
         box.setContentsMargins(8, 6, 8, 6)
         box.setSpacing(5)
         box.addLayout(top)
+        box.addWidget(self.pages)
         box.addWidget(self.about)
         box.addWidget(self.stack, 1)
         box.addWidget(self.checks)
@@ -208,6 +153,7 @@ class JobDock(Dock):
         self._clock.timeout.connect(self._tick)
 
         self.chooser.currentIndexChanged.connect(self._chosen)
+        self.pages.currentChanged.connect(lambda _: self._turn_page())
         self.reset_button.clicked.connect(lambda: self.form.reset())
         self.run_button.clicked.connect(self.run)
         self.detach_button.clicked.connect(self.run_detached)
@@ -240,6 +186,7 @@ class JobDock(Dock):
 
     def _chosen(self) -> None:
         self.card.hide()  # it is about another job
+        self.pages.setCurrentIndex(0)
         form = self.form
         self.stack.setCurrentWidget(form)
         self.about.setText((form.job_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
@@ -252,6 +199,8 @@ class JobDock(Dock):
             self.card.tell("error", "Unknown job", f"There is no job named {name} here.")
             return
         self.chooser.setCurrentIndex(index)
+        self.pages.setCurrentIndex(0)
+        self.card.hide()
         self.form.reset()
         self.form.set_values(values)
 
@@ -259,6 +208,27 @@ class JobDock(Dock):
         for form in self.forms.values():
             form.set_files(self.bench.files, self.bench.root)
         self._edited()
+
+    # -- the page of a refinement -------------------------------------------------------------------
+
+    def _watch_refinement(self, ticket: Ticket) -> None:
+        """Turn to the page that shows how a refinement goes."""
+        if self.monitor is None:
+            self.monitor = RefineMonitor(self.bench, banner=False)
+            self.stack.addWidget(self.monitor)
+            self.pages.addTab("")
+        self.monitor.follow(ticket)
+        self.pages.setTabText(1, ticket.title)
+        self.pages.show()
+        self.pages.setCurrentIndex(1)
+
+    def _turn_page(self) -> None:
+        options = self.monitor is None or self.pages.currentIndex() == 0
+        self.stack.setCurrentWidget(self.form if options else self.monitor)
+        for widget in (self.about, self.checks, self.command, self.run_button, self.detach_button):
+            widget.setVisible(options)
+        self.log.setVisible(options)
+        self.stop_button.setVisible(options or self.bench.running is not None)
 
     # -- pre-flight --------------------------------------------------------------------------------
 
@@ -369,11 +339,16 @@ class JobDock(Dock):
         self.card.hide()
         self.log.clear()
         self._logged = 0
+        self._done, self._round = 0, time.monotonic()
         self.bar.setRange(0, 0)
         self.bar.setFormat("")
         self.doing.setText(f"{ticket.title}: starting")
         self.watch.show()
         self.stop_button.setEnabled(True)
+        if ticket.job.name() == "refine":
+            self._watch_refinement(ticket)
+        else:
+            self.pages.setCurrentIndex(0)
         self._clock.start()
         self._show_queue()
 
@@ -381,6 +356,9 @@ class JobDock(Dock):
         progress = ticket.progress
         if ticket is not self.watched or progress is None:
             return
+        if progress.done < self._done:
+            self._round = time.monotonic()  # it counts anew: an iteration has begun
+        self._done = progress.done
         self.bar.setRange(0, 1000 if progress.total else 0)
         if progress.total:
             self.bar.setValue(round(1000 * min(1.0, progress.done / progress.total)))
@@ -396,13 +374,27 @@ class JobDock(Dock):
             return
         elapsed = time.monotonic() - ticket.began
         progress = ticket.progress
-        left = ""
-        if progress is not None and progress.total and progress.done and elapsed > 2:
-            left = f", about {_span(elapsed * (progress.total - progress.done) / progress.done)} left"
-        message = progress.message if progress is not None else "starting"
+        message = step_words(progress) if progress is not None else "starting"
         self.doing.setText(f"<b>{html.escape(ticket.title)}</b>: {html.escape(message)}")
-        known = progress is not None and progress.total
-        self.bar.setFormat(f"%p % · {_span(elapsed)}{left}" if known else _span(elapsed))
+        if progress is None or not progress.total:
+            self.bar.setFormat(_span(elapsed))
+            return
+        left = ""
+        so_far = time.monotonic() - self._round
+        remaining = progress.data.get("eta_s")
+        if remaining is None and progress.done and so_far > 2:
+            remaining = so_far * (progress.total - progress.done) / progress.done
+        iterates = "iteration" in progress.data
+        if remaining and progress.done < progress.total:
+            left = f"about {_span(remaining)} left" + (" in this iteration" if iterates else "")
+        parts = [
+            f"{progress.done} of {progress.total} particles" if iterates else "%p %",
+            left,
+            _span(elapsed),
+        ]
+        self.bar.setFormat(" · ".join(part for part in parts if part))
+        if iterates and self.pages.count() > 1:
+            self.pages.setTabText(1, ticket.title)
 
     def _ended(self, ticket: Ticket) -> None:
         if ticket is not self.watched:
@@ -411,21 +403,35 @@ class JobDock(Dock):
         self.watch.hide()
         self.stop_button.setEnabled(False)
         self._name_run_button()
+        self._turn_page()
         label = ticket.title
         if ticket.state == "done":
             self._succeeded(ticket)
         elif ticket.state == "stopped":
+            resume = self._resume_action(ticket)
+            words = "What was finished is kept."
+            if resume:
+                words += " Resume goes on from the last finished iteration."
             self.card.tell(
-                "info", f"{label} stopped after {_span(ticket.seconds)}", "What was finished is kept.",
-                actions=[("Run again", lambda: self._again(ticket))],
+                "info", f"{label} stopped after {_span(ticket.seconds)}", words,
+                actions=[*resume, ("Start anew" if resume else "Run again", lambda: self._again(ticket))],
             )  # fmt: skip
         else:
-            actions: list[tuple[str, Any]] = [("Retry", lambda: self._again(ticket))]
+            actions: list[tuple[str, Any]] = [
+                *self._resume_action(ticket), ("Retry", lambda: self._again(ticket)),
+            ]  # fmt: skip
             if "GPU" in str(ticket.error):
                 actions.append(("Retry on the CPU", lambda: self._again(ticket, device="cpu")))
             self.card.tell(
                 "error", f"{label} failed", str(ticket.error), details=_details(ticket), actions=actions
             )
+
+    def _resume_action(self, ticket: Ticket) -> list[tuple[str, Any]]:
+        """Return the button that lets an interrupted refinement go on, if it can."""
+        out = ticket.out
+        if ticket.job.name() != "refine" or out is None or not can_resume(out):
+            return []
+        return [("Resume", lambda: self.bench.resume(out))]
 
     def _again(self, ticket: Ticket, device: str = "") -> None:
         self.bench.run(ticket.job, out=None, device=device)
@@ -434,14 +440,18 @@ class JobDock(Dock):
         out = ticket.out
         actions: list[tuple[str, Any]] = []
         files = viewable_outputs(out) if out is not None else []
-        # A job that another dock started is that dock's to show.
-        if files and files[0].suffix == ".mrc" and ticket.done is None:
+        name = ticket.job.name()
+        unfinished = name == "refine" and not ticket.record.get("converged")
+        # A job that another dock started is that dock's to show; half maps have arrived already.
+        if files and files[0].suffix == ".mrc" and ticket.done is None and not unfinished:
             self.bench.show(files[:1])
         if len(files) > 1 or (files and files[0].suffix != ".mrc"):
             actions.append(("Show outputs", lambda: self.bench.show(files)))
-        name = ticket.job.name()
         if out is not None and name == "reconstruct":
             actions.append(("Align to mask", lambda: self.bench.go_align(out / "merged.mrc")))
+        if out is not None and unfinished:
+            newest = sorted(out.glob("run_it*_optimiser.star"))[-1:]
+            actions = [("Continue", lambda: self.bench.continue_from(newest[0]))] if newest else []
         if out is not None and name == "postprocess":
             actions.append(("Inspect", lambda: self.bench.go_inspect(out)))
         result = _result_words(ticket)
@@ -476,6 +486,11 @@ UNITS = {"_angst": "Å", "_angst2": "Å²", "_px": "px", "_deg": "°"}
 def _result_words(ticket: Ticket) -> str:
     """Say the result in a line: the job's own summary, else the plain numbers of its record."""
     record = ticket.record
+    if record.get("converged") is False:
+        return (
+            f"It stopped after iteration {record.get('iterations')}, as it was told to, before it had "
+            "converged. “Continue” makes a new job that goes on from there."
+        )
     if isinstance(record.get("summary"), str):
         return str(record["summary"])
     words = []

@@ -1,18 +1,23 @@
-"""Plots that keep up with a drag: moving lines are blitted over a background drawn once."""
+"""Plots that keep up with a drag, and pictures that are drawn in a thread while a job works."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from qtpy.QtCore import QSize
-from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QSizePolicy
+from numpy.typing import NDArray
+from qtpy.QtCore import QSize, Signal
+from qtpy.QtGui import QImage, QPainter, QWheelEvent
+from qtpy.QtWidgets import QSizePolicy, QWidget
+
+from napari_sta.widgets._background import Latest
 
 LINE_COLOURS = ("#7ad1ff", "#ff9be8", "#f0b429", "#7ee2a8", "#c9a6ff")
 
@@ -27,6 +32,125 @@ def theme_colours(viewer: Any) -> dict[str, str]:
         "text": theme.text.as_hex(format="long"),
         "line": theme.primary.as_hex(format="long"),
     }
+
+
+def dress(axis: Axes, colours: Mapping[str, str]) -> None:
+    """Give a pane the theme's colours, and small letters."""
+    axis.set_facecolor(colours["background"])
+    axis.tick_params(colors=colours["text"], labelsize=7.5, length=3, pad=2)
+    for side, spine in axis.spines.items():
+        spine.set_color(colours["line"])
+        spine.set_visible(side in ("left", "bottom"))
+    axis.xaxis.label.set_color(colours["text"])
+    axis.yaxis.label.set_color(colours["text"])
+    axis.title.set_color(colours["text"])
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set_fontsize(8)
+    axis.title.set_fontsize(8.5)
+    axis.grid(True, color=colours["line"], alpha=0.35, linewidth=0.5)
+    legend = axis.get_legend()
+    if legend is not None:
+        for text in legend.get_texts():
+            text.set_color(colours["text"])
+
+
+def add_legend(axis: Axes, text_colour: str, **where: Any) -> None:
+    """Draw a legend in the theme's colours."""
+    legend = axis.legend(
+        fontsize=7,
+        handlelength=1.4,
+        borderaxespad=0.2,
+        labelspacing=0.25,
+        facecolor=axis.get_facecolor(),
+        edgecolor="none",
+        framealpha=0.75,
+        **where,
+    )
+    for text in legend.get_texts():
+        text.set_color(text_colour)
+    legend.set_in_layout(False)
+
+
+class Picture(QWidget):
+    """A figure that is drawn in a thread and shown as an image.
+
+    A figure takes a tenth of a second of Python to draw, and several times that while a job's threads want
+    the interpreter too: too long for the GUI thread.
+
+    Parameters
+    ----------
+    viewer
+        Its theme gives the colours, also when it changes.
+    height
+        Preferred height in pixels.
+    """
+
+    drawn = Signal()
+
+    def __init__(self, viewer: Any, *, height: int = 160) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._height = height
+        self._draw: Callable[[Figure, Mapping[str, str]], None] | None = None
+        self._image: QImage | None = None
+        self._drawing = Latest(self, 0)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setMinimumHeight(round(0.75 * height))
+        viewer.events.theme.connect(self._redraw)
+
+    def sizeHint(self) -> QSize:
+        """Prefer the given height."""
+        return QSize(340, self._height)
+
+    @property
+    def idle(self) -> bool:
+        """Whether what is shown is what was asked for last."""
+        return self._drawing.idle
+
+    def show_figure(self, draw: Callable[[Figure, Mapping[str, str]], None]) -> None:
+        """Show what a function draws on an empty figure, given the theme's colours; it runs in a thread."""
+        self._draw = draw
+        self._redraw()
+
+    def resizeEvent(self, event: Any) -> None:
+        """Draw anew at the new size; until that is done the old image is stretched."""
+        super().resizeEvent(event)
+        self._redraw()
+
+    def paintEvent(self, event: Any) -> None:
+        """Show the last image."""
+        if self._image is not None:
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+            painter.drawImage(self.rect(), self._image)
+
+    def _redraw(self, event: object = None) -> None:
+        if self._draw is None or self.width() < 20 or self.height() < 20:
+            return
+        scale = self.devicePixelRatioF()
+        size = (round(self.width() * scale), round(self.height() * scale))
+        self._drawing.request(
+            _render, self._draw, size, 100 * scale, theme_colours(self._viewer), done=self._arrived
+        )
+
+    def _arrived(self, pixels: NDArray[np.uint8]) -> None:
+        height, width, _ = pixels.shape
+        self._image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888).copy()
+        self.update()
+        self.drawn.emit()
+
+
+def _render(
+    draw: Callable[[Figure, Mapping[str, str]], None],
+    size: tuple[int, int],
+    dpi: float,
+    colours: Mapping[str, str],
+) -> NDArray[np.uint8]:
+    figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi, facecolor=colours["background"])
+    canvas = FigureCanvasAgg(figure)
+    draw(figure, colours)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
 
 
 class Plot(FigureCanvasQTAgg):
@@ -76,40 +200,13 @@ class Plot(FigureCanvasQTAgg):
         colours = theme_colours(self._viewer)
         self.figure.set_facecolor(colours["background"])
         for axis in self.panes:
-            axis.set_facecolor(colours["background"])
-            axis.tick_params(colors=colours["text"], labelsize=7.5, length=3, pad=2)
-            for side, spine in axis.spines.items():
-                spine.set_color(colours["line"])
-                spine.set_visible(side in ("left", "bottom"))
-            axis.xaxis.label.set_color(colours["text"])
-            axis.yaxis.label.set_color(colours["text"])
-            axis.title.set_color(colours["text"])
-            for label in (axis.xaxis.label, axis.yaxis.label):
-                label.set_fontsize(8)
-            axis.title.set_fontsize(8.5)
-            axis.grid(True, color=colours["line"], alpha=0.35, linewidth=0.5)
-            legend = axis.get_legend()
-            if legend is not None:
-                for text in legend.get_texts():
-                    text.set_color(colours["text"])
+            dress(axis, colours)
         self.text_colour = colours["text"]
         self.draw_idle()
 
     def legend(self, axis: Axes, **where: Any) -> None:
         """Draw a legend in the theme's colours."""
-        legend = axis.legend(
-            fontsize=7,
-            handlelength=1.4,
-            borderaxespad=0.2,
-            labelspacing=0.25,
-            facecolor=axis.get_facecolor(),
-            edgecolor="none",
-            framealpha=0.75,
-            **where,
-        )
-        for text in legend.get_texts():
-            text.set_color(self.text_colour)
-        legend.set_in_layout(False)
+        add_legend(axis, self.text_colour, **where)
 
     def moving(self, *artists: Artist) -> None:
         """Declare artists that :meth:`redraw_moving` draws; the rest stays as last drawn."""

@@ -147,6 +147,7 @@ class ProjectDock(Dock):
         self.tree.itemDoubleClicked.connect(lambda item, _column: self._show(item))
         self.tree.currentItemChanged.connect(lambda *_: self._selected())
         self.tree.customContextMenuRequested.connect(self._menu)
+        self.details.linkActivated.connect(lambda _: self._resume())
         self.show_button.clicked.connect(lambda: self._show(self.tree.currentItem()))
         self.copy_button.clicked.connect(self.copy_command)
         self.note_edit.returnPressed.connect(self._add_note)
@@ -332,6 +333,8 @@ class ProjectDock(Dock):
             text += f" · <span style='color:{colour}'>{status}</span>"
         if inputs:
             text += f"<br>from {html.escape(inputs)}"
+        if name in view.interrupted:
+            text += "<br>It was interrupted and can go on where it was: <a href='resume'>Resume</a>"
         self.details.setText(text)
         folder = view.folder(name)
 
@@ -351,10 +354,17 @@ class ProjectDock(Dock):
             return
         path = item.data(0, PATH)
         name = str(item.data(0, NAME))
-        if not path and view.by_job.get(name, {}).get("postprocess"):
+        made = view.by_job.get(name, {})
+        if not path and (made.get("postprocess") or made.get("refinement")):
             self.bench.go_inspect(view.folder(name))
             return
         self.bench.show([path or view.folder(name)])
+
+    def _resume(self) -> None:
+        view = self.bench.view
+        if view is not None and self.selected_job in view.interrupted:
+            self.bench.open_dock("job")
+            self.bench.resume(view.folder(self.selected_job))
 
     def _fill_next(self) -> None:
         self.next_menu.clear()
@@ -362,6 +372,14 @@ class ProjectDock(Dock):
         if view is None:
             return
         made = view.by_job.get(self.selected_job, {})
+        refined = made.get("refinement", [])
+        if refined:
+            self.next_menu.addAction("Inspect …", lambda: self.bench.go_inspect(refined[0]))
+            if self.selected_job in view.interrupted:
+                self.next_menu.addAction("Resume", self._resume)
+            elif made.get("optimiser") and not made.get("map", [""])[0].endswith("run_class001.mrc"):
+                newest = made["optimiser"][-1]
+                self.next_menu.addAction("Continue …", lambda: self.bench.continue_from(newest))
         maps = [m for m in made.get("map", []) if "half" not in Path(m).stem]
         if maps:
             self.next_menu.addAction("Align & recentre …", lambda: self.bench.go_align(maps[0]))

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.jobs._job import Job, all_jobs, extra_of
-from napari_sta.layers import is_mask, star_kind, viewable_outputs
+from napari_sta.layers import is_mask, newest_iteration_only, star_kind, viewable_outputs
 
 if TYPE_CHECKING:
     from napari_sta.io.project import Project, ProjectJob
 
-KINDS = ("map", "mask", "particles", "tomograms", "optimisation_set", "trajectories", "star", "postprocess")
+KINDS = (
+    "map", "mask", "particles", "tomograms", "optimisation_set", "trajectories", "star", "postprocess",
+    "optimiser", "refinement",
+)  # fmt: skip
 _OWN_STARS = ("job.star", "job_pipeline.star", "default_pipeline.star", "RELION_OUTPUT_NODES.star")
 
 
@@ -43,6 +46,8 @@ class ProjectView:
         Job name to kind to paths.
     labels
         Job name to what it is, where the folder does not say: External jobs that are ours.
+    interrupted
+        Names of refinements that can go on where they were interrupted.
     """
 
     project: Project
@@ -51,6 +56,7 @@ class ProjectView:
     files: dict[str, list[str]] = field(default_factory=no_files)
     by_job: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    interrupted: set[str] = field(default_factory=set)
 
     @property
     def root(self) -> Path:
@@ -87,12 +93,22 @@ def read_project(path: str | Path) -> ProjectView:
             view.outputs[name] = viewable_outputs(folder) + sets
             view.by_job[name] = _sorted(folder, view.outputs[name])
             _extend(view.files, view.by_job[name])
+            if view.by_job[name]["refinement"] and can_resume(folder):
+                view.interrupted.add(name)
             if name.startswith("External/"):
                 view.labels[name] = _label_of(folder)
     for folder in [p for p in sorted(project.root.iterdir()) if p.is_dir() and "mask" in p.name.lower()]:
         _extend(view.files, _sorted(folder, viewable_outputs(folder)))
     _extend(view.files, _sorted(project.root, viewable_outputs(project.root)))
     return view
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a refinement of ours was interrupted and can go on in its folder."""
+    from napari_sta.io.project import status_of, was_killed
+
+    stopped = status_of(folder) in ("Failed", "Aborted") or was_killed(folder)
+    return stopped and (folder / "job.json").is_file() and any(folder.glob("run_it*_checkpoint.npz"))
 
 
 def _label_of(folder: Path) -> str:
@@ -115,7 +131,9 @@ def _sorted(folder: Path, viewable: list[Path]) -> dict[str, list[str]]:
     for path in viewable:
         if path.suffix == ".mrc":
             files["mask" if is_mask(path) else "map"].append(str(path))
-    for path in sorted(folder.glob("*.star")):
+    if (folder / "run_it000_half1_model.star").is_file():
+        files["refinement"].append(str(folder))
+    for path in newest_iteration_only(sorted(folder.glob("*.star"))):
         kind = "" if path.name in _OWN_STARS else star_kind(path)
         if kind:
             files[kind].append(str(path))

@@ -48,6 +48,8 @@ class Ticket:
     ----------
     job, out, project
         What runs and where; ``out`` None takes the project's next job number.
+    resumes
+        It goes on with what was interrupted in ``out``.
     state
         ``queued``, ``running``, ``done``, ``failed`` or ``stopped``.
     progress, messages, warnings
@@ -62,6 +64,7 @@ class Ticket:
     device: str = "auto"
     threads: int = 0
     done: Callable[[Ticket], None] | None = None
+    resumes: bool = False
     state: str = "queued"
     name: str = ""
     progress: Progress | None = None
@@ -96,7 +99,8 @@ class Workbench(QObject):
     failed
         Something that was asked for did not work (argument: the error).
     fill_job, align, inspect
-        One dock asks another: (job name, values), (map path, mask path or ""), (postprocess path).
+        One dock asks another: (job name, values), (map path, mask path or ""), (path of a postprocess.star
+        or of a refinement's folder).
     """
 
     project_changed = Signal(object)
@@ -251,10 +255,7 @@ class Workbench(QObject):
             old = self._same_file(ours)
             if old is not None and type(old).__name__.lower() == kind:
                 if getattr(old.data, "shape", None) == getattr(data, "shape", None):
-                    old.data = data
-                    old.metadata = meta["metadata"]
-                    if kind == "image":
-                        old.contrast_limits = meta["contrast_limits"]
+                    _replace_data(old, data, meta, kind)
                     added.append(old)
                     continue
                 self.viewer.layers.remove(old)
@@ -262,12 +263,16 @@ class Workbench(QObject):
             if ours.get("kind") == "contour":
                 colour_contour(layer)
             self.viewer.add_layer(layer)
+            if kind == "image":
+                _note_limits(layer)
             added.append(layer)
         return added
 
     def _same_file(self, ours: Mapping[str, Any]) -> Layer | None:
         for layer in self.ours(str(ours.get("kind"))):
             other = layer.metadata["napari_sta"]
+            if ours.get("run") and (ours["run"], ours["half"]) == (other.get("run"), other.get("half")):
+                return layer  # the same half map, at another iteration
             same_path = ours.get("path") and other.get("path") == ours["path"]
             if same_path and other.get("tomogram") == ours.get("tomogram"):
                 return layer
@@ -411,6 +416,54 @@ class Workbench(QObject):
         self._start_next()
         return ticket
 
+    def resume(
+        self, folder: str | Path, *, device: str = "", failed: Callable[[StaError], None] | None = None
+    ) -> None:
+        """Let an interrupted job go on in its folder, with the values it was started with.
+
+        Parameters
+        ----------
+        folder
+            The job's folder.
+        device
+            Overrides the one set in the preferences.
+        failed
+            Called with the error if the folder tells of no job.
+        """
+        from napari_sta.jobs._run import job_from_record, read_record
+
+        folder = Path(folder)
+
+        def known(job: Job) -> None:
+            preferred, threads = preferences()
+            ticket = Ticket(
+                job, out=folder, project=self.root, device=device or preferred, threads=threads, resumes=True
+            )
+            ticket.name = f"{folder.parent.name}/{folder.name}"
+            self.tickets.append(ticket)
+            self.queue_changed.emit()
+            self._start_next()
+
+        in_background(
+            self,
+            lambda: job_from_record(read_record(folder), folder),
+            done=known,
+            failed=failed or self.failed.emit,
+        )
+
+    def continue_from(self, optimiser: str | Path) -> None:
+        """Fill the Job dock with a refinement that goes on, in a job of its own, from an iteration."""
+        from napari_sta.jobs._job import job_named
+
+        def values() -> dict[str, Any]:
+            job: Any = job_named("refine").from_text({"continue_from": str(optimiser)})
+            whole, _ = job._effective()
+            found: dict[str, Any] = whole.model_dump()
+            # RELION's files give lengths in Å with few digits: 3.0000002 px.
+            return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in found.items()}
+
+        in_background(self, values, done=lambda found: self.go_job("refine", found), failed=self.failed.emit)
+
     @property
     def running(self) -> Ticket | None:
         """The ticket at work, if any."""
@@ -441,12 +494,15 @@ class Workbench(QObject):
 
         def start() -> Any:
             # Here, in the worker: choosing the folder and checking the input read files.
-            from napari_sta.jobs._run import JobRun, RunOptions
+            from napari_sta.jobs._run import JobRun, RunOptions, resume
 
-            job = with_absolute_paths(ticket.job, ticket.project)
-            project, out = place_for(job, ticket.project, ticket.out)
-            options = RunOptions(out=out, threads=ticket.threads, device=ticket.device, project=project)
-            run = JobRun(job, options)
+            if ticket.resumes and ticket.out is not None:
+                run = resume(ticket.out, RunOptions(threads=ticket.threads, device=ticket.device))
+            else:
+                job = with_absolute_paths(ticket.job, ticket.project)
+                project, out = place_for(job, ticket.project, ticket.out)
+                options = RunOptions(out=out, threads=ticket.threads, device=ticket.device, project=project)
+                run = JobRun(job, options)
             steps = run.steps()
             ticket.out = run.out
             ticket.name = run.name.rstrip("/")
@@ -515,7 +571,7 @@ class Workbench(QObject):
         return widget
 
     def go_inspect(self, path: str | Path) -> None:
-        """Show a post-processing result in the Inspect dock."""
+        """Show a post-processing result or a refinement in the Inspect dock."""
         self.open_dock("inspect")
         self.inspect.emit(str(path))
 
@@ -528,6 +584,28 @@ class Workbench(QObject):
         """Fill the Job dock."""
         self.open_dock("job")
         self.fill_job.emit(name, dict(values))
+
+
+def _replace_data(layer: Any, data: Any, meta: Mapping[str, Any], kind: str) -> None:
+    """Give a layer new data, and limits that suit them unless the user has chosen their own."""
+    before = layer.metadata["napari_sta"].get("limits")
+    layer.data = data
+    layer.metadata = meta["metadata"]
+    if "run" in meta["metadata"]["napari_sta"]:
+        layer.name = meta["name"]
+    if kind == "image":
+        if before is None or tuple(layer.contrast_limits) == before[0]:
+            layer.contrast_limits = meta["contrast_limits"]
+        if "iso_threshold" in meta and before is not None and layer.iso_threshold == before[1]:
+            layer.iso_threshold = meta["iso_threshold"]
+        _note_limits(layer)
+
+
+def _note_limits(layer: Any) -> None:
+    """Remember the limits that were set for the user, to know later whether they are still those."""
+    ours = layer.metadata["napari_sta"]
+    if "run" in ours:
+        ours["limits"] = (tuple(layer.contrast_limits), layer.iso_threshold)
 
 
 def in_sight(widget: QWidget) -> bool:
