@@ -39,6 +39,8 @@ class Refinable:
         With the true poses.
     particles, tomograms, optimisation_set
         STAR files.
+    picks
+        Optimisation set of the particles before they were extracted.
     reference
         The true map in the box of the particles, on the grey scale of the images.
     """
@@ -49,6 +51,7 @@ class Refinable:
     tomograms: Path
     optimisation_set: Path
     reference: Path
+    picks: Path
 
     def inputs(self) -> dict[str, Any]:
         """Return what a refine job needs."""
@@ -80,7 +83,7 @@ def make_refinable(root: Path, extract: dict[str, Any] | None = None, **changes:
     write_volume(reference, project.phantom.truth_map)
     return Refinable(
         project.phantom, root, out / "particles.star", project.paths.tomograms,
-        out / "optimisation_set.star", reference,
+        out / "optimisation_set.star", reference, project.paths.optimisation_set,
     )  # fmt: skip
 
 
