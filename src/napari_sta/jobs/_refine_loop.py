@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -45,6 +46,39 @@ _FLUSH = 4000
 """Particles of a half set after which float32 sums are added to float64 ones."""
 
 
+class Quirk(StrEnum):
+    """What RELION does and we do not, unless told to; what each costs is in docs/refinement.md."""
+
+    SHELL_NOISE = "shell_noise"
+    """One noise spectrum per optics group, of the images as they are: premultiplied images weigh C² once more."""
+    NO_CALIBRATION = "no_calibration"
+    """The likelihood is believed, however much the scores of the tilts disagree."""
+    BEST_POSE = "best_pose"
+    """The best grid point is a particle's pose, not the posterior mean."""
+    WHOLE_PIXELS = "whole_pixels"
+    """Offsets of the iteration before are rounded to pixels."""
+    OFFSET_UNITS = "offset_units"
+    """The offset prior adds Å to pixels."""
+    FEW_IMAGES = "few_images"
+    """The first noise spectrum is that of ten images of half set 1."""
+    FIRST_PARTICLES = "first_particles"
+    """Accuracies are estimated on the first particles, all of the same tomogram or two."""
+    DYING_DIRECTIONS = "dying_directions"
+    """A direction without a particle is never tried again at its order."""
+    PARTICLE_NOISE = "particle_noise"
+    """Noise is averaged over particles, whatever their number of tilts."""
+    ROW_ENDS = "row_ends"
+    """The last pixel of each row of an image is left out of averages."""
+    SUBTOMOGRAM_GRID = "subtomogram_grid"
+    """Global searches turn the grid with each subtomogram, so that no slice is shared."""
+    ALL_SAMPLES = "all_samples"
+    """Every pose that matters is averaged, not a few drawn from them."""
+
+
+PARITY = frozenset(Quirk)
+"""All of them: RELION step by step."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a refinement is told once.
@@ -67,10 +101,10 @@ class Settings:
         Width of the prior on the tilt angle in global searches; 0: none.
     adaptive_fraction
         Share of the probability that the first pass hands to the second.
-    parity
-        Do as RELION does, its quirks included.
+    quirks
+        What of RELION's to keep.
     samples
-        Poses at most that a particle is averaged at; 0: all.
+        Poses at most that a particle is averaged at.
     """
 
     symmetry: str
@@ -83,9 +117,8 @@ class Settings:
     join_angst: float = 40.0
     perturbation_factor: float = 0.5
     adaptive_fraction: float = 0.999
-    parity: bool = False
+    quirks: frozenset[Quirk] = frozenset()
     samples: int = 32
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -290,7 +323,7 @@ class Refinement:
         n_series, n_tilts = len(self.source.series_names), self.source.n_tilts
         noise = np.zeros((2, n_series, n_tilts, self.n_shells))
         angles, offset = particles.angles_deg.copy(), particles.origin_zyx_angst.copy()
-        if fit_scale or not settings.parity:
+        if fit_scale or Quirk.SHELL_NOISE not in settings.quirks:
             fits, noise = self._first_look(volumes, angles, offset, state, fit_scale)
             if fit_scale:
                 volumes = [
@@ -394,9 +427,10 @@ class Refinement:
 
     def _initial_sigma2(self) -> Array:
         """Measure the noise of the images: RELION on 10 images, for both half sets; else each set on its own."""
-        n_images = 10 if self.settings.parity else 100 * self.source.n_tilts
+        few = Quirk.FEW_IMAGES in self.settings.quirks
+        n_images = 10 if few else 100 * self.source.n_tilts
         first, second = (np.flatnonzero(self.half_set == h) for h in (1, 2))
-        rows = [np.concatenate([first, second])] * 2 if self.settings.parity else [first, second]
+        rows = [np.concatenate([first, second])] * 2 if few else [first, second]
         halves = []
         for mine in rows:
             groups = []
@@ -485,7 +519,7 @@ class Refinement:
                     state, steer, grid, perturbation, volumes, statistics, found_all, radius, cc
                 )
             new, made_maps = self.ranks.from_first(made) or made  # type: ignore[misc]
-            if not settings.parity and not cc:
+            if Quirk.NO_CALIBRATION not in settings.quirks and not cc:
                 seen_factor = np.array([accuracy.overconfidence(one) for one in informations])
                 new = replace(new, temperature=np.clip(state.temperature * seen_factor, 1.0, 100.0))
             return new, made_maps
@@ -513,7 +547,7 @@ class Refinement:
         offset_zyx_angst: Array,
     ) -> rf.ParticleImages:
         offset = offset_zyx_angst[index] / self.pixel
-        if self.settings.parity:
+        if Quirk.WHOLE_PIXELS in self.settings.quirks:
             offset = np.floor(offset + 0.5)
         return rf.ParticleImages(
             masked=loaded.masked, unmasked=loaded.unmasked, model=loaded.model, ctf=loaded.ctf,
@@ -529,10 +563,11 @@ class Refinement:
         offset = state.offset_zyx_angst[index] / self.pixel
         loaded = self.source.load(index, window, state.sigma2[half, optics], offset)
         noise = None
-        if not self.settings.parity:
+        sigma2 = state.sigma2[half, optics] * state.temperature[half]
+        if Quirk.SHELL_NOISE not in self.settings.quirks:
             noise = state.noise[half, series, loaded.tilts] * state.temperature[half]
         particle = self._images(
-            loaded, index, state.sigma2[half, optics], noise, float(state.scale[half, series]),
+            loaded, index, sigma2, noise, float(state.scale[half, series]),
             state.offset_zyx_angst,
         )  # fmt: skip
         return particle, loaded
@@ -549,7 +584,7 @@ class Refinement:
             return 0.0, 0.0
         rng = np.random.default_rng([self.settings.seed, number])
         rows = self.rows[0]
-        if self.settings.parity:
+        if Quirk.FIRST_PARTICLES in self.settings.quirks:
             rows = rows[: _ACCURACY_PARTICLES if self.source.n_dim == 2 else _ACCURACY_VOLUMES]
         elif len(rows) > _ACCURACY_PARTICLES:
             rows = np.sort(rng.choice(rows, _ACCURACY_PARTICLES, replace=False))
@@ -561,7 +596,7 @@ class Refinement:
             for i in mine:
                 window = windows[self.source.optics_index[i]]
                 particle, _ = self.particle(state, 0, int(i), window)
-                if self.settings.parity:  # RELION leaves the multiplicity of volumes out here
+                if self.source.parity:  # RELION leaves the multiplicity of volumes out here
                     particle = replace(particle, multiplicity=None)
                 found[int(i)] = accuracy.expected_accuracy(
                     projector, particle, window.pixels, state.angles_deg[i],
@@ -590,7 +625,7 @@ class Refinement:
         rng = np.random.default_rng([settings.seed, state.iteration + 1, half + 1])
         seed = int(rng.integers(2**31))
         calibrated: set[int] = set()
-        if not settings.parity and not cc:
+        if Quirk.NO_CALIBRATION not in settings.quirks and not cc:
             chosen = rows
             if len(rows) > _CALIBRATION_PARTICLES:
                 chosen = rng.choice(rows, _CALIBRATION_PARTICLES, replace=False)
@@ -618,11 +653,11 @@ class Refinement:
                 rotation = posterior.rotations_zyx[posterior.best[0]]
                 shift = posterior.shifts_zyx_px[posterior.best[1]]
                 p_max, kept = posterior.p_max, posterior
-                if not settings.parity and not cc:
+                if Quirk.BEST_POSE not in settings.quirks and not cc:
                     rotation, shift = rf.mean_pose(posterior, self.operators, 3 * grid.step_deg)
-                    if settings.samples:
-                        start = float(np.random.default_rng([seed, index]).random())
-                        kept = rf.resampled(posterior, settings.samples, start)
+                if Quirk.ALL_SAMPLES not in settings.quirks and not cc:
+                    start = float(np.random.default_rng([seed, index]).random())
+                    kept = rf.resampled(posterior, settings.samples, start)
                 if index in calibrated:
                     informations[index] = accuracy.pose_information(
                         projector, particle, window.pixels, rotation, shift
@@ -630,12 +665,12 @@ class Refinement:
                 sums_of.add_particle(
                     sums, kept, projector, particle, window.pixels,
                     int(self.source.optics_index[index]), int(self.source.series_index[index]), self.pixel,
-                    tilts=loaded.tilts, statistics=not cc, per_image=not settings.parity,
-                    drop_row_ends=settings.parity,
+                    tilts=loaded.tilts, statistics=not cc, per_image=Quirk.PARTICLE_NOISE not in settings.quirks,
+                    drop_row_ends=Quirk.ROW_ENDS in settings.quirks,
                 )  # fmt: skip
                 sums.p_max += p_max - kept.p_max
                 evidence = posterior.log_evidence
-                if not cc and settings.parity:
+                if not cc and particle.noise is None:
                     evidence += rf.evidence_constant(particle, window.pixels)
                 found[index] = _Found(
                     index, rotation, particle.offset_zyx_px + shift, p_max, evidence,
@@ -785,7 +820,7 @@ class Refinement:
             for half in HALVES:
                 empty = statistics[half].n_images == 0
                 sigma2[half, empty] = state.sigma2[half, empty]
-            if not settings.parity:
+            if Quirk.SHELL_NOISE not in settings.quirks:
                 noise = np.stack([self._tilt_noise(s.tilt_residual, s.tilt_weight) for s in statistics])
             if len(self.source.series_names) > 1:
                 scale = np.stack([self._scale(half, statistics[half], state, ssnr) for half in HALVES])
@@ -824,7 +859,7 @@ class Refinement:
         counts = np.bincount(
             self.source.series_index[self.rows[half]], minlength=len(self.source.series_names)
         )
-        if self.settings.parity:
+        if Quirk.SHELL_NOISE in self.settings.quirks:
             return maps.update_scales(sums, state.ssnr[half], counts)
         inverse = 1 / state.noise[half]
         weighed = replace(sums, cross=sums.cross * inverse, norm=sums.norm * inverse)
@@ -835,7 +870,7 @@ class Refinement:
         for one in found:
             np.add.at(pdf[self.half_set[one.row] - 1], one.directions, one.direction_weights)
         pdf /= np.maximum(pdf.sum(axis=1, keepdims=True), 1e-300)
-        if not self.settings.parity:
+        if Quirk.DYING_DIRECTIONS not in self.settings.quirks:
             # A direction without a particle now may have one in the next iteration.
             pdf = (pdf + 1e-3 / grid.n_directions) / (1 + 1e-3)
         return pdf
@@ -915,7 +950,7 @@ class _Searcher:
             frames = np.swapaxes(loop.subtomograms_zyx, 1, 2)
             if loop.source.n_dim == 3:
                 pass  # volumes are in the frame of the subtomogram
-            elif not loop.settings.parity:
+            elif Quirk.SUBTOMOGRAM_GRID not in loop.settings.quirks:
                 # The grid lies in the tomogram, so that all its particles read the same slices.
                 self.frames = frames
             elif np.abs(frames - np.eye(3)).max() < 1e-9:
@@ -1011,7 +1046,7 @@ class _Searcher:
         search = rf.Search(
             frame @ rotations, log_prior, children, self.translations, self.shift, self.kids, loop.pixel,
             float(self.state.sigma2_offset_angst2[self.half]), loop.settings.adaptive_fraction,
-            loop.settings.parity,
+            Quirk.OFFSET_UNITS in loop.settings.quirks,
         )  # fmt: skip
         pixels, place = self.coarse[loop.source.optics_index[index]]
         coarse = None

@@ -327,7 +327,7 @@ class Refine(StaInputsJob):
         import torch
 
         from napari_sta.jobs._maps import other_half, read_map
-        from napari_sta.jobs._refine_loop import Refinement, Settings
+        from napari_sta.jobs._refine_loop import PARITY, Refinement, Settings
         from napari_sta.jobs._refine_source import ParticleSource, are_volumes
         from napari_sta.jobs._refine_volumes import VolumeSource
         from napari_sta.kernels import refinement as rf
@@ -374,7 +374,7 @@ class Refine(StaInputsJob):
             symmetry=self.symmetry, initial_lowpass_angst=self.initial_lowpass_angst,
             solvent_fsc=self.solvent_flattened_fsc, first_cc=self.absolute_greyscale == "No", seed=self.seed,
             padding=float(self.padding), tilt_prior_deg=self.tilt_prior_width_deg or 0.0,
-            parity=self.relion_parity,
+            quirks=PARITY if self.relion_parity else frozenset(),
         )  # fmt: skip
         halves = self._half_sets(inputs)
         loop = Refinement(source, settings, rules, mask, halves, threads, log, ranks, devices)
@@ -553,7 +553,7 @@ class Refine(StaInputsJob):
             loop.set_half_sets(found.half_set)
             return found.state
         state = files.state_of_relion(optimiser, path, loop, start)
-        if not loop.settings.parity:
+        if not self.relion_parity:
             state = loop.with_noise(state)
             log.info("noise of the tilt images was measured at the poses of %s", optimiser.data_file)
         return state
