@@ -5,7 +5,8 @@ Run it on a screen of 1366 x 768, for instance
     xvfb-run -a -s "-screen 0 1366x768x24 +extension GLX" python docs/make_screenshots.py
 
 With a folder as argument it works on that project (a copy you can spare: jobs are run in it, from the
-first map named merged.mrc); without one on the practice project.
+first map named merged.mrc); without one on the practice project. With options of 3D auto-refine after the
+folder (KEY=VALUE …) it takes only the picture of that refinement, in its fifth iteration.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("QT_API", "pyside6")
@@ -43,6 +45,56 @@ def settle(seconds: float = 0.5, ready: Callable[[], bool] | None = None) -> Non
         raise SystemExit("the viewer did not get ready in time")
 
 
+def refine(bench: Any, viewer: Any, values: dict[str, Any], shoot: Callable[[str], None]) -> None:
+    """Run a refinement from the Job dock and take a picture while its fifth iteration works."""
+    viewer.layers.clear()
+    job = bench.open_dock("job")
+    job.fill("refine", values)
+    settle(60, job.run_button.isEnabled)
+    ticket = job.run()
+
+    def half_way() -> bool:
+        done = ticket.progress
+        if ticket.state in ("done", "failed"):
+            raise SystemExit(
+                f"the refinement ended too early: {ticket.error or ticket.record.get('summary')}"
+            )
+        if done is None or done.data.get("iteration") != 5:
+            return False
+        return 0.3 < done.done / max(done.total, 1) < 0.9
+
+    settle(900, half_way)
+    monitor = job.monitor
+    monitor.view.setCurrentIndex(monitor.view.findData("both"))
+    viewer.dims.ndisplay = 2
+    settle(20, lambda: monitor.plot.idle and monitor._mapping.idle)
+    shoot("refine")
+    job.stop()
+    settle(20, lambda: ticket.state == "stopped")
+
+
+def extracted(bench: Any, again: Any) -> dict[str, Any]:
+    """Cut out the recentred particles; return the options of a refinement that starts from them."""
+    from napari_sta.jobs._job import job_named
+
+    made = again.job
+    extract = job_named("extract").from_text(
+        {
+            "in_optimisation_set": made.in_optimisation_set, "binning": made.binning,
+            "box_size_px": made.box_size_px, "crop_size_px": made.crop_size_px,
+        }
+    )  # fmt: skip
+    ticket = bench.run(extract, done=lambda _: None)
+    settle(300, lambda: ticket.state == "done")
+    masks = [p for p in bench.files["mask"] if "align" in Path(p).name]
+    return {
+        "in_optimisation_set": str(ticket.out / "optimisation_set.star"),
+        "in_3dref": str(again.out / "half1.mrc"), "in_mask": masks[0], "symmetry": made.symmetry,
+        "mask_diameter_angst": 200.0, "initial_lowpass_angst": 25.0, "initial_sampling_deg": "3.7",
+        "local_searches_from_deg": "3.7", "offset_range_px": 3.0, "solvent_flattened_fsc": True,
+    }  # fmt: skip
+
+
 def main() -> None:
     """Walk through the workflow and take a picture at each stop."""
     if len(sys.argv) > 1:
@@ -68,6 +120,14 @@ def main() -> None:
         print(f"{path}: {picture.shape[1]} x {picture.shape[0]}, {size // 1000} kB")
         if size > LARGEST_BYTES:
             raise SystemExit(f"{path} is larger than {LARGEST_BYTES // 1000} kB")
+
+    if sys.argv[2:]:
+        from napari_sta.jobs._job import job_named
+
+        options = job_named("refine").from_text(dict(word.split("=", 1) for word in sys.argv[2:]))
+        refine(bench, viewer, {name: getattr(options, name) for name in options.model_fields_set}, shoot)
+        viewer.close()
+        return
 
     maps = sorted(p for p in bench.files["map"] if Path(p).name == "merged.mrc")
     align = bench.open_dock("align")
@@ -114,6 +174,8 @@ def main() -> None:
     settle(60, lambda: inspect.result is not None)
     align.show_xz()
     shoot("inspect")
+
+    refine(bench, viewer, extracted(bench, again), shoot)
     viewer.close()
 
 

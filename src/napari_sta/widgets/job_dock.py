@@ -375,6 +375,9 @@ class JobDock(Dock):
         elapsed = time.monotonic() - ticket.began
         progress = ticket.progress
         message = step_words(progress) if progress is not None else "starting"
+        iterates = progress is not None and "iteration" in progress.data
+        if progress is not None and iterates and progress.total:
+            message += f": {progress.done} of {progress.total}"
         self.doing.setText(f"<b>{html.escape(ticket.title)}</b>: {html.escape(message)}")
         if progress is None or not progress.total:
             self.bar.setFormat(_span(elapsed))
@@ -384,14 +387,9 @@ class JobDock(Dock):
         remaining = progress.data.get("eta_s")
         if remaining is None and progress.done and so_far > 2:
             remaining = so_far * (progress.total - progress.done) / progress.done
-        iterates = "iteration" in progress.data
         if remaining and progress.done < progress.total:
             left = f"about {_span(remaining)} left" + (" in this iteration" if iterates else "")
-        parts = [
-            f"{progress.done} of {progress.total} particles" if iterates else "%p %",
-            left,
-            _span(elapsed),
-        ]
+        parts = [left if iterates else "%p %", "" if iterates else left, _span(elapsed)]
         self.bar.setFormat(" · ".join(part for part in parts if part))
         if iterates and self.pages.count() > 1:
             self.pages.setTabText(1, ticket.title)

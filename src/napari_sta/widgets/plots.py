@@ -56,16 +56,11 @@ def dress(axis: Axes, colours: Mapping[str, str]) -> None:
 
 def add_legend(axis: Axes, text_colour: str, **where: Any) -> None:
     """Draw a legend in the theme's colours."""
-    legend = axis.legend(
-        fontsize=7,
-        handlelength=1.4,
-        borderaxespad=0.2,
-        labelspacing=0.25,
-        facecolor=axis.get_facecolor(),
-        edgecolor="none",
-        framealpha=0.75,
-        **where,
-    )
+    style: dict[str, Any] = {
+        "fontsize": 7, "handlelength": 1.4, "borderaxespad": 0.2, "labelspacing": 0.25,
+        "facecolor": axis.get_facecolor(), "edgecolor": "none", "framealpha": 0.75,
+    }  # fmt: skip
+    legend = axis.legend(**(style | where))
     for text in legend.get_texts():
         text.set_color(text_colour)
     legend.set_in_layout(False)

@@ -440,4 +440,5 @@ def draw_curves(
         axis.set_xlabel("iteration", labelpad=0)
     for axis in panes.ravel():
         dress(axis, colours)
-    add_legend(angles, colours["text"], loc="upper center", ncols=3, columnspacing=0.9, handletextpad=0.3)
+    narrow = {"handlelength": 0.9, "columnspacing": 0.7, "handletextpad": 0.3}
+    add_legend(angles, colours["text"], loc="upper center", ncols=3, **narrow)
