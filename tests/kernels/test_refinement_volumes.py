@@ -551,3 +551,35 @@ def test_accuracy_is_where_the_evidence_passes_the_limit():
     step = next(s for limit, s in steps if found.offset_px <= limit + 1e-9)
     assert evidence(error_px=found.offset_px) > 4.60517
     assert evidence(error_px=found.offset_px - step) <= 4.60517
+
+
+# -- torch devices -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("cross_correlation", [False, True])
+def test_devices_score_and_average_volumes_as_the_compiled_loops_do(toy, device, cross_correlation):
+    from napari_sta.kernels import refinement_torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pixels, projector, particle, _, _ = toy
+    there = refinement_torch.on_device(projector, device)
+    rotations, shifts = random_rotations(5, 11), np.random.default_rng(3).uniform(-2, 2, (3, 3))
+    expected, found = (
+        rf.score_poses(one, particle, pixels, rotations, shifts, cross_correlation=cross_correlation)
+        for one in (projector, there)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    posterior = rf.Posterior(
+        rotations[:2], shifts[:2], np.array([[0.5, 0.2], [0.0, 0.3]]), np.zeros(2, dtype=int), (0, 0), 1, 0.0
+    )
+    mine, theirs = (sums_of.new_sums(RADIUS, PADDING, 1, 1, SHELLS, 1) for _ in range(2))
+    theirs.volume = torch.zeros(theirs.volume.shape, device=device)
+    sums_of.add_particle(mine, posterior, projector, particle, pixels, 0, 0, ANGST)
+    sums_of.add_particle(theirs, posterior, there, particle, pixels, 0, 0, ANGST)
+    found = theirs.volume.cpu().numpy()
+    np.testing.assert_allclose(found, mine.volume, rtol=1e-3, atol=1e-5 * np.abs(mine.volume).max())
+    np.testing.assert_allclose(theirs.cross, mine.cross, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(theirs.norm, mine.norm, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(theirs.slices, mine.slices)
