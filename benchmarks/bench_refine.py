@@ -1,4 +1,4 @@
-"""Refinement: its kernels against this machine, RELION's quirks against truth, and particles without symmetry.
+"""Refinement: its kernels against this machine, RELION's quirks against truth, asymmetric particles.
 
     python benchmarks/bench_refine.py kernels [--box 48] [--tilts 20]
     python benchmarks/bench_refine.py scaling
@@ -8,7 +8,8 @@
 ``kernels`` and ``scaling`` need no data. ``quirks`` takes a project with truth/particles.csv (RELION's angles
 and positions of every particle, from the tomogram's centre), refines
 Extract/job013/optimisation_set_small.star as it is and with each of RELION's quirks, and prints errors
-against truth. ``c1`` simulates a project of asymmetric particles and compares the default with RELION's rules.
+against truth. ``c1`` simulates a project of asymmetric particles and compares the default with RELION's
+rules.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def scaling() -> None:
 
 
 def errors(particles, state: loops.State, truth, symmetry: str) -> tuple[np.ndarray, np.ndarray]:
-    """Angle (deg, modulo symmetry) and distance (Å, without the common shift) of every particle from truth."""
+    """Angle (deg, modulo symmetry) and distance (Å, common shift removed) of every particle from truth."""
     rotation, position = truth
     subtomogram = euler_to_matrix_zyx(particles.subtomogram_angles_deg)
     found = subtomogram @ euler_to_matrix_zyx(state.angles_deg)

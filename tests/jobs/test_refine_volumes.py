@@ -109,6 +109,16 @@ def test_relion_parity_runs_and_gets_nearer(subtomograms, tmp_path):
     assert found.position_angst < 0.7 * start.position_angst
 
 
+def test_global_search_gets_nearer(subtomograms, tmp_path):
+    """Starts at 15 degrees without priors: all particles share the turned volumes."""
+    refine(
+        subtomograms, tmp_path, max_iterations=1, initial_sampling_deg="15", initial_lowpass_angst=30,
+        absolute_greyscale="No",
+    )  # fmt: skip
+    found = errors_of(tmp_path / "run_it001_data.star", subtomograms)
+    assert found.angle_deg < 15
+
+
 def test_parity_moves_the_volume_under_the_mask(subtomograms):
     source = prepared(subtomograms, relion_parity="Yes").source
     assert isinstance(source, VolumeSource)

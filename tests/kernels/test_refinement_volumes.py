@@ -415,6 +415,30 @@ def test_window_power_counts_both_mates(rng):
     assert voxels.window_power(spectrum, 5) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("cross_correlation", [False, True])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_particles_that_share_turned_volumes_score_as_each_alone(toy, device, cross_correlation, monkeypatch):
+    from napari_sta.kernels import refinement_torch
+
+    pixels, projector, particle, _, _ = toy
+    there = projector if device is None else refinement_torch.on_device(projector, device)
+    _, other = toy_volume(
+        pixels, random_rotations(1, 77)[0], np.zeros(3), seed=9, offset_zyx_px=np.array([0.3, -1.0, 0.6])
+    )
+    rotations, shifts = random_rotations(10, 4), np.random.default_rng(3).uniform(-2, 2, (3, 3))
+    monkeypatch.setattr(rf, "_MOST_ROWS", 4)
+    parts = [np.arange(len(pixels.parts))] * 2
+    found = rf.score_shared(
+        there, [particle, other], parts, np.tile(np.eye(3), (2, 1, 1)), pixels, rotations, shifts,
+        cross_correlation=cross_correlation,
+    )  # fmt: skip
+    for one, scores in zip((particle, other), found, strict=True):
+        expected = rf.score_poses(
+            projector, one, pixels, rotations, shifts, cross_correlation=cross_correlation
+        )
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 # -- sums --------------------------------------------------------------------------------------------
 
 

@@ -139,7 +139,7 @@ def test_iterations_arrive_as_layers_and_curves(dock, bench, wait, viewer):
     wait(lambda: ticket.progress is not None and "iteration" in ticket.progress.data, 60)
     assert dock.pages.isVisible()
     assert dock.stack.currentWidget() is dock.monitor
-    wait(lambda: "iteration 1, aligning particles" in dock.doing.text(), 60)
+    wait(lambda: "Iteration 1, aligning particles" in dock.doing.text(), 60)
     assert " of 18" in dock.doing.text()
     assert not dock.run_button.isVisible()
     assert dock.stop_button.isVisible()

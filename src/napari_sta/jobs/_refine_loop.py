@@ -949,7 +949,8 @@ class _Searcher:
             self.whole = (index, prior, self._turned(grid.angles_deg(index)))
             frames = np.swapaxes(loop.subtomograms_zyx, 1, 2)
             if loop.source.n_dim == 3:
-                pass  # volumes are in the frame of the subtomogram
+                # Turned volumes are the same for all subtomograms.
+                self.frames = np.broadcast_to(np.eye(3), frames.shape)
             elif Quirk.SUBTOMOGRAM_GRID not in loop.settings.quirks:
                 # The grid lies in the tomogram, so that all its particles read the same slices.
                 self.frames = frames
@@ -987,7 +988,10 @@ class _Searcher:
             while (
                 last < len(rows)
                 and last - first < most
-                and loop.source.series_index[rows[last]] == loop.source.series_index[head]
+                and (
+                    loop.source.n_dim == 3
+                    or loop.source.series_index[rows[last]] == loop.source.series_index[head]
+                )
                 and loop.source.optics_index[rows[last]] == loop.source.optics_index[head]
             ):
                 last += 1
@@ -1012,10 +1016,13 @@ class _Searcher:
         assert self.frames is not None
         pixels, place = self.coarse[self.loop.source.optics_index[group[0]]]
         window = self.windows[self.loop.source.optics_index[group[0]]]
-        fewer = len(pixels) < len(window.pixels)
+        fewer = pixels.count < window.pixels.count
+        particles = [one.at_pixels(place) if fewer else one for one, _ in images]
+        tilts = [loaded.tilts for _, loaded in images]
+        if self.loop.source.n_dim == 3:
+            tilts = [np.arange(one.n_tilts) for one in particles]
         found = rf.score_shared(
-            projector, [one.at_pixels(place) if fewer else one for one, _ in images],
-            [loaded.tilts for _, loaded in images], self.frames[group], pixels, self.whole[2],
+            projector, particles, tilts, self.frames[group], pixels, self.whole[2],
             (self.translations + self.shift) / self.loop.pixel, cross_correlation=cc,
         )  # fmt: skip
         return list(found)

@@ -706,7 +706,7 @@ def score_shared(
     particles: Sequence[ParticleImages],
     tilts: Sequence[ndarray],
     frames_zyx: Float[ndarray, "p 3 3"],
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     rotations_zyx: Float[ndarray, "o 3 3"],
     shifts_zyx_px: Float[ndarray, "s 3"],
     *,
@@ -717,7 +717,7 @@ def score_shared(
     Parameters
     ----------
     tilts
-        Which image of the tilt series each image of each particle is.
+        Which image of the tilt series each image of each particle is; of volumes: the numbers of their parts.
     frames_zyx
         Particle p is tried at ``frames[p] @ rotations``; for one tilt, its matrix times its frame is the same
         for all particles.
@@ -750,34 +750,41 @@ def score_shared(
     rows_at_once = min(n_o, _MOST_ROWS)
     slices = np.empty((rows_at_once, 2 * n), np.float32)
     ignored, no_weight = np.zeros(rows_at_once), np.zeros(n, np.float32)
+    powers = np.zeros((len(particles), n_o))
     for matrix, seen in images_of_tilt:
+        here = pixels.part(seen[0][1])
         ramps = np.empty((len(seen), n_s, 2 * n), np.float32)
         weights = np.empty((len(seen), n), np.float32)
         for k, (p, t) in enumerate(seen):
             one = particles[p]
             if cross_correlation:
-                factor = one.model[t] * pixels.multiplicity.astype(np.float32)
+                factor = one.model[t] * here.multiplicity.astype(np.float32)
                 weights[k] = factor * one.model[t]
             else:
-                factor, weights[k] = one.score_weights(t, pixels)
-            moved = (one.offset_zyx_px + shifts_zyx_px) @ one.matrices_zyx[t, 1:].T
-            shift_images(one.masked[t] * np.concatenate([factor, factor]), moved, pixels, ramps[k])
-        axes = slice_axes(matrix @ rotations_zyx, projector.padding)
+                factor, weights[k] = one.score_weights(t, here)
+            moved = (one.offset_zyx_px + shifts_zyx_px) @ one.matrices_zyx[t, 3 - here.n_dim :].T
+            shift_images(one.masked[t] * np.concatenate([factor, factor]), moved, here, ramps[k])
+        axes = slice_axes(matrix @ rotations_zyx, projector.padding, here.n_dim)
         for first in range(0, n_o, rows_at_once):
             last = min(first + rows_at_once, n_o)
             rows = slices[: last - first]
-            gather(projector, axes[first:last], pixels, no_weight, rows, ignored[: last - first])
+            gather(projector, axes[first:last], here, no_weight, rows, ignored[: last - first])
             norm = np.zeros((last - first, len(seen)))
             add_products(rows[:, :n] ** 2 + rows[:, n:] ** 2, weights, norm)
             for k, (p, t) in enumerate(seen):
                 part = scores[p][first:last]
-                if cross_correlation:
+                if cross_correlation and here.n_dim == 3:
+                    add_products(rows, ramps[k], part)
+                    powers[p, first:last] += norm[:, k] * particles[p].window_power[0]
+                elif cross_correlation:
                     cross = np.zeros(part.shape)
                     add_products(rows, ramps[k], cross)
                     part += cross / np.sqrt(norm[:, k] * particles[p].window_power[t])[:, None]
                 else:
                     add_products(rows, ramps[k], part)
                     part -= 0.5 * norm[:, k, None]
+    if cross_correlation and pixels.n_dim == 3:
+        return [one / np.sqrt(power)[:, None] for one, power in zip(scores, powers, strict=True)]
     return scores
 
 

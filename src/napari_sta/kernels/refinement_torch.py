@@ -164,7 +164,7 @@ def score_shared(
     projector: Projector,
     particles: Sequence[ParticleImages],
     images_of_tilt: Sequence[tuple[ndarray, Sequence[tuple[int, int]]]],
-    pixels: PixelList,
+    pixels: PixelList | VoxelList,
     rotations_zyx: Float[ndarray, "o 3 3"],
     shifts_zyx_px: Float[ndarray, "s 3"],
     *,
@@ -181,31 +181,39 @@ def score_shared(
     device, n, n_s = projector.on_device.device, len(pixels), len(shifts_zyx_px)
     n_o = len(rotations_zyx)
     scores = torch.zeros((len(particles), n_o, n_s), device=device)
-    k = _frequencies(pixels, 0, 1, device)
+    total = torch.zeros((len(particles), n_o), device=device)
     for matrix, seen in images_of_tilt:
+        k = _frequencies(pixels, seen[0][1], seen[0][1] + 1, device)
         moved: list[Tensor] = []
         weights: list[ndarray] = []
         powers: list[float] = []
         for p, t in seen:
             one = particles[p]
             factor, of_norm = _score_weights(one, pixels, t, cross_correlation)
-            steps = (one.offset_zyx_px + shifts_zyx_px) @ one.matrices_zyx[t, 1:].T
+            steps = (one.offset_zyx_px + shifts_zyx_px) @ one.matrices_zyx[t, 3 - pixels.n_dim :].T
             image = _complex(one.masked[t : t + 1], device) * torch.as_tensor(factor, device=device)
             moved.append(_flat(_moved(image, torch.as_tensor(steps[None], device=device), k, pixels.size))[0])
             weights.append(of_norm)
-            powers.append(float(one.window_power[t]))
+            powers.append(float(one.window_power[t if pixels.n_dim == 2 else 0]))
         ramps, places = torch.cat(moved), [p for p, _ in seen]
         weight = torch.as_tensor(np.stack(weights), device=device)
         power = torch.as_tensor(np.array(powers), device=device).float()
-        axes = torch.as_tensor(slice_axes(matrix @ rotations_zyx, projector.padding), device=device)
+        axes = torch.as_tensor(
+            slice_axes(matrix @ rotations_zyx, projector.padding, pixels.n_dim), device=device
+        )
         for first, last in _blocks(n_o, n * _SAMPLE_BYTES + 4 * len(ramps), device):
             v = slices(projector, axes[None, first:last], k)[0]
             cross = (_flat(v) @ ramps.T).reshape(last - first, len(seen), n_s).transpose(0, 1)
             norm = ((v.real**2 + v.imag**2) @ weight.T).T  # (p, o)
-            if cross_correlation:
+            if cross_correlation and pixels.n_dim == 3:
+                scores[places, first:last] += cross
+                total[places, first:last] += norm * power[:, None]
+            elif cross_correlation:
                 scores[places, first:last] += cross / (norm * power[:, None]).sqrt()[:, :, None]
             else:
                 scores[places, first:last] += cross - 0.5 * norm[:, :, None]
+    if cross_correlation and pixels.n_dim == 3:
+        scores /= total.sqrt()[:, :, None]
     return list(scores.double().cpu().numpy())
 
 

@@ -378,7 +378,9 @@ class JobDock(Dock):
         iterates = progress is not None and "iteration" in progress.data
         if progress is not None and iterates and progress.total:
             message += f": {progress.done} of {progress.total}"
-        self.doing.setText(f"<b>{html.escape(ticket.title)}</b>: {html.escape(message)}")
+        # The page of a refinement has the job's name already.
+        name = "" if iterates else f"<b>{html.escape(ticket.title)}</b>: "
+        self.doing.setText(name + html.escape(message[:1].upper() + message[1:] if iterates else message))
         if progress is None or not progress.total:
             self.bar.setFormat(_span(elapsed))
             return

@@ -190,6 +190,13 @@ class Plot(FigureCanvasQTAgg):
         """Leave the wheel to the dock: a plot has nothing to scroll."""
         event.ignore()
 
+    def draw_idle(self) -> None:
+        """Draw soon; a plot on a hidden tab is drawn when it is shown."""
+        if self.isVisible():
+            super().draw_idle()
+        else:
+            self._draw_pending = True  # what paintEvent looks at
+
     def restyle(self, event: object = None) -> None:
         """Take the theme's colours."""
         colours = theme_colours(self._viewer)
