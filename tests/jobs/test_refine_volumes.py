@@ -109,14 +109,19 @@ def test_relion_parity_runs_and_gets_nearer(subtomograms, tmp_path):
     assert found.position_angst < 0.7 * start.position_angst
 
 
-def test_global_search_gets_nearer(subtomograms, tmp_path):
-    """Starts at 15 degrees without priors: all particles share the turned volumes."""
-    refine(
-        subtomograms, tmp_path, max_iterations=1, initial_sampling_deg="15", initial_lowpass_angst=30,
-        absolute_greyscale="No",
-    )  # fmt: skip
-    found = errors_of(tmp_path / "run_it001_data.star", subtomograms)
-    assert found.angle_deg < 15
+def test_shared_volumes_of_a_global_search_change_nothing(subtomograms, tmp_path, monkeypatch):
+    from napari_sta.jobs import _refine_loop
+
+    found = []
+    for most in (32, 1):
+        monkeypatch.setattr(_refine_loop, "_MOST_SHARING", most)
+        out = tmp_path / str(most)
+        refine(
+            subtomograms, out, max_iterations=1, initial_sampling_deg="15", absolute_greyscale="No",
+        )  # fmt: skip
+        found.append(read_particles(out / "run_it001_data.star"))
+    np.testing.assert_allclose(found[0].angles_deg, found[1].angles_deg, atol=1e-3)
+    np.testing.assert_allclose(found[0].origin_zyx_angst, found[1].origin_zyx_angst, atol=1e-3)
 
 
 def test_parity_moves_the_volume_under_the_mask(subtomograms):
