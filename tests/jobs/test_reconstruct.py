@@ -357,17 +357,30 @@ def test_the_path_of_gpus_gives_the_same_maps(tiny, tmp_path, monkeypatch):
         np.testing.assert_allclose(two, one, atol=3e-5 * np.abs(one).max())
 
 
-@pytest.mark.parametrize("room", [1, 20_000, 10**9])
-def test_how_many_slices_go_in_at_once_changes_nothing(tiny, tmp_path, monkeypatch, room):
-    """Pieces of one image, of parts of images, and of whole tilt series."""
+@pytest.mark.parametrize(("room", "images"), [(1, 10**9), (20_000, 10**9), (10**9, 10**9), (10**9, 1)])
+def test_how_many_slices_go_in_at_once_changes_nothing(tiny, tmp_path, monkeypatch, room, images):
+    """Parts of one image, images, whole tilt series; and one image at a time where images are large."""
     import napari_sta.jobs.reconstruct as module
+    from napari_sta.kernels import windows
 
     plain = {"box_size_px": 22, "symmetry": "C2"}
     reconstruct(tiny, tmp_path / "plain", **plain)
     monkeypatch.setattr(module, "_SLICES_BYTES", room)
+    monkeypatch.setattr(module, "_IMAGES_BYTES", images)
+    at_once = []
+    add = windows.add_slices
+    monkeypatch.setattr(windows, "add_slices", lambda *a: at_once.append(len(a[0])) or add(*a))
     monkeypatch.setattr(module, "_PIECE", 3)
     record = reconstruct(tiny, tmp_path / "other", threads=2, **plain)
     assert record["n_images"] > 0
+    assert sum(at_once) == record["n_images"]
+    n_tilts = sum(series.n_tilts for series in tiny.phantom.series)
+    if images == 1:
+        assert len(at_once) == 2 * n_tilts  # a half set each
+    elif room == 10**9:
+        assert len(at_once) == 2 * len(tiny.phantom.series)
+    else:
+        assert max(at_once) <= max(3, room // (4 * 23 * 13 * 3))
     for tag in ("half1", "weight_half2", "merged"):
         one, two = (read_volume(tmp_path / f"{n}/{tag}.mrc").data for n in ("plain", "other"))
         np.testing.assert_allclose(two, one, atol=2e-6 * np.abs(one).max())

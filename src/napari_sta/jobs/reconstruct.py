@@ -28,6 +28,7 @@ _PIECE = 16  # windows that a thread takes at once
 _SLICES_BYTES = (
     64 * 2**20
 )  # slices inserted at once: the more, the less often the volume passes through the cores
+_IMAGES_BYTES = 192 * 2**20  # tilt images held while their windows become slices, one at least
 _TAPER_PX = 10.0
 _SMALL_BOX_PX = 256
 
@@ -252,7 +253,7 @@ class _Inserter:
 
         self.job, self.particles, self.series, self.context = job, particles, series, context
         self.size, self.half_box = job.box_size_px, job.box_size_px // 2 + 1
-        image_size = image_size_yx_px(series.images[0][0])
+        self.image_size = image_size = image_size_yx_px(series.images[0][0])
         self.geometry = tilt_geometry(particles, series, trajectories, image_size)
         # RELION compares the binned half box with unbinned pixels here; kept, it decides who takes part.
         self.visible = is_visible(self.geometry.position_yx_px, image_size, self.size / 2)
@@ -325,6 +326,7 @@ class _Inserter:
         from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices
 
         shape = (self.size + 1, self.half_box + 1, 3)
+        images_at_once = max(1, _IMAGES_BYTES // (4 * self.image_size[0] * self.image_size[1]))
         most = max(_PIECE, _SLICES_BYTES // (4 * int(np.prod(shape))))
         threads = max(1, self.context.threads)
         room = np.empty((0, *shape), np.float32)
@@ -346,7 +348,7 @@ class _Inserter:
                 while tilt < self.series.n_tilts:
                     envelope, x_end, batches = self._tilt(tilt, _PIECE)
                     n = sum(len(members) for *_, members in batches)
-                    if pieces and count + n > most:
+                    if pieces and (count + n > most or tilt - first_tilt == images_at_once):
                         break
                     if batches:
                         pixels = read_images([self.series.images[tilt]])[0]

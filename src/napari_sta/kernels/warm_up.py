@@ -1,6 +1,6 @@
 """Compile the fast CPU kernels before they are needed.
 
-numba keeps compiled code beside the package, so this costs about 10 s once after an installation and a
+numba keeps compiled code beside the package, so this costs some 20 s once after an installation and a
 few milliseconds afterwards. ``python -m napari_sta.kernels.warm_up`` does it at set-up.
 """
 
