@@ -14,9 +14,14 @@ GOOD = {
     "root": "x",
     "offset_px": 2.7,
     "hidden_offset_px": 2.75,
+    "angle_error_before_deg": 3.9,
+    "angle_error_deg": 2.2,
+    "position_error_before_angst": 3.8,
+    "position_error_angst": 2.4,
 }
 WORSE = {"truth_mean_fsc": 0.1}
 BETTER = {"truth_mean_fsc": 0.7}
+BEST = {"truth_mean_fsc": 0.8}
 
 
 def small_spec():
@@ -33,26 +38,36 @@ def test_the_demo_finds_the_hidden_offset_and_improves_the_map(tmp_path, capsys)
     out = tmp_path / "demo"
     record = demo.run_demo(out, headless=True, threads=2, spec=small_spec())
     assert record["offset_px"] == pytest.approx(-2.3, abs=0.25)
-    assert record["truth_resolution_angst"] < 13
-    assert record["truth_resolution_before_angst"] > 1.5 * record["truth_resolution_angst"]
-    assert record["resolution_angst"] < 15
+    assert record["truth_resolution_recentred_angst"] < 13
+    assert record["truth_resolution_before_angst"] > 1.5 * record["truth_resolution_recentred_angst"]
+    assert record["truth_resolution_angst"] < record["truth_resolution_recentred_angst"]
+    assert record["resolution_angst"] < 12
+    assert record["angle_error_deg"] < 0.8 * record["angle_error_before_deg"]
+    assert record["position_error_angst"] < 0.8 * record["position_error_before_angst"]
+    assert record["n_duplicates"] > 5
     said = capsys.readouterr().out
     assert "hidden was -2.30 px" in said
-    for step in "123456":
+    for step in range(1, 11):
         assert f"\n{step}. " in "\n" + said
     pipeline = read_star(out / "default_pipeline.star")
     assert set(pipeline["pipeline_processes"]["rlnPipeLineProcessStatusLabel"]) == {"Succeeded"}
-    assert len(pipeline["pipeline_processes"]) == 2 + len(record["jobs"]) == 7
+    assert len(pipeline["pipeline_processes"]) == 2 + len(record["jobs"]) == 11
     with pytest.raises(InputError, match="is not empty"):
         demo.run_demo(out, headless=True, spec=small_spec())
 
 
 def test_a_wrong_offset_fails_the_demo():
-    demo._judge(GOOD, WORSE, BETTER)
+    demo._judge(GOOD, WORSE, BETTER, BEST)
     with pytest.raises(JobError, match=r"0\.30 px from the hidden one"):
-        demo._judge({**GOOD, "offset_px": 2.45}, WORSE, BETTER)
+        demo._judge({**GOOD, "offset_px": 2.45}, WORSE, BETTER, BEST)
 
 
-def test_a_map_that_did_not_improve_fails_the_demo():
-    with pytest.raises(JobError, match="did not improve"):
-        demo._judge(GOOD, WORSE, WORSE)
+def test_what_did_not_improve_fails_the_demo():
+    with pytest.raises(JobError, match="recentring did not improve"):
+        demo._judge(GOOD, WORSE, WORSE, BEST)
+    with pytest.raises(JobError, match="refinement did not improve"):
+        demo._judge(GOOD, WORSE, BETTER, BETTER)
+    with pytest.raises(JobError, match=r"angle error from 3\.90 to 3\.95 deg"):
+        demo._judge({**GOOD, "angle_error_deg": 3.95}, WORSE, BETTER, BEST)
+    with pytest.raises(JobError, match=r"position error from 3\.80 to 4\.00 angst"):
+        demo._judge({**GOOD, "position_error_angst": 4.0}, WORSE, BETTER, BEST)
