@@ -224,7 +224,9 @@ class Refine(StaInputsJob):
         import logging
 
         job, _ = self._effective()
-        job._prepared(logging.getLogger("napari_sta.check"), 1, quick=True)
+        unheard = logging.getLogger("napari_sta.check")
+        unheard.disabled = True  # the run says it again
+        job._prepared(unheard, 1, quick=True)
 
     def warnings(self) -> list[str]:
         """Say what looks odd but does not stop the job."""
