@@ -20,6 +20,7 @@ import re
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -236,7 +237,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", metavar="…", default="auto", help="auto, cpu, cuda or cuda:0,1 [default auto]"
     )
-    group.add_argument("--json", action="store_true", help="print the result record as JSON on stdout")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result record as JSON on stdout, progress as JSON lines on stderr",
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bar and no messages")
 
 
@@ -254,7 +259,7 @@ def _drive(run: JobRun, *, as_json: bool, quiet: bool) -> int:
     """Run to the end with a progress bar; print the result."""
     with _messages(quiet):
         steps = run.steps()
-        record = _with_bar(steps, run.name, quiet)
+        record = _with_lines(steps) if as_json and not quiet else _with_bar(steps, run.name, quiet)
     if as_json:
         print(json.dumps(record, default=_plain))
     elif not quiet:
@@ -266,6 +271,25 @@ def _drive(run: JobRun, *, as_json: bool, quiet: bool) -> int:
     elif record.get("summary"):
         print(record["summary"])
     return 0
+
+
+def _with_lines(steps: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+    """Tell progress as JSON on stderr, a line each: at most one a second, and every finished iteration."""
+    last = 0.0
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            record: dict[str, Any] = end.value
+            return record
+        except BaseException:
+            steps.close()
+            raise
+        if progress.data.get("phase") != "done" and time.monotonic() - last < 1:
+            continue
+        last = time.monotonic()
+        told = {"done": progress.done, "total": progress.total, "message": progress.message, **progress.data}
+        print(json.dumps(told, default=_plain), file=sys.stderr, flush=True)
 
 
 def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: bool) -> dict[str, Any]:

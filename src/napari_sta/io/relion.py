@@ -172,6 +172,8 @@ def _particles(
     name = table["rlnTomoParticleName"] if "rlnTomoParticleName" in table else _numbered(tomogram)
     optics, optics_group = _read_optics(path, tables, table, tilt_series)
     half_set = _whole_numbers(table, "rlnRandomSubset", path) if "rlnRandomSubset" in table else None
+    if half_set is not None and not half_set.any():
+        half_set = None  # all 0: not assigned yet (RELION)
     return Particles(
         tomogram=tomogram,
         name=name,

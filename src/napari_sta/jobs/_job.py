@@ -117,7 +117,7 @@ def param(
         Name of RELION's GUI option (job.star) and of the RELION program's flag, where there is one.
     kind
         ``file:<what>`` for a path that must exist, ``<what>`` one of particles, tomograms,
-        trajectories, optimisation_set, map, mask, star.
+        trajectories, optimisation_set, optimiser, map, mask, star.
     choices
         Value to words, where only some values are legal.
     advanced

@@ -53,6 +53,7 @@ _NODE_LABELS = {
     "map": "DensityMap.mrc",
     "mask": "Mask3D.mrc",
     "star": "ProcessData.star",
+    "optimiser": "OptimiserData.star",
 }
 
 # Our field to RELION's slot of External jobs; the other fields become param1…param10, then other_args.

@@ -90,7 +90,7 @@ class Refine(StaInputsJob):
         "diameter.",
     )  # fmt: skip
     continue_from: str | None = param(
-        None, title="Continue from here", kind="file:star", relion="fn_cont", flag="--continue",
+        None, title="Continue from here", kind="file:optimiser", relion="fn_cont", flag="--continue",
         help="An _optimiser.star of an earlier refinement, ours or RELION's. Options left as they are by default "
         "are taken from that job.",
     )  # fmt: skip
@@ -223,14 +223,14 @@ class Refine(StaInputsJob):
         """Read everything but the images' pixels."""
         import logging
 
-        job, _ = self._effective()
+        job, _ = self.with_continued()
         unheard = logging.getLogger("napari_sta.check")
         unheard.disabled = True  # the run says it again
         job._prepared(unheard, 1, quick=True)
 
     def warnings(self) -> list[str]:
         """Say what looks odd but does not stop the job."""
-        job, _ = self._effective()
+        job, _ = self.with_continued()
         found = list(job.load().warnings)
         shared = job.in_3dref and not re.search("half[12]", Path(job.in_3dref).name)
         if shared and 0 < job.initial_lowpass_angst < 15:
@@ -242,7 +242,7 @@ class Refine(StaInputsJob):
             found.append("solvent-flattened FSCs are measured in a sphere, because no mask is given")
         return found
 
-    def _effective(self) -> tuple[Refine, Optimiser | None]:
+    def with_continued(self) -> tuple[Refine, Optimiser | None]:
         """Return the job with what it takes over from the one it continues."""
         if self.continue_from is None:
             return self, None
@@ -304,12 +304,16 @@ class Refine(StaInputsJob):
             "symmetry": sampling.symmetry, "mask_diameter_angst": optimiser.diameter_angst,
             "zero_mask": optimiser.zero_mask, "solvent_flattened_fsc": optimiser.solvent_fsc,
             "ctf_correction": optimiser.correct_ctf, "ignore_ctf_until_first_peak": optimiser.first_peak,
-            "padding": int(model.padding), "seed": max(0, optimiser.seed), "absolute_greyscale": "Yes",
+            "padding": int(model.padding), "seed": max(0, optimiser.seed),
+            "absolute_greyscale": "No" if "--firstiter_cc" in optimiser.command else "Yes",
             "local_searches_from_deg": _SAMPLINGS[min(optimiser.auto_local_order, len(_SAMPLINGS) - 1)],
             "initial_sampling_deg": _SAMPLINGS[min(sampling.order_original, len(_SAMPLINGS) - 1)],
-            "offset_range_px": sampling.offset_range_original_angst / model.pixel_size_angst,
-            "offset_step_px": sampling.offset_step_original_angst / model.pixel_size_angst / 2,
+            "offset_range_px": round(sampling.offset_range_original_angst / model.pixel_size_angst, 4),
+            "offset_step_px": round(sampling.offset_step_original_angst / model.pixel_size_angst / 2, 4),
         }  # fmt: skip
+        lowpass = re.search(r"--ini_high\s+([0-9.]+)", optimiser.command)
+        if lowpass:
+            values["initial_lowpass_angst"] = float(lowpass[1])
         if optimiser.trajectories_file:
             values["in_trajectories"] = found(optimiser.trajectories_file)
         if optimiser.solvent_mask:
@@ -434,15 +438,19 @@ class Refine(StaInputsJob):
         return given.astype(np.int64)
 
     def _fingerprint(self, inputs: StaInputs) -> str:
-        """Tell whether a checkpoint is of these values and inputs."""
+        """Tell whether a checkpoint is of these values and inputs, however their paths are spelled."""
         from napari_sta.io.files import sha256
 
-        values = self.model_dump(mode="json")
-        values.pop("max_iterations")
+        files = self.input_files()
+        values = {
+            k: v for k, v in self.model_dump(mode="json").items() if k not in files and k != "max_iterations"
+        }
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-        for path in (inputs.particles_path, inputs.tomograms_path, self.in_3dref, self.in_mask):
-            if path:
-                digest.update(sha256(path).encode())
+        for path in (
+            inputs.particles_path, inputs.tomograms_path, inputs.trajectories_path, self.in_3dref, self.in_mask,
+            self.continue_from,
+        ):  # fmt: skip
+            digest.update(sha256(resolve(path)).encode() if path else b"-")
         return digest.hexdigest()
 
     # ---- the run
@@ -454,7 +462,7 @@ class Refine(StaInputsJob):
         from napari_sta.jobs import _refine_files as files
         from napari_sta.jobs._ranks import Ranks
 
-        job, optimiser = self._effective()
+        job, optimiser = self.with_continued()
         yield Progress(0, 0, "reading")
         ranks = Ranks.join()
         devices = [one for one in context.devices() if one.type != "cpu"]

@@ -980,6 +980,8 @@ def find_posterior(
         scores += search.log_prior[:, None] + log_shift
         chosen, _ = significant(np.exp(scores - scores.max()), search.adaptive_fraction)
     parents, steps = np.flatnonzero(chosen.any(axis=1)), np.flatnonzero(chosen.any(axis=0))
+    if not len(parents):
+        raise ValueError("the scores of a particle are not finite: its images or its noise are empty")
     children = search.children_zyx(parents)
     n_c, n_d = children.shape[1], len(search.translation_children_zyx_angst)
     rotations = children.reshape(-1, 3, 3)

@@ -457,7 +457,7 @@ class Workbench(QObject):
 
         def values() -> dict[str, Any]:
             job: Any = job_named("refine").from_text({"continue_from": str(optimiser)})
-            whole, _ = job._effective()
+            whole, _ = job.with_continued()
             found: dict[str, Any] = whole.model_dump()
             # RELION's files give lengths in Å with few digits: 3.0000002 px.
             return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in found.items()}
