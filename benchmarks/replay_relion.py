@@ -237,7 +237,8 @@ def main():
             )
         for part in parts:
             for h in (0, 1):
-                sums[h].add(part[h])
+                sums[h].volume += part[h].volume
+                sums[h].add_statistics(part[h])
     print(f"E-step {time.time() - t0:.1f} s with {arguments.threads} threads; {clock}")
     compare_poses(posteriors, images, old, new, a, grid, count)
     if not cc:

@@ -20,7 +20,7 @@ import starfile
 import torch
 
 from napari_sta.cli import main
-from napari_sta.data.errors import Stopped
+from napari_sta.data.errors import InputError, Stopped
 from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
 from napari_sta.io.mrc import read_images, read_volume, write_stack, write_volume
@@ -186,6 +186,25 @@ def test_a_reference_that_does_not_match_is_compared_by_correlation_first(projec
     assert record["history"][0]["accuracy_deg"] is None
     assert record["resolution_angst"] == pytest.approx(24, abs=0.1)
     assert np.abs(read_volume(tmp_path / "run" / "run_it001_half1_class001.mrc").data).max() > 0
+    # A job that dies before its first checkpoint but one does the same when it goes on.
+    checkpoint_path(tmp_path / "run", 1).rename(tmp_path / "moved.npz")
+    again = refine(project, tmp_path / "run", in_3dref=wrong, max_iterations=1)
+    assert again["history"][0]["accuracy_deg"] is None
+
+
+def test_an_unknown_grey_scale_leaves_the_noise_alone(project, tmp_path):
+    """Iteration 1 by correlation, whatever the reference's scale; iteration 2 has the right noise."""
+    noise = {}
+    for factor in (1.0, 20.0):
+        reference = read_volume(project.reference)
+        path = tmp_path / f"times{factor:g}.mrc"
+        write_volume(path, Volume(reference.data * np.float32(factor), PIXEL_ANGST))
+        loop = prepared(project, in_3dref=path, absolute_greyscale="No")
+        _, _, references, start = job_of(
+            {**project.inputs(), "in_3dref": path, "absolute_greyscale": "No"}
+        )._prepared(logging.getLogger("test"), 1)
+        noise[factor] = loop.start(references, start, fit_scale=False)[0].noise
+    np.testing.assert_allclose(noise[20.0], noise[1.0], rtol=1e-3)
 
 
 def test_a_symmetric_particle(tmp_path):
@@ -403,6 +422,18 @@ def test_continuing_from_an_optimiser_file_of_ours(project, three, tmp_path):
     same_iteration(tmp_path / "again", three, 3)
 
 
+def test_continuing_with_other_particles_is_refused(project, three, tmp_path):
+    def turn_round(tables: dict[str, Table]) -> None:
+        columns = tables["particles"].columns
+        for label in list(columns):
+            columns[label] = columns[label][::-1]
+
+    other = with_particles(project, edited(project, tmp_path / "other.star", turn_round))
+    wanted = {**other, "continue_from": three / "run_it001_optimiser.star", "max_iterations": 2}
+    with pytest.raises(InputError, match="is of other particles"):
+        run_job(wanted, tmp_path / "run")
+
+
 def test_continuing_in_the_same_folder_keeps_what_was_done(project, three, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(three, out)
@@ -578,6 +609,27 @@ def mixed_halves(project: Refinable, folder: Path) -> dict[str, Any]:
     return with_particles(project, edited(project, folder / "mixed.star", edit))
 
 
+def a_tilt_too_many(project: Refinable, folder: Path) -> dict[str, Any]:
+    def edit(tables: dict[str, Table]) -> None:
+        column = tables["particles"].columns["rlnTomoVisibleFrames"]
+        column[2] = column[2].replace("]", ",0]")
+
+    return with_particles(project, edited(project, folder / "tilt.star", edit))
+
+
+def half_premultiplied(project: Refinable, folder: Path) -> dict[str, Any]:
+    def edit(tables: dict[str, Table]) -> None:
+        optics = tables["optics"].columns
+        for label in list(optics):
+            optics[label] = np.concatenate([optics[label][:1]] * 2)
+        optics["rlnOpticsGroup"][:] = ["1", "2"]
+        optics["rlnOpticsGroupName"][:] = ["a", "b"]
+        optics["rlnCtfDataAreCtfPremultiplied"][:] = ["1", "0"]
+        tables["particles"].columns["rlnOpticsGroup"][::2] = "2"
+
+    return with_particles(project, edited(project, folder / "mixed_ctf.star", edit))
+
+
 def one_half_only(project: Refinable, folder: Path) -> dict[str, Any]:
     def edit(tables: dict[str, Table]) -> None:
         tables["particles"].columns["rlnRandomSubset"][:] = "1"
@@ -603,6 +655,8 @@ WRONG = [
     pytest.param(half_missing, "half2.mrc", id="no half2"),
     pytest.param(not_extracted, "extract the particles first", id="not extracted"),
     pytest.param(an_image_too_few, "six.mrcs holds 6 images", id="stack too short"),
+    pytest.param(a_tilt_too_many, "counts 8 tilts, its tilt series 7", id="tilts changed"),
+    pytest.param(half_premultiplied, "extract all particles in the same way", id="mixed premultiplication"),
     pytest.param(mixed_halves, "row 4: rlnRandomSubset is 0", id="mixed half sets"),
     pytest.param(one_half_only, "rlnRandomSubset must hold 1 and 2", id="one half set"),
 ]

@@ -642,6 +642,37 @@ def test_mean_pose_is_that_of_the_peak_modulo_symmetry():
     np.testing.assert_allclose(shift, [0.1 / 0.8, 0, 0.2 / 0.8])
 
 
+def test_a_blank_image_correlates_with_nothing(toy):
+    pixels, projector, particle, _, shift = toy
+    masked = particle.masked.copy()
+    masked[1] = 0
+    power = particle.window_power.copy()
+    power[1] = 0
+    blank = rf.ParticleImages(**{**particle.__dict__, "masked": masked, "window_power": power})
+    scores = rf.score_poses(
+        projector, blank, pixels, random_rotations(4, 1), shift[None], cross_correlation=True
+    )
+    assert np.isfinite(scores).all()
+    assert scores.any()
+
+
+def test_evidence_counts_the_pixels_of_a_larger_box():
+    """The same pixels of physical frequency: an image of twice the box and the same pixel holds four times as many."""
+    small, large = rf.make_pixel_list(SIZE, RADIUS), rf.make_pixel_list(2 * SIZE, RADIUS, 0.5)
+    assert large.shell.max() == small.shell.max() == RADIUS
+    shells = SIZE // 2 + 1
+    n = len(large)
+    particle = rf.ParticleImages(
+        np.ones((1, 2 * n), np.float32), np.ones((1, 2 * n), np.float32), np.ones((1, n), np.float32), None,
+        np.eye(3)[None], np.ones((1, shells)), np.full(shells, 1 / (2 * np.pi)), np.zeros(3), np.zeros(3), 1.0,
+        np.ones(1),
+    )  # fmt: skip
+    # With 2 pi sigma² = 1 the count drops out: what is left is -sum of powers · pi, and half those beyond.
+    assert rf.evidence_constant(particle, large) == pytest.approx(
+        -np.pi * RADIUS - 0.5 * (shells - 1 - RADIUS)
+    )
+
+
 # -- accuracy ----------------------------------------------------------------------------------------
 
 
@@ -666,6 +697,8 @@ def test_overconfidence_of_independent_noise_is_one_and_of_correlated_noise_is_m
             )
             into.append(accuracy.pose_information(projector, noisy, pixels, rotation, np.zeros(3)))
     assert accuracy.overconfidence(found[1]) == pytest.approx(1, abs=0.15)
+    flat = accuracy.Information(np.diag([1.0, 2, 3, 4, 5, 0]), 2 * np.diag([1.0, 2, 3, 4, 5, 0]))
+    assert accuracy.overconfidence([flat]) == pytest.approx(2)  # nothing is known of one shift
     assert accuracy.overconfidence(found[3]) > 1.3
 
 

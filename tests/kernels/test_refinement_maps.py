@@ -125,6 +125,10 @@ def test_scales():
     scale = maps.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2]))
     clamped = np.array([1, 2, 10.0])
     np.testing.assert_allclose(scale, clamped / ((1 + 2 + 20) / 4))
+    sums.cross *= -1  # images that contradict the reference
+    np.testing.assert_allclose(
+        maps.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2])), 1
+    )
 
 
 def test_noise_of_pure_noise_is_its_power():

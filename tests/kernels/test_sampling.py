@@ -164,3 +164,49 @@ def test_one_angle_priors_and_empty_reach():
     free = sampling.choose_near_prior(grid, np.array([[1.0, 77, 3]]), sampling.AngularPrior())[0]
     assert len(free.orientation) == len(grid)
     assert free.prior.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C6", "D2", "D7", "T", "O", "I1"])
+def test_local_searches_try_poses_near_any_mate_of_the_prior(symmetry):
+    """Whatever mate of its orientation a particle comes with, some grid pose near it is tried."""
+    from napari_sta.kernels.rotations import angular_distance_deg
+
+    grid = sampling.make_orientation_grid(3, symmetry)
+    rng = np.random.default_rng(0)
+    true = np.stack(
+        [
+            rng.uniform(-180, 180, 25),
+            np.rad2deg(np.arccos(rng.uniform(-1, 1, 25))),
+            rng.uniform(-180, 180, 25),
+        ],
+        axis=1,
+    )
+    # Near a pole rot and psi are one angle, which a box in the three angles does not know.
+    true[:, 1] = np.clip(true[:, 1], 25, 155)
+    choices = sampling.choose_near_prior(grid, true, sampling.AngularPrior(7.5, 7.5, 7.5))
+    for angles, choice in zip(true, choices, strict=True):
+        tried = euler_to_matrix_zyx(grid.angles_deg(choice.orientation))
+        distance = angular_distance_deg(
+            tried, np.repeat(euler_to_matrix_zyx(angles)[None], len(tried), 0), symmetry
+        )
+        assert distance.min() < 7
+        assert choice.prior.sum() == pytest.approx(1)
+        assert len(np.unique(choice.orientation)) == len(choice.orientation)
+
+
+def test_bare_psi_is_relions():
+    """The same choice for Cn, whose mates have the same psi; another one for D2."""
+    prior = np.array([[170.0, 50.0, 20.0], [10.0, 120.0, -70.0]])
+    width = sampling.AngularPrior(7.5, 7.5, 7.5)
+    grid = sampling.make_orientation_grid(3, "C3")
+    for a, b in zip(
+        sampling.choose_near_prior(grid, prior, width),
+        sampling.choose_near_prior(grid, prior, width, bare_psi=True),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a.orientation, b.orientation)
+        np.testing.assert_allclose(a.prior, b.prior)
+    grid = sampling.make_orientation_grid(3, "D2")
+    ours = sampling.choose_near_prior(grid, prior[1:], width)[0]
+    theirs = sampling.choose_near_prior(grid, prior[1:], width, bare_psi=True)[0]
+    assert set(ours.orientation) != set(theirs.orientation)

@@ -23,22 +23,32 @@ class Ranks:
     ----------
     rank, size
         Number of this process, from 0, and how many there are.
+    device
+        Where sums travel: the process's own GPU (NCCL), or the CPU (gloo).
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
+        self.rank, self.size, self.device = rank, size, torch.device(device)
 
     @classmethod
     def join(cls) -> Ranks:
-        """Meet the other processes, if torchrun started several; gloo between CPUs, NCCL between GPUs."""
+        """Meet the other processes, if torchrun started several.
+
+        Where every process of a computer has a GPU of its own, sums travel by NCCL, else by gloo.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size <= 1:
             return cls()
         import torch.distributed as dist
 
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        on_gpus = dist.is_nccl_available() and torch.cuda.device_count() >= here
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+        if on_gpus:
+            torch.cuda.set_device(local)
+        return cls(dist.get_rank(), dist.get_world_size(), f"cuda:{local}" if on_gpus else "cpu")
 
     @property
     def local(self) -> int:
@@ -73,7 +83,10 @@ class Ranks:
             return
         import torch.distributed as dist
 
-        dist.reduce(torch.from_numpy(np.ascontiguousarray(values)), 0)
+        there = torch.from_numpy(values).to(self.device)
+        dist.reduce(there, 0)
+        if self.is_first:
+            values[...] = there.cpu().numpy()
 
     def add_up_everywhere(self, values: NDArray[np.float64]) -> None:
         """Add what all processes have, in place, in every process."""
@@ -81,7 +94,9 @@ class Ranks:
             return
         import torch.distributed as dist
 
-        dist.all_reduce(torch.from_numpy(values))
+        there = torch.from_numpy(values).to(self.device)
+        dist.all_reduce(there)
+        values[...] = there.cpu().numpy()
 
     def collect(self, mine: Thing) -> list[Thing]:
         """Gather one thing of every process in all of them, in the order of their numbers."""

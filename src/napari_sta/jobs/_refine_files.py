@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,7 +28,13 @@ from napari_sta.kernels.sampling import AngularPrior, angular_step_deg, directio
 if TYPE_CHECKING:
     from napari_sta.io.relion import StaInputs
 
-_FORMAT = 1
+_OURS = re.compile(
+    r"run(_it(?P<number>\d{3,}))?(_half[12])?_(class001.*|(data|model|sampling|optimiser|optimisation_set)\.star|"
+    r"checkpoint\.npz|solvent_mask\.mrc|history\.json)"
+)
+"""Names of what a refinement writes."""
+
+_FORMAT = 2
 """Of the checkpoint; another number is another layout."""
 
 
@@ -201,10 +209,13 @@ class Writer:
             completeness=state.completeness[h], orientability=None,
             group_names=tuple(loop.source.series_names), group_n_particles=counts, group_scale=state.scale[h],
             sigma2_noise=state.sigma2[h],
-            pdf_direction=state.pdf_direction[h]
-            if len(state.pdf_direction[h]) == loop.grid(steer.order).n_directions
-            else np.full(loop.grid(steer.order).n_directions, 1 / loop.grid(steer.order).n_directions),
+            pdf_direction=self._written_directions(state, h),
         )  # fmt: skip
+
+    def _written_directions(self, state: State, half: int) -> NDArray[np.float64]:
+        """Distribution over directions as RELION would go on with it: in the frame of the subtomograms."""
+        pdf, n = state.pdf_direction[half], self.loop.grid(state.control.order).n_directions
+        return pdf if len(pdf) == n and self.loop.turns_with_subtomograms() else np.full(n, 1 / n)
 
     # ---- checkpoint
 
@@ -225,12 +236,19 @@ class Writer:
             "control": asdict(state.control),
             "plain": plain,
             "half_set": self.loop.half_set.tolist(),
+            "particles": _names(self.loop),
+            "size_px": self.loop.size,
         }
         with (
             replacing(checkpoint_path(self.out, state.iteration)) as temporary,
             open(temporary, "wb") as file,
         ):
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def _names(loop: Refinement) -> str:
+    """Tell particle sets apart: names and their order."""
+    return hashlib.sha256("\n".join(map(str, loop.source.particles.name)).encode()).hexdigest()
 
 
 def checkpoint_path(out: Path, iteration: int) -> Path:
@@ -245,6 +263,22 @@ class Checkpoint:
     state: State
     half_set: NDArray[np.int64]
     fingerprint: str
+    particles: str
+    size_px: int
+
+    def check(self, loop: Refinement, path: Path) -> None:
+        """Refuse to go on with other particles.
+
+        Raises
+        ------
+        InputError
+            If they, or their box, are not those of the checkpoint.
+        """
+        if self.particles != _names(loop) or self.size_px != loop.size:
+            raise InputError(
+                f"{path} is of other particles than the input of this job (or of another order or box); leave the "
+                "particle set out, it is taken from there, or start a new refinement from its half maps"
+            )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -274,7 +308,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error}); continue from an earlier iteration") from None
-    return Checkpoint(state, np.asarray(about["half_set"], dtype=np.int64), str(about["fingerprint"]))
+    half_set = np.asarray(about["half_set"], dtype=np.int64)
+    return Checkpoint(
+        state, half_set, str(about["fingerprint"]), str(about["particles"]), int(about["size_px"])
+    )
 
 
 def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
@@ -292,9 +329,8 @@ def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
 def remove_iterations(out: Path, after: int = -1) -> None:
     """Delete the files of iterations after a given one, and final files: they would be of another run."""
     for path in out.glob("run*"):
-        stem = path.name.removeprefix("run")
-        number = stem[3:6] if stem.startswith("_it") else ""
-        if path.is_file() and stem.startswith("_") and (not number.isdigit() or int(number) > after):
+        ours = _OURS.fullmatch(path.name)
+        if ours and path.is_file() and (ours["number"] is None or int(ours["number"]) > after):
             path.unlink(missing_ok=True)
 
 
@@ -320,6 +356,8 @@ def state_of_relion(
         text = particles.text.get(label)
         return np.zeros(len(particles)) if text is None else text.astype(np.float64)
 
+    if particles.half_set is not None:
+        loop.set_half_sets(particles.half_set)
     references = np.stack([read_volume(resolve(one.reference, path)).data for one in models])
     if references.shape[1] != loop.size:
         raise InputError(
@@ -353,7 +391,7 @@ def state_of_relion(
         references=references.astype(np.float32),
         sigma2=np.stack([one.sigma2_noise for one in models]), noise=noise, temperature=np.ones(2), scale=scale,
         sigma2_offset_angst2=np.array([one.sigma_offset_angst**2 for one in models]),
-        pdf_direction=np.stack([one.pdf_direction for one in models]), fsc=first.fsc,
+        pdf_direction=np.stack([loop.own_directions(one.pdf_direction) for one in models]), fsc=first.fsc,
         ssnr=np.stack([one.ssnr for one in models]), tau2=np.stack([one.tau2 for one in models]),
         sigma2_map=np.stack([one.sigma2_map for one in models]),
         completeness=np.stack([one.completeness for one in models]),

@@ -63,6 +63,8 @@ class Quirk(StrEnum):
     """The first noise spectrum is that of ten images of half set 1."""
     FIRST_PARTICLES = "first_particles"
     """Accuracies are estimated on the first particles, all of the same tomogram or two."""
+    BARE_PSI = "bare_psi"
+    """Local searches compare psi as it stands, also with a symmetry mate that has another one (D, T, O, I)."""
     DYING_DIRECTIONS = "dying_directions"
     """A direction without a particle is never tried again at its order."""
     PARTICLE_NOISE = "particle_noise"
@@ -149,6 +151,8 @@ class State:
         (shells,) or (2, shells).
     converged
         This was the last iteration.
+    first_cc
+        Iteration 1 is, or was, one of cross-correlation.
     """
 
     iteration: int
@@ -176,6 +180,7 @@ class State:
     changes_deg: float = 0.0
     changes_angst: float = 0.0
     converged: bool = False
+    first_cc: bool = False
 
 
 class Maps(NamedTuple):
@@ -239,6 +244,7 @@ class Refinement:
         self._grids: dict[int, sampling.OrientationGrid] = {}
         self.subtomograms_zyx = euler_to_matrix_zyx(source.particles.subtomogram_angles_deg)
         self._offset_prior = self._columns("rlnOrigin{}PriorAngst", "ZYX") / self.pixel
+        self._stop = threading.Event()
         self._model_shells = source.model_shells()
         self._seconds = np.ones(len(source))
 
@@ -247,15 +253,20 @@ class Refinement:
         self.half_set = half_set
         self.rows = [self._order(half) for half in HALVES]
 
-    def use_first_cc(self) -> None:
-        """Make the first iteration one of cross-correlation."""
-        self.settings = replace(self.settings, first_cc=True)
-
     def with_noise(self, state: State) -> State:
         """Measure the noise of raw tilt images at the poses of a state."""
         volumes = [torch.from_numpy(one).double() for one in state.references]
-        _, noise = self._first_look(volumes, state.angles_deg, state.offset_zyx_angst, state.control, False)
+        _, noise = self._first_look(volumes, state.angles_deg, state.offset_zyx_angst, state.control)
         return replace(state, noise=noise)
+
+    def turns_with_subtomograms(self) -> bool:
+        """Whether the grid of global searches has the frame of each subtomogram, as RELION's has."""
+        turned = np.abs(self.subtomograms_zyx - np.eye(3)).max() > 1e-9
+        return self.source.n_dim == 3 or not turned or Quirk.SUBTOMOGRAM_GRID in self.settings.quirks
+
+    def own_directions(self, pdf: Array) -> Array:
+        """Distribution over directions of RELION's files; even, where our grid has another frame."""
+        return pdf if self.turns_with_subtomograms() else np.full(len(pdf), 1 / max(len(pdf), 1))
 
     def _order(self, half: int) -> NDArray[np.int64]:
         rows = np.flatnonzero(self.half_set == half + 1)
@@ -324,7 +335,7 @@ class Refinement:
         noise = np.zeros((2, n_series, n_tilts, self.n_shells))
         angles, offset = particles.angles_deg.copy(), particles.origin_zyx_angst.copy()
         if fit_scale or Quirk.SHELL_NOISE not in settings.quirks:
-            fits, noise = self._first_look(volumes, angles, offset, state, fit_scale)
+            fits, noise = self._first_look(volumes, angles, offset, state)
             if fit_scale:
                 volumes = [
                     one * scale if certainty > 0 else one
@@ -358,6 +369,7 @@ class Refinement:
             completeness=zeros.copy(),
             mean_log_likelihood=np.zeros(2),
             current_size=0,
+            first_cc=settings.first_cc,
         )
         return made, fit
 
@@ -367,7 +379,6 @@ class Refinement:
         angles: Array,
         offset: Array,
         state: control.Control,
-        fit_scale: bool,
     ) -> tuple[list[tuple[float, float]], Array]:
         """Fit grey scale (with its significance) and noise of each half set at given poses."""
         shell = int(np.floor(self.rules.edge_angst * state.resolution_inv_angst + 0.5))
@@ -381,6 +392,8 @@ class Refinement:
                 torch.set_num_threads(1)
                 mine = self._new_sums(1)
                 for i in rows:
+                    if self._stop.is_set():
+                        break
                     window = windows[self.source.optics_index[i]]
                     loaded = self.source.load(int(i), window)
                     particle = self._images(loaded, int(i), np.ones(self.n_shells), None, 1.0, offset)
@@ -399,10 +412,8 @@ class Refinement:
             # tilt_residual = power + norm - 2 cross at scale 1
             cross, norm, weight = total.cross, total.norm, total.tilt_weight
             power = total.tilt_residual - norm + 2 * cross
-            scale, certainty = 1.0, np.inf
-            if fit_scale:
-                count = weight[..., None] * rf.pixels_per_shell(self.size)
-                scale, certainty = sums_of.fitted_scale(cross, norm, power, count, shell)
+            count = weight[..., None] * rf.pixels_per_shell(self.size)
+            scale, certainty = sums_of.fitted_scale(cross, norm, power, count, shell)
             fits.append((scale, certainty))
             residual = power + scale**2 * norm - 2 * scale * cross if certainty > 0 else power
             noise.append(self._tilt_noise(residual, weight))
@@ -426,9 +437,9 @@ class Refinement:
         return sums_of.noise_by_tilt(residual, weight, self._model_shells, share, self.source.n_dim)
 
     def _initial_sigma2(self) -> Array:
-        """Measure the noise of the images: RELION on 10 images, for both half sets; else each set on its own."""
+        """Measure the noise of the images as they are: RELION on 10 of half set 1, for both half sets."""
         few = Quirk.FEW_IMAGES in self.settings.quirks
-        n_images = 10 if few else 100 * self.source.n_tilts
+        n_images = 10 if few else 20 * self.source.n_tilts
         first, second = (np.flatnonzero(self.half_set == h) for h in (1, 2))
         rows = [np.concatenate([first, second])] * 2 if few else [first, second]
         halves = []
@@ -452,22 +463,24 @@ class Refinement:
         """
         settings, rules = self.settings, self.rules
         number = state.iteration + 1
-        cc = number == 1 and settings.first_cc
+        cc = number == 1 and state.first_cc
         began = time.monotonic()
         steer = control.with_convergence(state.control, rules)
         current = control.current_size(steer, rules)
         radius = current // 2
         coarse_radius = min(radius, control.coarse_size(steer, rules) // 2)
         perturbation = self._perturbation(state.perturbation, number)
-        projectors = [self.projector(torch.from_numpy(one), radius) for one in state.references]
         windows = self.source.windows(radius)
         about = {"iteration": number, "phase": "", "image_size_px": current, "last": steer.converged}
         total = len(self.source)
-        yield Progress(0, total, f"iteration {number}: accuracy", about | {"phase": "accuracy"})
+        told = Progress(0, total, f"iteration {number}: accuracy", about | {"phase": "accuracy"})
+        yield told
+        projectors = yield from self.in_background(
+            lambda: [self.projector(torch.from_numpy(one), radius) for one in state.references], told
+        )
         if not cc:
-            found = yield from in_background(
-                lambda: self.ranks.from_first(self._accuracy(state, projectors[0], windows, number)),
-                Progress(0, total, f"iteration {number}: accuracy", about | {"phase": "accuracy"}),
+            found = yield from self.in_background(
+                lambda: self.ranks.from_first(self._accuracy(state, projectors[0], windows, number)), told
             )
             steer = replace(steer, accuracy_deg=found[0], accuracy_angst=found[1])
             if number > 1:
@@ -513,6 +526,7 @@ class Refinement:
         yield told
 
         def finish() -> tuple[State, Maps]:
+            torch.set_num_threads(self.threads)
             made = None
             if self.ranks.is_first:
                 made = self._maximise(
@@ -524,7 +538,32 @@ class Refinement:
                 new = replace(new, temperature=np.clip(state.temperature * seen_factor, 1.0, 100.0))
             return new, made_maps
 
-        return (yield from in_background(finish, told))
+        return (yield from self.in_background(finish, told))
+
+    def in_background(self, work: Callable[[], Thing], told: Progress) -> Generator[Progress, None, Thing]:
+        """Run something long in a thread and keep telling, so that the job can be stopped meanwhile."""
+        box: queue.SimpleQueue[tuple[Thing | None, BaseException | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                box.put((work(), None))
+            except BaseException as error:
+                box.put((None, error))
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            while True:
+                try:
+                    result, error = box.get(timeout=0.25)
+                except queue.Empty:
+                    yield told
+                    continue
+                if error is not None:
+                    raise error
+                return result  # type: ignore[return-value]
+        except GeneratorExit:
+            self._stop.set()
+            raise
 
     def _perturbation(self, before: float, iteration: int) -> float:
         """Perturbation of the grids; RELION's own for its seed, which makes runs comparable step by step."""
@@ -574,8 +613,11 @@ class Refinement:
 
     def _in_threads(self, work: Callable[[NDArray[np.int64]], Thing], rows: NDArray[np.int64]) -> list[Thing]:
         """Share rows out among threads, always in the same way; return what each found, in order."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(work, [rows[k :: self.threads] for k in range(self.threads)]))
+        try:
+            with ThreadPoolExecutor(self.threads) as pool:
+                return list(pool.map(work, [rows[k :: self.threads] for k in range(self.threads)]))
+        finally:
+            torch.set_num_threads(self.threads)  # workers set theirs to 1, which is everybody's
 
     def _accuracy(
         self, state: State, projector: rf.Projector, windows: list[Window], number: int
@@ -594,6 +636,8 @@ class Refinement:
         def work(mine: NDArray[np.int64]) -> None:
             torch.set_num_threads(1)
             for i in mine:
+                if self._stop.is_set():
+                    break
                 window = windows[self.source.optics_index[i]]
                 particle, _ = self.particle(state, 0, int(i), window)
                 if self.source.parity:  # RELION leaves the multiplicity of volumes out here
@@ -604,6 +648,8 @@ class Refinement:
                 )  # fmt: skip
 
         self._in_threads(work, rows)
+        if self._stop.is_set():
+            return 0.0, 0.0
         values = np.array([found[int(i)] for i in rows])
         angle, offset = values.mean(axis=0)
         return float(angle), float(offset * self.pixel)
@@ -704,6 +750,7 @@ class Refinement:
                         one.result()
                 finally:
                     stop.set()
+            torch.set_num_threads(self.threads)
             stop.clear()
             done_volumes: list[Any] = [*on_devices] or [share.volume for share in shares]
             for part in done_volumes:
@@ -753,7 +800,9 @@ class Refinement:
         size, n_shells, n_dim = self.size, self.n_shells, self.source.n_dim
         last = steer.converged
         reach = rf.padded_radius(radius, padding)
-        full = [maps.complete_sums(v, self.operators, reach, self.threads) for v in volumes]
+        full = []
+        while volumes:  # each is a gigabyte at box 192
+            full.append(maps.complete_sums(volumes.pop(0), self.operators, reach, self.threads))
         unfiltered: list[torch.Tensor] | None = None
         if last:
             unfiltered = [maps.reconstruct(v, size, radius, padding, n_dim=n_dim) for v in full]
@@ -852,6 +901,7 @@ class Refinement:
             changes_deg=changes_deg,
             changes_angst=changes_angst,
             converged=last,
+            first_cc=state.first_cc,
         )
         return new, Maps(unfiltered, merged)
 
@@ -874,28 +924,6 @@ class Refinement:
             # A direction without a particle now may have one in the next iteration.
             pdf = (pdf + 1e-3 / grid.n_directions) / (1 + 1e-3)
         return pdf
-
-
-def in_background(work: Callable[[], Thing], told: Progress) -> Generator[Progress, None, Thing]:
-    """Run something long in a thread and keep telling, so that the job can be stopped meanwhile."""
-    box: queue.SimpleQueue[tuple[Thing | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            box.put((work(), None))
-        except BaseException as error:
-            box.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        try:
-            result, error = box.get(timeout=0.25)
-        except queue.Empty:
-            yield told
-            continue
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
 
 
 def _drain(finished: queue.SimpleQueue[int], patience_s: float) -> int:
@@ -1001,7 +1029,9 @@ class _Searcher:
             images = [loop.particle(self.state, self.half, i, window) for i in group]
             scores: list[Array | None] = [None] * len(group)
             if shared and len(group) > 1:
-                scores = self._shared_scores(group, images, projector, cc)
+                scores = self._shared_scores(group, images, projector, cc, stop)
+                if stop.is_set():
+                    return
             for i, (particle, loaded), one in zip(group, images, scores, strict=True):
                 yield i, loaded, particle, one
 
@@ -1011,6 +1041,7 @@ class _Searcher:
         images: list[tuple[rf.ParticleImages, LoadedParticle]],
         projector: rf.Projector,
         cc: bool,
+        stop: threading.Event,
     ) -> list[Array | None]:
         assert self.whole is not None
         assert self.frames is not None
@@ -1024,6 +1055,7 @@ class _Searcher:
         found = rf.score_shared(
             projector, particles, tilts, self.frames[group], pixels, self.whole[2],
             (self.translations + self.shift) / self.loop.pixel, cross_correlation=cc,
+            go_on=lambda: not stop.is_set(),
         )  # fmt: skip
         return list(found)
 
@@ -1043,7 +1075,9 @@ class _Searcher:
             chosen, log_prior, rotations = self.whole
         else:
             centre = loop.prior_angles(index, self.state, local=self.steer.local_prior.is_set)
-            choice = sampling.choose_near_prior(self.grid, centre[None], self.width)[0]
+            choice = sampling.choose_near_prior(
+                self.grid, centre[None], self.width, bare_psi=Quirk.BARE_PSI in loop.settings.quirks
+            )[0]
             chosen, log_prior = choice.orientation, np.log(choice.prior)
             rotations = self._turned(self.grid.angles_deg(chosen))
 

@@ -150,6 +150,7 @@ class ParticleSource:
     def _read_tables(self) -> None:
         """Work out what is known of images before they are read."""
         inputs, particles = self._inputs, self.particles
+        self._check_visible()
         self.n_tilts = max(inputs.tilt_series[name].n_tilts for name in self.series_names)
         self._series: list[_Series] = []
         self._row = np.zeros(len(particles), dtype=np.int64)
@@ -193,9 +194,27 @@ class ParticleSource:
                     "extract)"
                 )
 
+    def _check_visible(self) -> None:
+        for index, seen in enumerate(self.particles.text["rlnTomoVisibleFrames"]):
+            n_tilts = self._inputs.tilt_series[self.particles.tomogram[index]].n_tilts
+            if len(parse_vector(seen)) != n_tilts:
+                raise InputError(
+                    f"{self._inputs.particles_path}: rlnTomoVisibleFrames of particle {self.particles.name[index]} "
+                    f"counts {len(parse_vector(seen))} tilts, its tilt series {n_tilts}; the tilt series changed after "
+                    "extraction, so extract again"
+                )
+
     def _premultiplied(self) -> bool:
-        kinds = {group.text.get("rlnCtfDataAreCtfPremultiplied", "0") for group in self.particles.optics}
-        return any(is_set.strip() not in ("", "0") for is_set in kinds)
+        kinds = {
+            group.text.get("rlnCtfDataAreCtfPremultiplied", "0").strip() not in ("", "0")
+            for group in self.particles.optics
+        }
+        if len(kinds) > 1:
+            raise InputError(
+                f"{self._inputs.particles_path}: some optics groups are premultiplied by the CTF "
+                "(rlnCtfDataAreCtfPremultiplied), others are not; extract all particles in the same way"
+            )
+        return kinds.pop()
 
     def check_stacks(self) -> None:
         """Find missing stacks before work starts.
@@ -437,9 +456,13 @@ class ParticleSource:
     # ---- for the noise at the start
 
     def initial_noise(self, optics: int, n_images: int, rows: NDArray[np.int64]) -> Array:
-        """Noise power (shells of the group's box) of at least ``n_images`` images of an optics group."""
+        """Noise power (shells of the reference) of at least ``n_images`` images of an optics group."""
         spectra = self.first_transforms(optics, n_images, rows)
-        return rf.initial_noise(spectra) if len(spectra) else np.ones(self.size_px // 2 + 1)
+        if not len(spectra):
+            return np.ones(self.size_px // 2 + 1)
+        values = rf.initial_noise(spectra)
+        own = np.arange(self.size_px // 2 + 1) / self.ratio(optics)
+        return np.interp(own, np.arange(len(values)), values) / self.ratio(optics) ** 4
 
     def first_transforms(self, optics: int, n_images: int, rows: NDArray[np.int64]) -> torch.Tensor:
         """Transform at least ``n_images`` images (m, s, h) of a group, masked if particles are."""

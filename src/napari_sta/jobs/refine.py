@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -233,9 +234,9 @@ class Refine(StaInputsJob):
         job, _ = self.with_continued()
         found = list(job.load().warnings)
         shared = job.in_3dref and not re.search("half[12]", Path(job.in_3dref).name)
-        if shared and 0 < job.initial_lowpass_angst < 15:
+        if shared and job.initial_lowpass_angst < 15:
             found.append(
-                f"{job.in_3dref} starts both half sets at {job.initial_lowpass_angst:g} Å; below about 15 Å give "
+                f"{job.in_3dref} starts both half sets at {job.initial_lowpass_angst:g} Å (0: unfiltered); below about 15 Å give "
                 "a half map (half1.mrc), so that the half sets stay independent"
             )
         if job.solvent_flattened_fsc and not job.in_mask:
@@ -429,7 +430,10 @@ class Refine(StaInputsJob):
 
         given = inputs.particles.half_set
         if given is None or not given.any():
-            return np.random.default_rng(self.seed).integers(1, 3, len(inputs.particles))
+            n = len(inputs.particles)
+            if n < 2:
+                raise InputError(f"{inputs.particles_path} has {n} particle; two half sets need two at least")
+            return np.random.default_rng(self.seed).permutation(np.arange(n) % 2 + 1)
         if set(np.unique(given)) != {1, 2}:
             raise InputError(
                 f"{inputs.particles_path}: rlnRandomSubset must hold 1 and 2, or nothing at all; found "
@@ -528,18 +532,18 @@ class Refine(StaInputsJob):
         self, job: Refine, loop: Refinement, references: list[Tensor], start: Control, context: Context
     ) -> Any:
         """Prepare iteration 0: grey scale and noise."""
-        from napari_sta.jobs._refine_loop import in_background
-
         told = Progress(0, len(loop.source), "grey scale and noise at the input poses")
         yield told
         auto = job.absolute_greyscale == "Auto"
-        state, fit = yield from in_background(lambda: loop.start(references, start, fit_scale=auto), told)
+        state, fit = yield from loop.in_background(
+            lambda: loop.start(references, start, fit_scale=auto), told
+        )
         if auto and fit["significance"] < _SURE_FIT:
             context.log.warning(
                 "the images do not match the reference at the input poses (%.1f standard errors), so its grey scale "
                 "cannot be fitted; the first iteration uses cross-correlation", fit["significance"],
             )  # fmt: skip
-            loop.use_first_cc()
+            state = replace(state, first_cc=True)
         elif auto:
             context.log.info(
                 "grey scale: the reference is multiplied by %.4g (%.0f standard errors)", fit["scale"],
@@ -560,6 +564,7 @@ class Refine(StaInputsJob):
             found = files.read_checkpoint(ours)
             if found.state.converged:
                 raise InputError(f"{path} is of a finished refinement; continue from one of its iterations")
+            found.check(loop, path)
             loop.set_half_sets(found.half_set)
             return found.state
         state = files.state_of_relion(optimiser, path, loop, start)

@@ -31,6 +31,9 @@ _MOST_ROWS = 192
 _LEAST_MULTIPLICITY = 0.1
 """Voxels of a pseudo-subtomogram through which fewer slices went are not divided by their number."""
 
+_TINY = 1e-300
+"""Correlations with a blank image are 0, not 0 / 0."""
+
 _DENSE_SHARE = 0.9
 """From this share of pairs on one matrix product of all is faster than products of pairs."""
 
@@ -87,6 +90,8 @@ class PixelList:
         (n,) nearest shell.
     row_v, row_u, row_n, row_start
         Per row: frequency, first column, number of columns, position of the first in the list.
+    edge_ratio
+        See :func:`make_pixel_list`.
     """
 
     size: int
@@ -98,6 +103,7 @@ class PixelList:
     row_u: Int[ndarray, "r"]
     row_n: Int[ndarray, "r"]
     row_start: Int[ndarray, "r"]
+    edge_ratio: float = 1.0
 
     n_dim: ClassVar[int] = 2
 
@@ -164,7 +170,7 @@ def make_pixel_list(size: int, radius: int, edge_ratio: float = 1.0) -> PixelLis
     start = np.concatenate([[0], np.cumsum(row_n)[:-1]])
     return PixelList(
         size, radius, v.astype(np.int64), u.astype(np.int64), shell,
-        np.array(row_v), np.array(row_u), np.array(row_n), start.astype(np.int64),
+        np.array(row_v), np.array(row_u), np.array(row_n), start.astype(np.int64), edge_ratio,
     )  # fmt: skip
 
 
@@ -692,12 +698,13 @@ def score_poses(
                     scores[first:last] += cross
                     powers[first:last] += 2 * norm * particle.window_power[0]
                 else:
-                    scores[first:last] += cross / np.sqrt(2 * norm * particle.window_power[t])[:, None]
+                    power = np.maximum(2 * norm * particle.window_power[t], _TINY)
+                    scores[first:last] += cross / np.sqrt(power)[:, None]
             else:
                 add_products(rows, ramps, scores[first:last])
                 scores[first:last] -= norm[:, None]
     if cross_correlation and pixels.n_dim == 3:
-        scores /= np.sqrt(powers)[:, None]
+        scores /= np.sqrt(np.maximum(powers, _TINY))[:, None]
     return scores
 
 
@@ -711,6 +718,7 @@ def score_shared(
     shifts_zyx_px: Float[ndarray, "s 3"],
     *,
     cross_correlation: bool = False,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> list[Float[ndarray, "o s"]]:
     """:func:`score_poses` for particles that see the same slices: each tilt's slices are read once for all.
 
@@ -721,6 +729,8 @@ def score_shared(
     frames_zyx
         Particle p is tried at ``frames[p] @ rotations``; for one tilt, its matrix times its frame is the same
         for all particles.
+    go_on
+        Asked now and then; False: what is returned is worth nothing.
 
     Raises
     ------
@@ -766,6 +776,8 @@ def score_shared(
             shift_images(one.masked[t] * np.concatenate([factor, factor]), moved, here, ramps[k])
         axes = slice_axes(matrix @ rotations_zyx, projector.padding, here.n_dim)
         for first in range(0, n_o, rows_at_once):
+            if not go_on():
+                return scores
             last = min(first + rows_at_once, n_o)
             rows = slices[: last - first]
             gather(projector, axes[first:last], here, no_weight, rows, ignored[: last - first])
@@ -779,12 +791,16 @@ def score_shared(
                 elif cross_correlation:
                     cross = np.zeros(part.shape)
                     add_products(rows, ramps[k], cross)
-                    part += cross / np.sqrt(norm[:, k] * particles[p].window_power[t])[:, None]
+                    power = np.maximum(norm[:, k] * particles[p].window_power[t], _TINY)
+                    part += cross / np.sqrt(power)[:, None]
                 else:
                     add_products(rows, ramps[k], part)
                     part -= 0.5 * norm[:, k, None]
     if cross_correlation and pixels.n_dim == 3:
-        return [one / np.sqrt(power)[:, None] for one, power in zip(scores, powers, strict=True)]
+        return [
+            one / np.sqrt(np.maximum(power, _TINY))[:, None]
+            for one, power in zip(scores, powers, strict=True)
+        ]
     return scores
 
 
@@ -1104,13 +1120,15 @@ def evidence_constant(particle: ParticleImages, pixels: PixelList | VoxelList) -
     the noise), and -ln(2 pi sigma²) for every pixel of the window and tilt. Only ``rlnLogLikeliContribution``
     needs it.
     """
-    inside = slice(1, pixels.radius + 1)
+    top = int(pixels.shell.max()) + 1
+    inside = slice(1, top)
     if isinstance(pixels, VoxelList):
         shells = refinement_volumes.half_space_shells(pixels.size).flatten()
     else:
-        shells = half_plane_shells(pixels.size, pixels.radius).flatten()
+        n_shells = len(particle.sigma2)
+        shells = half_plane_shells(pixels.size, pixels.radius, pixels.edge_ratio, n_shells).flatten()
     count = torch.bincount(shells, minlength=len(particle.sigma2) + 1)[inside].double().numpy()
     power = particle.power.sum(axis=0)
     sigma2 = particle.sigma2[inside]
-    constant = -(power[inside] / (2 * sigma2)).sum() - 0.5 * power[pixels.radius + 1 :].sum()
+    constant = -(power[inside] / (2 * sigma2)).sum() - 0.5 * power[top:].sum()
     return float(constant - particle.n_images * (count * np.log(2 * np.pi * sigma2)).sum())

@@ -215,5 +215,9 @@ def overconfidence(found: list[Information]) -> float:
     expected = sum(one.expected for one in found)
     seen = sum(one.seen for one in found)
     scale = 1 / np.sqrt(np.maximum(np.diag(expected), 1e-300))
-    expected = expected * np.outer(scale, scale)
-    return float(np.trace(np.linalg.solve(expected, seen * np.outer(scale, scale))) / 6)
+    expected, seen = (one * np.outer(scale, scale) for one in (expected, seen))
+    # A direction that no tilt sees (a single image does not see depth) says nothing.
+    values, vectors = np.linalg.eigh(expected)
+    known = values > 1e-6 * values.max()
+    turned = vectors[:, known].T @ seen @ vectors[:, known]
+    return float((np.diag(turned) / values[known]).mean())

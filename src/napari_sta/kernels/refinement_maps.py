@@ -419,8 +419,11 @@ def update_scales(
     top, bottom = (values[..., good].sum(axis=(1, 2)) for values in (sums.cross, sums.norm))
     scale = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)
     median = np.sort(scale)[len(scale) // 2]
+    if median <= 0:  # nothing to go by
+        return np.ones_like(scale)
     scale = np.clip(scale, median / 5, 5 * median)
-    return scale / ((scale * n_particles).sum() / max(n_particles.sum(), 1))
+    scale = scale / ((scale * n_particles).sum() / max(n_particles.sum(), 1))
+    return np.maximum(scale, 1e-3)
 
 
 def update_sigma2_offset(sums: Sums, minimum_angst2: float = 2.0) -> float:

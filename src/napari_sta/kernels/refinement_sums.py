@@ -65,13 +65,8 @@ class Sums:
     p_max: float = 0.0
     n_particles: int = 0
 
-    def add(self, other: Sums) -> None:
-        """Add another thread's share."""
-        self.volume += other.volume
-        self.add_statistics(other)
-
     def add_statistics(self, other: Sums) -> None:
-        """Add everything but the volume."""
+        """Add another thread's share of everything but the volume."""
         for name in STATISTICS:
             mine = getattr(self, name)
             mine += getattr(other, name)
@@ -200,7 +195,7 @@ def add_particle(
             tilts = np.zeros(1, dtype=np.int64)
         n_images = particle.n_images
         share = scale * scale * norm - 2 * scale * cross
-        top = pixels.radius + 1
+        top = int(pixels.shell.max()) + 1
         share[:, :top] += total * particle.power[:, :top]
         share[:, top:] = total * particle.power[:, top:]
         where = np.arange(n_images) if tilts is None else tilts

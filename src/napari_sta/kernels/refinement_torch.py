@@ -154,9 +154,9 @@ def score_poses(
             powers += norm.sum(dim=0) * float(particle.window_power[0])
         else:
             power = torch.as_tensor(particle.window_power[first:last], device=device)
-            scores += (cross / (norm * power[:, None]).sqrt()[:, :, None]).sum(dim=0)
+            scores += (cross / (norm * power[:, None]).clamp(min=1e-37).sqrt()[:, :, None]).sum(dim=0)
     if cross_correlation and pixels.n_dim == 3:
-        scores /= powers.sqrt()[:, None]
+        scores /= powers.clamp(min=1e-37).sqrt()[:, None]
     return scores.cpu().numpy()
 
 
@@ -209,7 +209,9 @@ def score_shared(
                 scores[places, first:last] += cross
                 total[places, first:last] += norm * power[:, None]
             elif cross_correlation:
-                scores[places, first:last] += cross / (norm * power[:, None]).sqrt()[:, :, None]
+                scores[places, first:last] += (
+                    cross / (norm * power[:, None]).clamp(min=1e-37).sqrt()[:, :, None]
+                )
             else:
                 scores[places, first:last] += cross - 0.5 * norm[:, :, None]
     if cross_correlation and pixels.n_dim == 3:

@@ -14,7 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from napari_sta.kernels.rotations import euler_to_matrix_zyx, parse_symmetry, symmetry_operators_zyx
+from napari_sta.kernels.rotations import (
+    euler_to_matrix_zyx,
+    matrix_zyx_to_euler,
+    parse_symmetry,
+    symmetry_operators_zyx,
+)
 
 _SEAM_LIMIT = 4000
 """RELION looks for duplicates across the seam of the asymmetric unit only below this many directions."""
@@ -287,14 +292,17 @@ class LocalChoice(NamedTuple):
 
 
 def choose_near_prior(
-    grid: OrientationGrid, prior_deg: Float[ndarray, "p 3"], width: AngularPrior
+    grid: OrientationGrid, prior_deg: Float[ndarray, "p 3"], width: AngularPrior, *, bare_psi: bool = False
 ) -> list[LocalChoice]:
     """Select for each particle the orientations within three standard deviations of its prior angles.
 
     Parameters
     ----------
     prior_deg
-        Rot, tilt, psi in the middle of the prior.
+        Rot, tilt, psi in the middle of the prior; any symmetry mate will do.
+    bare_psi
+        Compare psi as it stands, whatever mate of the prior a direction is near to, as RELION does: right for
+        Cn only, whose mates have the same psi.
 
     Returns
     -------
@@ -305,8 +313,7 @@ def choose_near_prior(
     -----
     RELION's rules. With priors on rot and tilt the distance is that of the directions, taken to the nearest
     symmetry copy, and the larger width counts; with one on tilt only (or rot only) the difference in that
-    angle is minimised over symmetry copies. psi is compared as it stands, whatever copy was nearest. Priors
-    are evaluated on the unperturbed grid.
+    angle is minimised over symmetry copies. Priors are evaluated on the unperturbed grid.
     """
     prior = np.atleast_2d(np.asarray(prior_deg, dtype=np.float64))
     psis = np.arange(grid.n_psi) * grid.step_deg
@@ -315,10 +322,33 @@ def choose_near_prior(
     choices = []
     for i in range(len(prior)):
         direction, weight = _near_direction(copies, prior[i], width)
+        if not bare_psi and min(width.rot_deg, width.tilt_deg, width.psi_deg) > 0:
+            choices.append(_with_mates(grid, prior[i], direction, weight, psis, width.psi_deg))
+            continue
         psi, psi_weight = _gaussian_choice(psi_distance[i], width.psi_deg)
         index = (direction[:, None] * grid.n_psi + psi[None, :]).ravel()
         choices.append(LocalChoice(index, (weight[:, None] * psi_weight[None, :]).ravel()))
     return choices
+
+
+def _with_mates(
+    grid: OrientationGrid, prior: ndarray, direction: ndarray, weight: ndarray, psis: ndarray, psi_deg: float
+) -> LocalChoice:
+    """Combine directions with the psis near that of the mate of the prior that each direction is near to."""
+    mates = euler_to_matrix_zyx(prior) @ symmetry_operators_zyx(grid.symmetry)
+    angles = matrix_zyx_to_euler(mates)
+    nearness = directions_zyx(grid.directions_deg[direction]) @ directions_zyx(angles[:, :2]).T
+    nearest = nearness.argmax(axis=1)
+    index, prior_of = [], []
+    for mate in np.unique(nearest):
+        mine = nearest == mate
+        distance = np.abs((psis - angles[mate, 2] + 180.0) % 360.0 - 180.0)
+        psi, psi_weight = _gaussian_choice(distance, psi_deg)
+        index.append((direction[mine][:, None] * grid.n_psi + psi).ravel())
+        prior_of.append((weight[mine][:, None] * psi_weight).ravel())
+    chosen, prior_weight = np.concatenate(index), np.concatenate(prior_of)
+    order = np.argsort(chosen, kind="stable")
+    return LocalChoice(chosen[order], prior_weight[order] / prior_weight.sum())
 
 
 def _copies(grid: OrientationGrid) -> ndarray:
