@@ -38,6 +38,36 @@ def warm_up() -> None:
     )  # fmt: skip
     _numba_images.round_to_half(np.zeros(4, f4), np.zeros(4, np.uint16))
     _numba.additive_generator(np.zeros(31, np.uint32), 1)
+    _warm_up_refinement()
+
+
+def _warm_up_refinement() -> None:
+    """Search and average one particle, as a stack and as a volume."""
+    import torch
+
+    from napari_sta.kernels import refinement as rf
+    from napari_sta.kernels import refinement_maps as maps
+    from napari_sta.kernels import refinement_sums as sums_of
+    from napari_sta.kernels.refinement_volumes import make_voxel_list
+
+    size, radius, shells = 8, 3, 5
+    volume = torch.zeros((size,) * 3)
+    volume[4, 4, 4] = 1
+    turns = np.repeat(np.eye(3)[None], 4, axis=0)
+    for pixels in (rf.make_pixel_list(size, radius), make_voxel_list(size, radius)):
+        n, n_parts = len(pixels), 1 if pixels.n_dim == 2 else len(pixels.parts)
+        image, model = np.ones((n_parts, 2 * n), np.float32), np.ones((n_parts, n), np.float32)
+        particle = rf.ParticleImages(
+            image, image, model, None, np.repeat(np.eye(3)[None], n_parts, axis=0), np.ones((1, shells)),
+            np.ones(shells), np.zeros(3), np.zeros(3), 1.0, np.ones(1),
+        )  # fmt: skip
+        projector = rf.make_projector(volume, radius, 2.0, pixels.n_dim)
+        shifts = np.zeros((4, 3))
+        rf.score_poses(projector, particle, pixels, turns, shifts)
+        rf.score_pairs(projector, particle, pixels, turns, shifts, np.ones((1, 1), dtype=bool))
+        sums = sums_of.new_sums(radius, 2.0, 1, 1, shells)
+        sums_of.add_particle(sums, sums_of.at_pose(np.eye(3)), projector, particle, pixels, 0, 0, 1.0)
+        maps.complete_sums(np.asarray(sums.volume, np.float64), turns[:2], 2 * radius)
 
 
 if __name__ == "__main__":
