@@ -48,14 +48,14 @@ def _warm_up_refinement() -> None:
     from napari_sta.kernels import refinement as rf
     from napari_sta.kernels import refinement_maps as maps
     from napari_sta.kernels import refinement_sums as sums_of
-    from napari_sta.kernels.refinement_volumes import make_voxel_list
+    from napari_sta.kernels.refinement_volumes import VoxelList, make_voxel_list
 
     size, radius, shells = 8, 3, 5
     volume = torch.zeros((size,) * 3)
     volume[4, 4, 4] = 1
     turns = np.repeat(np.eye(3)[None], 4, axis=0)
     for pixels in (rf.make_pixel_list(size, radius), make_voxel_list(size, radius)):
-        n, n_parts = len(pixels), 1 if pixels.n_dim == 2 else len(pixels.parts)
+        n, n_parts = len(pixels), len(pixels.parts) if isinstance(pixels, VoxelList) else 1
         image, model = np.ones((n_parts, 2 * n), np.float32), np.ones((n_parts, n), np.float32)
         particle = rf.ParticleImages(
             image, image, model, None, np.repeat(np.eye(3)[None], n_parts, axis=0), np.ones((1, shells)),
