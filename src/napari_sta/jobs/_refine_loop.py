@@ -965,6 +965,8 @@ class _Searcher:
                 windows, (w.pixels for w in loop.source.coarse_windows(coarse_radius)), strict=True
             )
         ]
+        # The units of T, O and I are not RELION's, so that RELION's poses lie outside them.
+        self.bare_psi = Quirk.BARE_PSI in loop.settings.quirks and loop.settings.symmetry[0] in "CD"
         self.windows = windows
         self.frames: Array | None = None
         self.whole: tuple[Any, Any, Any] | None = None
@@ -1075,9 +1077,9 @@ class _Searcher:
             chosen, log_prior, rotations = self.whole
         else:
             centre = loop.prior_angles(index, self.state, local=self.steer.local_prior.is_set)
-            choice = sampling.choose_near_prior(
-                self.grid, centre[None], self.width, bare_psi=Quirk.BARE_PSI in loop.settings.quirks
-            )[0]
+            choice = sampling.choose_near_prior(self.grid, centre[None], self.width, bare_psi=self.bare_psi)[
+                0
+            ]
             chosen, log_prior = choice.orientation, np.log(choice.prior)
             rotations = self._turned(self.grid.angles_deg(chosen))
 
