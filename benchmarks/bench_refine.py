@@ -18,6 +18,7 @@ import argparse
 import csv
 import logging
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,10 +35,11 @@ from napari_sta.jobs import _refine_loop as loops
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs.refine import Refine
 from napari_sta.kernels import refinement as rf
+from napari_sta.kernels import refinement_maps as maps
 from napari_sta.kernels import refinement_sums as sums_of
 from napari_sta.kernels._numba_refine import add_pair_products, add_products
 from napari_sta.kernels.devices import available_threads
-from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
+from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
 
 def best(work: Callable[[], object], repeats: int = 7) -> float:
@@ -119,6 +121,17 @@ def kernels(box: int, tilts: int, n_orientations: int = 175, n_shifts: int = 81,
             f"{flops / seconds / 1e7 / peak:8.0f} {items / seconds / 1e6:10.0f}"
         )
     print(f"{tilts} tilts, one coarse pass: {tilts * total * 1e3:.0f} ms a particle and thread")
+    sums.volume[..., 2] += 1
+    full = sums.volume.astype(np.float64)
+    six = symmetry_operators_zyx("C6")
+    steps = [
+        ("symmetrise (C6)", lambda: maps.complete_sums(full, six, box)),
+        ("reconstruct", lambda: maps.reconstruct(full, box, box // 2, 2.0)),
+        ("transform reference", lambda: rf.make_projector(torch.zeros((box,) * 3), box // 2, 2.0)),
+        ("FSC of sums", lambda: maps.average_fsc(full, full, box // 2, 2.0, box // 2 + 1)),
+    ]
+    print("maximisation, a half map: " + ", ".join(f"{name} {best(w, 3) * 1e3:.0f} ms" for name, w in steps))
+    print(f"largest memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
 
 
 def scaling() -> None:

@@ -495,6 +495,9 @@ class Refinement:
             "offset_range_angst": steer.offset_range_angst,
             "accuracy_deg": steer.accuracy_deg,
             "accuracy_angst": steer.accuracy_angst,
+            # of the iteration before
+            "resolution_angst": round(1 / max(state.control.resolution_inv_angst, 1e-6), 4),
+            "p_max": round(float(state.p_max.mean()), 5),
         }
         # expectation
         volumes: list[Any] = []

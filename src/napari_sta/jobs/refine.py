@@ -239,6 +239,16 @@ class Refine(StaInputsJob):
                 f"{job.in_3dref} starts both half sets at {job.initial_lowpass_angst:g} Å (0: unfiltered); below about 15 Å give "
                 "a half map (half1.mrc), so that the half sets stay independent"
             )
+        for label, what in (
+            ("rlnMtfFileName", "the detector's MTF"),
+            ("rlnMagMat00", "anisotropic magnification"),
+            ("rlnBeamTiltX", "beam tilt"),
+        ):
+            neutral = {"", "None", "0.000000", "0", "1.000000", "1"}
+            if any(g.text.get(label, "") not in neutral for g in job.load().particles.optics):
+                found.append(
+                    f"{what} ({label} of the particle set) is not corrected for; the images are taken as they are"
+                )
         if job.solvent_flattened_fsc and not job.in_mask:
             found.append("solvent-flattened FSCs are measured in a sphere, because no mask is given")
         return found
