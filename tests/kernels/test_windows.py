@@ -10,7 +10,7 @@ import torch
 
 import extraction_oracle as oracle
 from laws import assert_inputs_untouched
-from napari_sta.kernels._numba_images import round_to_half, transform_rows
+from napari_sta.kernels._numba_images import round_to_half, sum_up, transform_rows
 from napari_sta.kernels.crop import cut_windows
 from napari_sta.kernels.extraction import contrast_spectra, middle_images
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, zernike_phase
@@ -243,8 +243,20 @@ def test_every_half_number_and_every_tie(rng):
 @pytest.mark.parametrize("n", [1, 15, 4096, 4097, 10_000])
 def test_statistics_of_any_length(rng, n):
     values = rng.normal(-7, 1e-3, n).astype(np.float32)
-    low, high, total, square = round_to_half(values, np.zeros(n, np.uint16))
-    wide = values.astype(np.float16).astype(np.float64)
-    assert (low, high) == (wide.min(), wide.max())
-    assert total == pytest.approx(wide.sum(), rel=1e-12)
-    assert square == pytest.approx((wide**2).sum(), rel=1e-12)
+    for found, stored in (
+        (round_to_half(values, np.zeros(n, np.uint16)), values.astype(np.float16)), (sum_up(values), values),
+    ):  # fmt: skip
+        low, high, total, square = found
+        wide = stored.astype(np.float64)
+        assert (low, high) == (wide.min(), wide.max())
+        assert total == pytest.approx(wide.sum(), rel=1e-12)
+        assert square == pytest.approx((wide**2).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows_in_the_sums(rng, bad):
+    values = rng.normal(size=9000).astype(np.float32)
+    values[8000] = bad
+    assert not np.isfinite(sum_up(values)).all()
+    values[100] = -bad
+    assert not np.isfinite(sum_up(values)).all()

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -294,24 +295,35 @@ def write_stack(
 
 
 def _as_float16(data: NDArray[np.float32]) -> tuple[NDArray[np.float16], tuple[float, float, float, float]]:
-    """Round to float16; also return minimum, maximum, mean and standard deviation of what is read back.
-
-    The compiled kernel is ten times faster than numpy; who writes many stacks has it loaded already.
-    """
-    kernels = sys.modules.get("napari_sta.kernels._numba_images")
-    if kernels is None or sys.byteorder != "little" or not data.size:
+    """Round to float16; also return minimum, maximum, mean and standard deviation of what is read back."""
+    kernels = _compiled(data)
+    if kernels is None:
         half = data.astype("<f2")
         return half, _statistics(half.astype("<f4"))
     half = np.empty(data.shape, np.float16)
-    low, high, total, square = kernels.round_to_half(data.reshape(-1), half.reshape(-1).view(np.uint16))
-    mean = total / data.size
-    return half, (low, high, mean, max(0.0, square / data.size - mean * mean) ** 0.5)
+    bits = half.reshape(-1).view(np.uint16)
+    return half, _from_sums(kernels.round_to_half(data.reshape(-1), bits), data.size)
+
+
+def _compiled(data: NDArray[np.float32]) -> Any:
+    """Return the compiled kernels if they are loaded: ten times faster; who writes much has them already."""
+    kernels = sys.modules.get("napari_sta.kernels._numba_images")
+    return kernels if sys.byteorder == "little" and data.size else None
+
+
+def _from_sums(sums: tuple[float, float, float, float], count: int) -> tuple[float, float, float, float]:
+    low, high, total, square = sums
+    mean = total / count
+    return low, high, mean, max(0.0, square / count - mean * mean) ** 0.5
 
 
 def _statistics(data: NDArray[np.float32]) -> tuple[float, float, float, float]:
     """Return minimum, maximum, mean and standard deviation as headers state them."""
     if not data.size:
         return 0.0, 0.0, 0.0, -1.0
+    kernels = _compiled(data)
+    if kernels is not None:
+        return _from_sums(kernels.sum_up(data.reshape(-1)), data.size)
     return (
         float(data.min()), float(data.max()), float(data.mean(dtype=np.float64)),
         float(data.std(dtype=np.float64)),
@@ -324,8 +336,9 @@ def _write(
     import mrcfile.dtypes
 
     data = np.ascontiguousarray(array, dtype="<f4")
-    low, high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high)):
+    statistics = _statistics(data)
+    low, high = statistics[:2]
+    if not np.isfinite(statistics).all():
         raise JobError(
             f"{path} was not written: the result holds values that are not finite (NaN or infinity)"
         )
@@ -337,8 +350,6 @@ def _write(
                 "float32"
             )
         stored, statistics = _as_float16(data)
-    else:
-        statistics = _statistics(data)
     header = np.zeros((), dtype=mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
     d, h, w = data.shape
     header["nx"], header["ny"], header["nz"] = w, h, d

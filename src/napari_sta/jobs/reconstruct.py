@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from threading import Thread
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import field_validator, model_validator
@@ -17,7 +15,6 @@ from napari_sta.jobs._params import StaInputsJob, check_boxes, check_symmetry, c
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from napari_sta.data.particles import Particles
     from napari_sta.data.tilt_series import TiltSeries, Trajectories
@@ -30,7 +27,6 @@ _SLICES_BYTES = (
 )  # slices inserted at once: the more, the less often the volume passes through the cores
 _IMAGES_BYTES = 192 * 2**20  # tilt images held while their windows become slices, one at least
 _TAPER_PX = 10.0
-_SMALL_BOX_PX = 256
 
 
 class Reconstruct(StaInputsJob):
@@ -44,7 +40,7 @@ class Reconstruct(StaInputsJob):
     folder: ClassVar[str] = "Reconstruct"
     relion_type: ClassVar[str] = "relion.reconstructparticletomo"
     order: ClassVar[int] = 20
-    uses_torch: ClassVar[bool] = False  # not before particles are inserted; importing it takes a second
+    uses_torch: ClassVar[bool] = False  # on CPUs; importing it takes a second
     outputs: ClassVar[dict[str, Node]] = {
         "merged.mrc": Node("DensityMap.mrc.relion.tomo.map.reconstruct", 1, "average of all particles"),
         "half1.mrc": Node("DensityMap.mrc.relion.tomo.halfmap.reconstruct", 99, "half map 1"),
@@ -111,25 +107,17 @@ class Reconstruct(StaInputsJob):
         """Insert every particle, then make the maps."""
         import numpy as np
 
-        from napari_sta.data.volume import Volume
-        from napari_sta.io.mrc import write_volume
         from napari_sta.kernels.devices import surely_cpu
-        from napari_sta.kernels.rotations import symmetry_operators_zyx
 
         inputs = self._checked_inputs()
         particles, n_images = inputs.particles, 0
         halves = [0] if self.merged_only else [1, 2]
-        # Compiled kernels insert on a CPU; torch, which makes the maps, is imported meanwhile.
-        torch_import = Thread(target=importlib.import_module, args=("torch",))
-        torch_import.start()
+        # Compiled kernels insert on a CPU, torch on GPUs.
         devices = [None] if surely_cpu(context.device) else context.devices()
         if devices[0] is None or devices[0].type == "cpu":
             devices = [None]
-        shape = (self.box_size_px, self.box_size_px, self.box_size_px // 2 + 1, 3)
         sums: dict[Any, Any] = {
-            (half, device): np.zeros(shape, np.float32) if device is None else _zeros_on(device, shape)
-            for half in halves
-            for device in devices
+            (half, device): _no_sums(self.box_size_px, device) for half in halves for device in devices
         }
         first = inputs.tilt_series[next(n for n in inputs.tilt_series if n in set(particles.tomogram))]
         window = window_px(self.box_size_px, self.binning)
@@ -141,11 +129,15 @@ class Reconstruct(StaInputsJob):
                 window, pixel_size,
             )  # fmt: skip
         total = sum(inputs.tilt_series[name].n_tilts for name in particles.tomograms)
+        shape = (self.box_size_px + 1, self.box_size_px // 2 + 3, 3)
+        most = max(_PIECE, _SLICES_BYTES // (4 * int(np.prod(shape))))
+        visits = (len(one) * inputs.tilt_series[one.tomogram[0]].n_tilts for one in particles.by_tomogram())
+        room = np.empty((min(most, max(visits)) if devices == [None] else 0, *shape), np.float32)
         done = 0
         for group in particles.by_tomogram():
             series = inputs.tilt_series[group.tomogram[0]]
             inserter = _Inserter(self, group, series, inputs.trajectories, pixel_size, context)
-            steps = inserter.on_cpu(sums) if devices == [None] else inserter.on_gpus(sums, devices)
+            steps = inserter.on_cpu(sums, room) if devices == [None] else inserter.on_gpus(sums, devices)
             for n_tilts, n_inserted in steps:
                 done += n_tilts
                 n_images += n_inserted
@@ -156,55 +148,74 @@ class Reconstruct(StaInputsJob):
                 "pixels inside any tilt image; take a smaller box, or check coordinates and alignment"
             )
 
-        torch_import.join()
-        import torch
-
-        from napari_sta.kernels import fourier, fsc, reconstruction
-
-        torch.set_num_threads(context.threads)
-        operators = symmetry_operators_zyx(self.symmetry)
         record: dict[str, Any] = {"n_particles": len(particles), "n_images": n_images}
-        crop = self.crop_size_px or self.box_size_px
-        merged, written = None, {}
-        for step, half in enumerate(halves):
-            total_sum = _on_first_device([torch.as_tensor(sums.pop((half, device))) for device in devices])
-            total_sum = reconstruction.symmetrise(total_sum, operators, context.threads)
-            merged = total_sum if merged is None else merged + total_sum
-            if half:
-                written[f"half{half}"] = total_sum
-            yield Progress(total + step, total + len(halves) + 1, "applying symmetry")
-        assert merged is not None
-        maps: dict[str, Tensor] = {}
-
-        def save(name: str, data: Tensor) -> None:
-            volume = Volume(data.cpu().numpy().astype(np.float32, copy=False), pixel_size)
-            write_volume(context.out / name, volume)
-
-        def finish(tag: str, volume: Tensor) -> str:
-            result = reconstruction.reconstruct_map(volume, self.wiener_snr)
-            save(f"data_{tag}.mrc", result.data)
-            save(f"weight_{tag}.mrc", result.weight)
-            if crop < self.box_size_px:
-                save(f"{tag}_full.mrc", result.map)
-            maps[tag] = reconstruction.taper(fourier.crop_centre(result.map, crop), _TAPER_PX)
-            save(f"{tag}.mrc", maps[tag])
-            return tag
-
-        # Two maps at a time, so that one is written while the other is computed; one where memory matters.
-        at_once = min(2, context.threads) if self.box_size_px <= _SMALL_BOX_PX else 1
-        with ThreadPoolExecutor(at_once) as pool:
-            finishing = [
-                pool.submit(finish, tag, volume) for tag, volume in [*written.items(), ("merged", merged)]
-            ]
-            for n_finished, one in enumerate(as_completed(finishing), start=1):
-                yield Progress(total + n_finished, total + len(halves) + 1, f"{one.result()} written")
+        record |= {"pixel_size_angst": pixel_size, "box_size_px": self.crop_size_px or self.box_size_px}
+        record["symmetry"] = self.symmetry
+        del room
+        summed = {half: _summed([sums.pop((half, device)) for device in devices]) for half in halves}
+        maps: dict[str, Any] = {}
+        for tag in self._made(summed, maps, pixel_size, context):
+            yield Progress(total + len(maps), total + len(halves) + 1, f"{tag} written")
         inputs.write_set(context.out / "optimisation_set.star", inputs.particles_path)
         if not self.merged_only:
-            curve = fsc.fourier_shell_correlation(maps["half1"], maps["half2"])
+            from napari_sta.kernels.shells import correlate_shells, resolution_angst
+
+            curve = correlate_shells(maps["half1"], maps["half2"], context.threads)
             curve[0] = 1.0  # the taper leaves no mean
-            record["resolution_angst"] = round(fsc.resolution_angst(curve, crop, pixel_size), 3)
-        record |= {"pixel_size_angst": pixel_size, "box_size_px": crop, "symmetry": self.symmetry}
+            record["resolution_angst"] = round(resolution_angst(curve, len(maps["half1"]), pixel_size), 3)
         return record
+
+    def _made(
+        self, sums: dict[int, Any], maps: dict[str, Any], pixel_size_angst: float, context: Context
+    ) -> Iterator[str]:
+        """Turn sums of half sets into maps, and write them while the next are made; yields names."""
+        import numpy as np
+
+        from napari_sta.data.volume import Volume
+        from napari_sta.io.mrc import write_volume
+        from napari_sta.kernels import reconstruction
+        from napari_sta.kernels.rotations import symmetry_operators_zyx
+
+        operators = symmetry_operators_zyx(self.symmetry)
+        crop, threads = self.crop_size_px or self.box_size_px, context.threads
+        room, merged = None, None
+
+        def write(tag: str, made: reconstruction.Reconstruction) -> None:
+            volumes = {f"data_{tag}": made.data, f"weight_{tag}": made.weight, tag: maps[tag]}
+            if crop < self.box_size_px:
+                volumes[f"{tag}_full"] = made.map
+            for name, data in volumes.items():
+                write_volume(context.out / f"{name}.mrc", Volume(data, pixel_size_angst))
+
+        def make(tag: str, one: Any) -> tuple[str, reconstruction.Reconstruction]:
+            made = reconstruction.reconstruct_map(one, self.wiener_snr, threads)
+            maps[tag] = reconstruction.crop_centre(made.map, crop)
+            reconstruction.taper(maps[tag], _TAPER_PX, threads)
+            return tag, made
+
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            for half in sorted(sums):
+                one = sums.pop(half)
+                turned = reconstruction.symmetrise(one, operators, threads, room)
+                # What held the sums takes those of the next half set.
+                room = one if turned is not one else None
+                made = make(f"half{half}" if half else "merged", turned)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, *made)
+                yield made[0]
+                if half:
+                    merged = turned if merged is None else np.add(merged, turned, out=merged)
+            if merged is not None:
+                del room
+                made = make("merged", merged)
+                assert writing is not None
+                writing.result()
+                writing = writer.submit(write, *made)
+                yield made[0]
+            assert writing is not None
+            writing.result()
 
     def relion_command(self, out: str) -> str | None:
         """Return the ``relion_tomo_reconstruct_particle`` line."""
@@ -279,10 +290,25 @@ class _Inserter:
             )
             self.aberrations[group.number] = even, odd
 
-    def _tilt(self, tilt: int, at_once: int) -> tuple[Any, Any, list[tuple[int, int, NDArray[np.int64]]]]:
-        """Return envelope and ends of one tilt image, and its particles: (half, optics group, members)."""
+    def _pieces(self, tilt: int, at_once: int) -> list[tuple[int, int, NDArray[np.int64]]]:
+        """Particles that one tilt image shows: (half, optics group, members)."""
         import numpy as np
 
+        seen = np.flatnonzero(self.visible[:, tilt])
+        halves, groups = self.halves[seen], self.particles.optics_group[seen]
+        return [
+            (int(half), int(number), mine[first : first + at_once])
+            for half in np.unique(halves)
+            for number in np.unique(groups)
+            for mine in [seen[(halves == half) & (groups == number)]]
+            for first in range(0, len(mine), at_once)
+        ]
+
+    def _image(self, tilt: int) -> tuple[NDArray[np.float32], Any, Any]:
+        """Read one tilt image; also return envelope and ends of its transform."""
+        import numpy as np
+
+        from napari_sta.io.mrc import read_images
         from napari_sta.kernels.optics import tilt_envelope
 
         series = self.series
@@ -294,18 +320,7 @@ class _Inserter:
         else:
             envelope = np.ones((self.size, self.half_box), np.float32)
             x_end = np.full(self.size, self.half_box)
-        seen = np.flatnonzero(self.visible[:, tilt])
-        if not len(seen) or x_end[self.size // 2] == 0:
-            return envelope, x_end, []
-        halves, groups = self.halves[seen], self.particles.optics_group[seen]
-        batches = [
-            (int(half), int(number), mine[first : first + at_once])
-            for half in np.unique(halves)
-            for number in np.unique(groups)
-            for mine in [seen[(halves == half) & (groups == number)]]
-            for first in range(0, len(mine), at_once)
-        ]
-        return envelope, x_end, batches
+        return read_images([series.images[tilt]])[0], envelope, x_end
 
     def _coefficients(self, tilt: int, members: NDArray[np.int64]) -> NDArray[np.float64] | None:
         from napari_sta.jobs._geometry import ctf_coefficients
@@ -314,71 +329,65 @@ class _Inserter:
             return None
         return ctf_coefficients(self.series, tilt, self.geometry.depth_angst[members, tilt])
 
-    def on_cpu(self, sums: dict[Any, Any]) -> Iterator[tuple[int, int]]:
+    def on_cpu(self, sums: dict[Any, Any], room: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
         """Insert everything; yields the number of tilt images and of windows done.
 
-        Windows of several tilt images become slices a thread each, then all threads insert them together, in an
-        order that does not depend on the number of threads.
+        Windows of several tilt images become slices a thread each, in ``room``, then all threads insert them
+        together, in an order that does not depend on the number of threads.
         """
         import numpy as np
 
-        from napari_sta.io.mrc import read_images
         from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices
 
-        shape = (self.size + 1, self.half_box + 1, 3)
         images_at_once = max(1, _IMAGES_BYTES // (4 * self.image_size[0] * self.image_size[1]))
-        most = max(_PIECE, _SLICES_BYTES // (4 * int(np.prod(shape))))
-        threads = max(1, self.context.threads)
-        room = np.empty((0, *shape), np.float32)
+        threads, most = max(1, self.context.threads), len(room)
 
-        def weigh(piece: tuple[Any, ...]) -> None:
-            image, tilt, envelope, x_end, number, members, place = piece
+        def read(tilt: int) -> tuple[Any, ...]:
+            image, envelope, x_end = self._image(tilt)
+            return np.ascontiguousarray(image.T), envelope, x_end
+
+        def weigh(piece: tuple[Any, ...], place: int) -> NDArray[np.float64]:
+            source, tilt, number, members = piece
+            image, envelope, x_end = source.result()
             weighed_slices(
                 image, self.geometry.position_yx_px[members, tilt], self.window, self.size,
                 Contrast(self._coefficients(tilt, members), envelope, *self.aberrations[number]),
                 self.own_pixel, x_end, room[place : place + len(members)],
             )  # fmt: skip
+            return np.full(len(members), float(x_end[self.size // 2]))
 
         with ThreadPoolExecutor(threads) as pool:
-            tilt = 0
-            while tilt < self.series.n_tilts:
-                # As many tilt images as there is room for slices, one at least.
-                first_tilt, count = tilt, 0
+            for first in range(0, self.series.n_tilts, images_at_once):
+                tilts = range(first, min(first + images_at_once, self.series.n_tilts))
                 pieces: list[tuple[Any, ...]] = []
-                while tilt < self.series.n_tilts:
-                    envelope, x_end, batches = self._tilt(tilt, _PIECE)
-                    n = sum(len(members) for *_, members in batches)
-                    if pieces and (count + n > most or tilt - first_tilt == images_at_once):
-                        break
+                for tilt in tilts:
+                    batches = self._pieces(tilt, _PIECE)
                     if batches:
-                        pixels = read_images([self.series.images[tilt]])[0]
-                        image = np.ascontiguousarray(pixels.T)
-                    pieces += [(image, tilt, envelope, x_end, *batch) for batch in batches]
-                    count, tilt = count + n, tilt + 1
-                n_tilts = tilt - first_tilt
-                # Half set by half set, and no more at once than there is room for.
-                pieces.sort(key=lambda piece: piece[4])
+                        # Those who read are in line before those who wait for it.
+                        source = pool.submit(read, tilt)
+                    pieces += [(half, source, tilt, *batch) for half, *batch in batches]
+                # Half set by half set, so that as many as there is room for go into a volume at once.
+                pieces.sort(key=lambda piece: piece[0])
+                count, told = sum(len(piece[-1]) for piece in pieces), 0
+                done = 0
                 while pieces:
-                    half, place, now = pieces[0][4], 0, []
-                    while pieces and pieces[0][4] == half and place + len(pieces[0][-1]) <= most:
-                        image, at, envelope, x_end, _, number, members = pieces.pop(0)
-                        now.append((image, at, envelope, x_end, number, members, place))
-                        place += len(members)
-                    if len(room) < place:
-                        room = np.empty((place, *shape), np.float32)
-                    list(pool.map(weigh, now))
-                    matrices = np.concatenate([self.matrices[piece[5], piece[1]] for piece in now])
-                    radii = np.concatenate(
-                        [np.full(len(piece[5]), float(piece[3][self.size // 2])) for piece in now]
-                    )
-                    add_slices(room[:place], matrices, radii, sums[(half, None)], threads)
-                yield n_tilts, count
+                    half, places, now = pieces[0][0], [0], []
+                    while pieces and pieces[0][0] == half and places[-1] + len(pieces[0][-1]) <= most:
+                        now.append(pieces.pop(0)[1:])
+                        places.append(places[-1] + len(now[-1][-1]))
+                    radii = np.concatenate(list(pool.map(weigh, now, places)))
+                    matrices = np.concatenate([self.matrices[members, tilt] for _, tilt, _, members in now])
+                    add_slices(room[: places[-1]], matrices, radii, sums[(half, None)], threads)
+                    done += places[-1]
+                    n_tilts = len(tilts) * done // count - told
+                    told += n_tilts
+                    yield n_tilts, places[-1]
+                yield len(tilts) - told, 0
 
     def on_gpus(self, sums: dict[Any, Any], devices: list[Any]) -> Iterator[tuple[int, int]]:
         """Insert everything; yields the number of tilt images and of windows done."""
         import torch
 
-        from napari_sta.io.mrc import read_images
         from napari_sta.kernels import slices
         from napari_sta.kernels.crop import cut_windows, window_corners
         from napari_sta.kernels.devices import to_device
@@ -386,9 +395,10 @@ class _Inserter:
         scale = 1 / (self.window * self.binning)  # unitary transform, mean-preserving binning
         for tilt in range(self.series.n_tilts):
             device = devices[tilt % len(devices)]
-            envelope, x_end, batches = self._tilt(tilt, _FFT_BATCH)
+            batches = self._pieces(tilt, _FFT_BATCH)
             if batches:
-                image = to_device(read_images([self.series.images[tilt]])[0], device)
+                pixels, envelope, x_end = self._image(tilt)
+                image = to_device(pixels, device)
             for half, number, members in batches:
                 corner, offset = window_corners(self.geometry.position_yx_px[members, tilt], self.window)
                 weighed = slices.weigh_transforms(
@@ -403,14 +413,20 @@ class _Inserter:
             yield 1, sum(len(members) for *_, members in batches)
 
 
-def _zeros_on(device: Any, shape: tuple[int, ...]) -> Tensor:
+def _no_sums(size: int, device: Any) -> Any:
+    """Make an empty volume for slices, an array or on a GPU."""
+    from napari_sta.kernels.reconstruction import new_sums
+
+    if device is None:
+        return new_sums(size)
     import torch
 
-    return torch.zeros(shape, dtype=torch.float32, device=device)
+    return torch.zeros((size, size, size // 2 + 1, 4), dtype=torch.float32, device=device)
 
 
-def _on_first_device(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total += part.to(total.device)
-    return total
+def _summed(parts: list[Any]) -> NDArray[np.float32]:
+    """Add up what was inserted on each device."""
+    arrays = [part if hasattr(part, "flat") else part.cpu().numpy() for part in parts]
+    for other in arrays[1:]:
+        arrays[0] += other
+    return arrays[0]

@@ -512,30 +512,50 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _fade_transposed(re, im, width, factor, outside, size):  # type: ignore[no-untyped-def]
-    """Subtract the mean of what is outside and fade a window that :func:`_cut_transposed` has cut."""
-    total, count = 0.0, 0.0
+def _cut_faded_transposed(re, im, width, image, x0, y0, size, factor, ends):  # type: ignore[no-untyped-def]
+    """As :func:`_cut_transposed`, less the mean outside a circle, and faded to zero towards it.
+
+    ``factor`` (size, size) is wanted only where it is not 1; ``ends`` (size, 4): of each column, where the
+    inside of the circle begins and ends, and where in it the factor is 1.
+    """
+    n_x, n_y = image.shape
+    inside = y0 >= 0 and y0 + size <= n_y
+    total, count = 0.0, 0
     for x in range(size):
-        column = im if x % 2 else re
-        start = x // 2 * width
-        part, n = np.float32(0), np.float32(0)
-        for y in range(size):
-            part += column[start + y] * outside[x, y]
-            n += outside[x, y]
+        column = image[min(max(x0 + x, 0), n_x - 1)]
+        part = np.float32(0)
+        for first, last in ((0, ends[x, 0]), (ends[x, 1], size)):
+            if inside:
+                for y in range(y0 + first, y0 + last):
+                    part += column[np.uint64(y)]
+            else:
+                for y in range(y0 + first, y0 + last):
+                    part += column[min(max(y, 0), n_y - 1)]
+            count += last - first
         total += float(part)
-        count += float(n)
-    mean = np.float32(total / max(count, 1.0))
+    mean = np.float32(total / max(count, 1))
     for x in range(size):
-        column = im if x % 2 else re
+        column = image[min(max(x0 + x, 0), n_x - 1)]
+        target = im if x % 2 else re
         start = x // 2 * width
-        for y in range(size):
-            column[start + y] = (column[start + y] - mean) * factor[x, y]
+        begin, end, whole, whole_end = ends[x, 0], ends[x, 1], ends[x, 2], ends[x, 3]
+        target[start : start + begin] = 0
+        target[start + end : start + size] = 0
+        if inside:
+            for y in range(whole, whole_end):
+                target[np.uint64(start + y)] = column[np.uint64(y0 + y)] - mean
+        else:
+            for y in range(whole, whole_end):
+                target[start + y] = column[min(max(y0 + y, 0), n_y - 1)] - mean
+        for first, last in ((begin, whole), (whole_end, end)):
+            for y in range(first, last):
+                target[start + y] = (column[min(max(y0 + y, 0), n_y - 1)] - mean) * factor[x, y]
 
 
 @_fast
 def weighed_slices(  # type: ignore[no-untyped-def]
     image, corners, shifts, window, scale, coefficients, ky, kx, envelope, even_phase, odd_factor, x_end,
-    factor, outside, out,
+    factor, ends, out,
 ):  # fmt: skip
     """Make the slices that one tilt image contributes to a reconstruction.
 
@@ -547,11 +567,12 @@ def weighed_slices(  # type: ignore[no-untyped-def]
         Of the unnormalised transform.
     ky, kx, envelope, even_phase, odd_factor, x_end
         As there, but rows run from -s / 2 upwards; columns from ``x_end`` (s,) on are set to zero.
-    factor, outside
-        (window, window) fading factor, and 1 where a pixel counts as background.
+    factor, ends
+        Of the circle crop, as in :func:`_cut_faded_transposed`.
     out
-        (n, s + 1, s / 2 + 2, 3) float32: re, im, weight with phase origin at the centre; the last row repeats
-        the first and the last column the third-last, so that interpolation needs no bounds.
+        (n, s + 1, s / 2 + 3, 3) float32: re, im, weight with phase origin at the centre; the last row repeats
+        the first, the last column but one the fourth-last, so that interpolation needs no bounds; the last is
+        0.
     """
     size, half = len(ky), len(kx)
     cos, sin = _turns(window)
@@ -564,8 +585,7 @@ def weighed_slices(  # type: ignore[no-untyped-def]
     column_re, column_im = np.zeros(narrow, np.float32), np.zeros(narrow, np.float32)
     row_re, row_im = np.zeros(size // 2 + 1, np.float32), np.zeros(size // 2 + 1, np.float32)
     for n in range(len(corners)):
-        _cut_transposed(a_re, a_im, wide, image, corners[n, 1], corners[n, 0], window)
-        _fade_transposed(a_re, a_im, wide, factor, outside, window)
+        _cut_faded_transposed(a_re, a_im, wide, image, corners[n, 1], corners[n, 0], window, factor, ends)
         a_re, a_im, b_re, b_im = _transform_window(
             a_re, a_im, b_re, b_im, window, half, factors_half, factors, cos, sin
         )
@@ -590,6 +610,7 @@ def weighed_slices(  # type: ignore[no-untyped-def]
                 row[x, 0], row[x, 1], row[x, 2] = sign * b_re[x], sign * b_im[x], g[x] * g[x]
             for c in range(3):
                 row[half, c] = row[half - 2, c]
+                row[half + 1, c] = 0
         out[n, size] = out[n, 0]
 
 
@@ -657,8 +678,44 @@ def round_to_half(values, halves):  # type: ignore[no-untyped-def]
             key = np.int32(one ^ (np.int32(one >> np.int32(31)) & np.int32(0x7FFFFFFF)))
             lowest = min(lowest, key)
             highest = max(highest, key)
+    low, high = _in_order(lowest, highest)
+    return low, high, total, square
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def sum_up(values):  # type: ignore[no-untyped-def]
+    """Minimum, maximum, sum and sum of squares of float32 (n,), in one pass; the sums in float64.
+
+    A value that is not finite makes the sums so.
+    """
+    n = len(values)
+    order = values.view(np.int32)
+    lowest, highest, total, square = np.int32(2**31 - 1), np.int32(-(2**31)), 0.0, 0.0
+    for first in range(0, n, _CHUNK):
+        count = min(_CHUNK, n - first)
+        chunk, keys = values[first : first + count], order[first : first + count]
+        chunk_total, chunk_square = 0.0, 0.0
+        for i in range(count):
+            v = np.float64(chunk[i])
+            chunk_total += v
+            chunk_square += v * v
+        total += chunk_total
+        square += chunk_square
+        for i in range(count):
+            # Integers in the order of the numbers: their least is found in lanes, that of floats is not.
+            one = keys[i]
+            key = np.int32(one ^ (np.int32(one >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+            lowest = min(lowest, key)
+            highest = max(highest, key)
+    low, high = _in_order(lowest, highest)
+    return low, high, total, square
+
+
+@_fast
+def _in_order(lowest, highest):  # type: ignore[no-untyped-def]
+    """Return the two numbers whose places in the order of all float32 these are."""
     ends = np.empty(2, np.int32)
     for i, key in enumerate((lowest, highest)):
         ends[i] = key ^ (np.int32(key >> np.int32(31)) & np.int32(0x7FFFFFFF))
     extremes = ends.view(np.float32)
-    return float(extremes[0]), float(extremes[1]), total, square
+    return float(extremes[0]), float(extremes[1])

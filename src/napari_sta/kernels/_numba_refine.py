@@ -13,25 +13,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from napari_sta.kernels._vectors import FAST, between, lanes, pointer, splat
+
 # ----------------------------------------------------------------------------------------------------
 # Vectors of one voxel's values: what the loop vectoriser cannot see. A pixel's eight voxels are four loads
 # of neighbours in x, 16 bytes each, where gathering lane by lane takes sixteen loads.
-
-
-def _lanes(*places: int) -> ir.Constant:
-    return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
-
-
-def _splat(builder, value, width):  # type: ignore[no-untyped-def]
-    nothing = ir.Constant(ir.VectorType(ir.FloatType(), width), ir.Undefined)
-    first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, nothing, _lanes(*[0] * width))
-
-
-def _pointer(context, builder, array_type, array, index, width):  # type: ignore[no-untyped-def]
-    data = context.make_array(array_type)(context, builder, array).data
-    vector = ir.VectorType(ir.FloatType(), width)
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
 @intrinsic
@@ -42,21 +28,17 @@ def trilinear(_, volume, index, dy, dz, fx, fy, fz):  # type: ignore[no-untyped-
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         first, y, z = args[1:4]
-        fast = ("fast",)
 
         def load(place):  # type: ignore[no-untyped-def]
-            return builder.load(_pointer(context, builder, sig.args[0], args[0], place, 4), align=4)
+            return builder.load(pointer(context, builder, sig.args[0], args[0], place, 4), align=4)
 
-        def between(low, high, part):  # type: ignore[no-untyped-def]
-            return builder.fadd(low, builder.fmul(part, builder.fsub(high, low, fast), fast), fast)
-
-        px, py, pz = (_splat(builder, value, 4) for value in args[4:7])
+        px, py, pz = (splat(builder, value, 4) for value in args[4:7])
         above = builder.add(first, z)
-        plane = between(load(first), load(builder.add(first, y)), py)
-        next_plane = between(load(above), load(builder.add(above, y)), py)
-        row = between(plane, next_plane, pz)
+        plane = between(builder, load(first), load(builder.add(first, y)), py)
+        next_plane = between(builder, load(above), load(builder.add(above, y)), py)
+        row = between(builder, plane, next_plane, pz)
         nothing = ir.Constant(ir.VectorType(ir.FloatType(), 4), ir.Undefined)
-        value = between(row, builder.shuffle_vector(row, nothing, _lanes(2, 3, 2, 3)), px)
+        value = between(builder, row, builder.shuffle_vector(row, nothing, lanes(2, 3, 2, 3)), px)
         parts = [builder.extract_element(value, ir.Constant(ir.IntType(32), k)) for k in (0, 1)]
         return context.make_tuple(builder, sig.return_type, parts)
 
@@ -70,20 +52,20 @@ def spread(_, volume, index, dy, dz, fx, fy, fz, re, im, weight):  # type: ignor
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         first, y, z, fx, fy, fz, re, im, weight = args[1:]
-        fast, one = ("fast",), ir.Constant(ir.FloatType(), 1.0)
+        one = ir.Constant(ir.FloatType(), 1.0)
         pair = ir.Constant(ir.VectorType(ir.FloatType(), 8), ir.Undefined)
-        low = builder.fsub(one, fx, fast)
+        low = builder.fsub(one, fx, FAST)
         for place, (value, share) in enumerate((v, s) for s in (low, fx) for v in (re, im, weight, None)):
-            lane = ir.Constant(ir.FloatType(), 0.0) if value is None else builder.fmul(value, share, fast)
+            lane = ir.Constant(ir.FloatType(), 0.0) if value is None else builder.fmul(value, share, FAST)
             pair = builder.insert_element(pair, lane, ir.Constant(ir.IntType(32), place))
-        for step_z, part_z in ((None, builder.fsub(one, fz, fast)), (z, fz)):
+        for step_z, part_z in ((None, builder.fsub(one, fz, FAST)), (z, fz)):
             plane = first if step_z is None else builder.add(first, step_z)
-            for step_y, part_y in ((None, builder.fsub(one, fy, fast)), (y, fy)):
+            for step_y, part_y in ((None, builder.fsub(one, fy, FAST)), (y, fy)):
                 at = plane if step_y is None else builder.add(plane, step_y)
-                pointer = _pointer(context, builder, sig.args[0], args[0], at, 8)
-                share = _splat(builder, builder.fmul(part_z, part_y, fast), 8)
-                old = builder.load(pointer, align=4)
-                builder.store(builder.fadd(old, builder.fmul(share, pair, fast), fast), pointer, align=4)
+                target = pointer(context, builder, sig.args[0], args[0], at, 8)
+                share = splat(builder, builder.fmul(part_z, part_y, FAST), 8)
+                old = builder.load(target, align=4)
+                builder.store(builder.fadd(old, builder.fmul(share, pair, FAST), FAST), target, align=4)
         return context.get_dummy_value()
 
     return signature, generate

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +101,16 @@ def run_interleaved(work: Callable[[int, int], object], threads: int) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads), [threads] * threads))
+
+
+def run_each(work: Callable[[Any], object], items: Iterable[Any], threads: int) -> None:
+    """Call ``work(item)`` for every item; a thread that is done takes the next."""
+    if threads <= 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, items))
 
 
 @contextmanager

@@ -11,6 +11,18 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels import fourier
+from napari_sta.kernels.shells import first_below, resolution_angst
+
+__all__ = [
+    "MaskedFsc",
+    "PhaseStream",
+    "first_below",
+    "fourier_shell_correlation",
+    "fsc_of_transforms",
+    "masked_fsc",
+    "randomise_phases",
+    "resolution_angst",
+]
 
 
 def fourier_shell_correlation(
@@ -59,29 +71,6 @@ def fsc_of_transforms(a: Tensor, b: Tensor, size: int) -> Float[Tensor, "shells"
     power_a = fourier.shell_sum(a.real**2 + a.imag**2, shells, n_shells)
     power_b = fourier.shell_sum(b.real**2 + b.imag**2, shells, n_shells)
     return cross / (power_a * power_b).sqrt().clamp(min=1e-300)
-
-
-def first_below(curve: Float[Tensor, "shells"], threshold: float, first: int = 0) -> int | None:
-    """First shell, from ``first`` on, whose value is below a threshold; None if none is."""
-    below = (curve[first:] < threshold).nonzero()
-    return first + int(below[0]) if len(below) else None
-
-
-def resolution_angst(
-    curve: Float[Tensor, "shells"], size: int, pixel_size_angst: float, threshold: float = 0.143
-) -> float:
-    """Resolution of the last shell before the curve first falls below a threshold.
-
-    Returns
-    -------
-    resolution
-        size · pixel size / shell; 999 if shell 0 fails already, infinite if only shell 0 passes (RELION).
-    """
-    below = first_below(curve, threshold)
-    last = len(curve) - 1 if below is None else below - 1
-    if last < 0:
-        return 999.0
-    return float("inf") if last == 0 else size * pixel_size_angst / last
 
 
 def randomise_phases(

@@ -93,7 +93,7 @@ def weigh_transforms(
     x_end: Int[ndarray, "s"],
     even_phase: Float[ndarray, "s h"] | None = None,
     odd_phase: Float[ndarray, "s h"] | None = None,
-) -> Float[Tensor, "n s1 h1 3"]:
+) -> Float[Tensor, "n s1 h2 3"]:
     """Crop, shift and CTF-weigh image transforms: data -CTF·envelope·F and weight (CTF·envelope)².
 
     Parameters
@@ -119,8 +119,9 @@ def weigh_transforms(
     Returns
     -------
     slices
-        (n, size + 1, size / 2 + 2, 3): re, im, weight in centred order with phase origin at the box
-        centre. The last row repeats the first and the last column the third-last, for interpolation.
+        (n, size + 1, size / 2 + 3, 3): re, im, weight in centred order with phase origin at the box
+        centre. The last row repeats the first and the last column but one the fourth-last, for
+        interpolation; the last is 0.
 
     Notes
     -----
@@ -156,7 +157,7 @@ def weigh_transforms(
     data = data * g
     if odd_phase is not None:
         data = data * torch.exp(-1j * put(odd_phase, torch.float32))
-    out = torch.zeros((n, size + 1, half + 1, 3), dtype=torch.float32, device=device)
+    out = torch.zeros((n, size + 1, half + 2, 3), dtype=torch.float32, device=device)
     out[:, :size, :half, 0] = data.real
     out[:, :size, :half, 1] = data.imag
     out[:, :size, :half, 2] = g * g
@@ -166,10 +167,10 @@ def weigh_transforms(
 
 
 def gather_slices(
-    slices: Float[Tensor, "n s1 h1 3"],
+    slices: Float[Tensor, "n s1 h2 3"],
     matrices_zyx: Float[ndarray, "n 3 3"],
     radius_px: float,
-    volume: Float[Tensor, "s s h 3"],
+    volume: Float[Tensor, "s s h 4"],
     threads: int = 1,
 ) -> None:
     """Add weighted central slices to a volume, each voxel interpolating in the slice (RELION's rule).
@@ -183,7 +184,7 @@ def gather_slices(
     radius_px
         Voxels at larger radii receive nothing.
     volume
-        Changed in place: re, im, weight.
+        Changed in place: re, im, weight and one that is not used.
 
     Notes
     -----
@@ -199,10 +200,10 @@ def gather_slices(
 
 
 def gather_slices_reference(
-    slices: Float[Tensor, "n s1 h1 3"],
+    slices: Float[Tensor, "n s1 h2 3"],
     matrices_zyx: Float[ndarray, "n 3 3"],
     radius_px: float,
-    volume: Float[Tensor, "s s h 3"],
+    volume: Float[Tensor, "s s h 4"],
 ) -> None:
     """Plain torch twin of :func:`gather_slices`, for any device.
 
@@ -218,7 +219,7 @@ def gather_slices_reference(
         torch.arange(size, device=device) - half, torch.arange(size, device=device) - half,
         torch.arange(half + 1, device=device),
     ]  # fmt: skip
-    flat = volume.view(-1, 3)
+    flat = volume.view(-1, 4)[:, :3]
     for axis in range(3):
         chosen = np.flatnonzero(main_axis == axis)
         if not len(chosen):

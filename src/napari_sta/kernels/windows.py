@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 from numpy import ndarray
 
-from napari_sta.kernels.devices import run_interleaved
+from napari_sta.kernels.devices import run_each
 
 CIRCLE_FALLOFF_PX = 5.0
 """Width of the soft edge of RELION's circle crop."""
+
+_BRICK_PX = 16  # planes and rows of the volume that one thread fills while its cache holds them
 
 
 def round_half_away(x: Float[ndarray, "*n"]) -> Int[ndarray, "*n"]:
@@ -158,7 +160,7 @@ def weighed_slices(
     contrast: Contrast,
     pixel_size_angst: float,
     x_end: Int[ndarray, "s"],
-    out: Float32[ndarray, "n s1 h1 3"],
+    out: Float32[ndarray, "n s1 h2 3"],
 ) -> None:
     """Cut particles out of one tilt image, fade, transform, bin, centre and CTF-weigh them, for insertion.
 
@@ -171,7 +173,7 @@ def weighed_slices(
     x_end
         First column of each row that is left out.
     out
-        Changed: (n, size + 1, size / 2 + 2, 3) as from :func:`napari_sta.kernels.slices.weigh_transforms`.
+        Changed: (n, size + 1, size / 2 + 3, 3) as from :func:`napari_sta.kernels.slices.weigh_transforms`.
 
     Notes
     -----
@@ -194,9 +196,21 @@ def weighed_slices(
         np.arange(size // 2 + 1) / (size * pixel_size_angst),
         *_tables(contrast),
         np.ascontiguousarray(x_end, dtype=np.int64),
-        *circle_factor_2d(window_px, window_px / 2),
+        *_circle(window_px),
         out,
     )
+
+
+@lru_cache(maxsize=8)
+def _circle(size: int) -> tuple[Float32[ndarray, "s s"], Int[ndarray, "s 4"]]:
+    """Factor of the inscribed circle's crop; per row, where inside begins and ends, and where it is 1."""
+    factor, outside = circle_factor_2d(size, size / 2)
+    ends = np.empty((size, 4), np.int64)
+    for column, flags in ((0, outside == 0), (2, factor == 1)):
+        some = flags.any(axis=1)
+        ends[:, column] = np.where(some, flags.argmax(axis=1), size // 2)
+        ends[:, column + 1] = np.where(some, size - flags[:, ::-1].argmax(axis=1), size // 2)
+    return factor, ends
 
 
 def _tables(contrast: Contrast) -> tuple[ndarray, ndarray, ndarray]:
@@ -210,10 +224,10 @@ def _tables(contrast: Contrast) -> tuple[ndarray, ndarray, ndarray]:
 
 
 def add_slices(
-    slices: Float32[ndarray, "n s1 h1 3"],
+    slices: Float32[ndarray, "n s1 h2 3"],
     matrices_zyx: Float[ndarray, "n 3 3"],
     radius_px: Float[ndarray, "n"],
-    volume: Float32[ndarray, "s s h 3"],
+    volume: Float32[ndarray, "s s h 4"],
     threads: int = 1,
 ) -> None:
     """Add weighted central slices to a volume, each voxel interpolating in the slice (RELION's rule).
@@ -227,18 +241,23 @@ def add_slices(
     radius_px
         Of each slice: voxels at larger radii receive nothing.
     volume
-        Changed in place: re, im, weight.
+        Changed in place: re, im, weight and one that is not used.
 
     Notes
     -----
     A voxel takes (1 - |depth|) times the bilinear value of the slice if |depth| < 1. float32 sums: the
     rounding error grows as the square root of the number of slices, 1e-6 for ten thousand. Give many slices
-    at once: the volume passes through the processor once a call.
+    at once: the volume passes through the processor once a call. A voxel's sum is made in the order of the
+    slices, whatever the number of threads.
     """
-    from napari_sta.kernels._numba import gather_into_planes
+    from napari_sta.kernels._numba_reconstruct import add_to_brick
 
-    arrays = (
-        slices, np.ascontiguousarray(matrices_zyx, dtype=np.float64),
-        np.ascontiguousarray(radius_px, dtype=np.float64), volume,
-    )  # fmt: skip
-    run_interleaved(lambda first, step: gather_into_planes(first, step, *arrays), threads)
+    size = len(volume)
+    matrices = np.ascontiguousarray(matrices_zyx, dtype=np.float64)
+    radii = np.ascontiguousarray(radius_px, dtype=np.float64)
+    bricks = [
+        (z, min(size, z + _BRICK_PX), y, min(size, y + _BRICK_PX))
+        for z in range(0, size, _BRICK_PX)
+        for y in range(0, size, _BRICK_PX)
+    ]
+    run_each(lambda brick: add_to_brick(*brick, slices, matrices, radii, volume), bricks, threads)
