@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from napari_sta.kernels import fourier, neighbours, reconstruction, volumes
-from napari_sta.kernels._numba_images import round_to_half
+from napari_sta.kernels import neighbours, reconstruction, volumes
+from napari_sta.kernels._numba_images import round_to_half, sum_up
 from napari_sta.kernels.devices import available_threads, run_in_threads
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, tilt_envelope
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
@@ -102,7 +102,7 @@ def windows(box: int, crop: int, n: int, threads: int, rates: Machine) -> None:
     envelope, x_end = tilt_envelope(box, 2.7, 10.0, 1.0, 0.0)
     images = np.empty((n, crop, crop), np.float32)
     halves = np.empty(images.shape, np.uint16)
-    slices = np.empty((n, box + 1, half + 1, 3), np.float32)
+    slices = np.empty((n, box + 1, half + 2, 3), np.float32)
     fftw = np.fft.ifftshift(envelope, axes=0)
 
     def to_images(first: int, last: int) -> None:
@@ -123,8 +123,7 @@ def windows(box: int, crop: int, n: int, threads: int, rates: Machine) -> None:
 
     poses = Rotation.random(n, random_state=1).as_matrix()
     radii = np.full(n, box / 2)
-    shape = (box, box, half, 3)
-    volume = np.zeros(shape, np.float32)
+    volume = reconstruction.new_sums(box)
     ones = np.ones_like(slices[:1])
     add_slices(ones, poses[:1], radii[:1], volume, threads)
     voxels = int((volume[..., 2] > 0).sum())
@@ -148,27 +147,36 @@ def windows(box: int, crop: int, n: int, threads: int, rates: Machine) -> None:
         Row(
             f"insert {voxels} voxels",
             best(lambda: add_slices(slices, poses, radii, volume, threads)) / n,
-            0, 45 * voxels, (4 * 12 + 24) * voxels,
+            0, 45 * voxels, (4 * 12 + 32) * voxels,
         ),
     ]  # fmt: skip
     table(f"reconstruct, box {box}: an image", "µs", rows, rates)
-    sums = torch.from_numpy(volume)
     operators = symmetry_operators_zyx("C6")
-    made = reconstruction.reconstruct_map(sums)
-    middle = fourier.crop_centre(made.map, crop)
+    made = reconstruction.reconstruct_map(volume, threads=threads)
+    middle, room = reconstruction.crop_centre(made.map, crop), np.empty_like(volume)
     points = box * box * half
     rows = [
         Row(
-            "C6 of the sums", best(lambda: reconstruction.symmetrise(sums, operators, threads), 3), 0,
-            5 * 70 * points, (5 * 8 + 2) * 12 * points,
+            "C6 of the sums", best(lambda: reconstruction.symmetrise(volume, operators, threads, room), 3), 0,
+            5 * 70 * points, (5 * 8 + 2) * 16 * points,
         ),
         Row(
-            "map, data and weight of the sums", best(lambda: reconstruction.reconstruct_map(sums), 3),
-            3 * fft_flops(box, box, box), 60 * points, (12 + 3 * 2 * 8 + 3 * 8) * points,
+            "map, data and weight of the sums",
+            best(lambda: reconstruction.reconstruct_map(volume, 0.0, threads), 3),
+            3 * fft_flops(box, box, box), 60 * points, (16 + 3 * 2 * 8 + 3 * 8) * points,
         ),
         Row(
-            f"taper of the middle {crop}³", best(lambda: reconstruction.taper(middle, 10.0), 3), 0,
-            12 * crop**3, 12 * crop**3,
+            "map and weight of both half sets",
+            best(lambda: reconstruction.reconstruct_map(volume, 0.0, threads, made.data), 3),
+            2 * fft_flops(box, box, box), 40 * points, (16 + 2 * 2 * 8 + 2 * 8) * points,
+        ),
+        Row(
+            f"taper of the middle {crop}³", best(lambda: reconstruction.taper(middle, 10.0, threads), 3), 0,
+            6 * crop**3, 12 * crop**3,
+        ),
+        Row(
+            "statistics of a map's header", best(lambda: sum_up(made.map.reshape(-1)), 3), 0, 4 * box**3,
+            4 * box**3,
         ),
     ]  # fmt: skip
     table(f"reconstruct, box {box}: a map", "ms", rows, rates)

@@ -214,6 +214,9 @@ def test_sums_stay_and_threads_change_no_bit(rng, snr):
     np.testing.assert_array_equal(sums, before)
     for found, expected in zip(reconstruction.reconstruct_map(sums, snr, 3), one, strict=True):
         np.testing.assert_array_equal(found, expected)
+    known = reconstruction.reconstruct_map(sums, snr, 1, one.data)
+    assert known.data is one.data
+    np.testing.assert_array_equal(known.map, one.map)
 
 
 def test_taper_profile():

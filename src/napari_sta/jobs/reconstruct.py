@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from napari_sta.io.relion import StaInputs
 
 _FFT_BATCH = 32  # windows that a GPU takes at once
-_PIECE = 16  # windows that a thread takes at once
-_SLICES_BYTES = (
-    64 * 2**20
-)  # slices inserted at once: the more, the less often the volume passes through the cores
+_PIECE = 32  # windows that a thread takes at once, at most
+# Slices inserted at once: the more, the less often the volume passes through the cores.
+_SLICES_BYTES = 64 * 2**20
 _IMAGES_BYTES = 192 * 2**20  # tilt images held while their windows become slices, one at least
 _TAPER_PX = 10.0
 
@@ -108,6 +107,7 @@ class Reconstruct(StaInputsJob):
         import numpy as np
 
         from napari_sta.kernels.devices import surely_cpu
+        from napari_sta.kernels.windows import load_kernels
 
         inputs = self._checked_inputs()
         particles, n_images = inputs.particles, 0
@@ -130,9 +130,16 @@ class Reconstruct(StaInputsJob):
             )  # fmt: skip
         total = sum(inputs.tilt_series[name].n_tilts for name in particles.tomograms)
         shape = (self.box_size_px + 1, self.box_size_px // 2 + 3, 3)
-        most = max(_PIECE, _SLICES_BYTES // (4 * int(np.prod(shape))))
+        most = max(context.threads, _SLICES_BYTES // (4 * int(np.prod(shape))))
         visits = (len(one) * inputs.tilt_series[one.tomogram[0]].n_tilts for one in particles.by_tomogram())
-        room = np.empty((min(most, max(visits)) if devices == [None] else 0, *shape), np.float32)
+        room = np.empty((min(most, max(visits, default=0)) if devices == [None] else 0, *shape), np.float32)
+        if devices == [None]:
+            # One core loads the compiled kernels, a second of pure Python; another meets the memory first.
+            with ThreadPoolExecutor(1) as other:
+                filling = [other.submit(one.fill, 0) for one in (room, *sums.values())]
+                load_kernels()
+            for one in filling:
+                one.result()
         done = 0
         for group in particles.by_tomogram():
             series = inputs.tilt_series[group.tomogram[0]]
@@ -178,7 +185,7 @@ class Reconstruct(StaInputsJob):
 
         operators = symmetry_operators_zyx(self.symmetry)
         crop, threads = self.crop_size_px or self.box_size_px, context.threads
-        room, merged = None, None
+        room, merged, data = None, None, None
 
         def write(tag: str, made: reconstruction.Reconstruction) -> None:
             volumes = {f"data_{tag}": made.data, f"weight_{tag}": made.weight, tag: maps[tag]}
@@ -187,8 +194,8 @@ class Reconstruct(StaInputsJob):
             for name, data in volumes.items():
                 write_volume(context.out / f"{name}.mrc", Volume(data, pixel_size_angst))
 
-        def make(tag: str, one: Any) -> tuple[str, reconstruction.Reconstruction]:
-            made = reconstruction.reconstruct_map(one, self.wiener_snr, threads)
+        def make(tag: str, one: Any, data: Any = None) -> tuple[str, reconstruction.Reconstruction]:
+            made = reconstruction.reconstruct_map(one, self.wiener_snr, threads, data)
             maps[tag] = reconstruction.crop_centre(made.map, crop)
             reconstruction.taper(maps[tag], _TAPER_PX, threads)
             return tag, made
@@ -207,9 +214,10 @@ class Reconstruct(StaInputsJob):
                 yield made[0]
                 if half:
                     merged = turned if merged is None else np.add(merged, turned, out=merged)
+                    data = made[1].data if data is None else data + made[1].data
             if merged is not None:
                 del room
-                made = make("merged", merged)
+                made = make("merged", merged, data)
                 assert writing is not None
                 writing.result()
                 writing = writer.submit(write, *made)
@@ -341,6 +349,7 @@ class _Inserter:
 
         images_at_once = max(1, _IMAGES_BYTES // (4 * self.image_size[0] * self.image_size[1]))
         threads, most = max(1, self.context.threads), len(room)
+        at_once = max(1, min(_PIECE, most // (2 * threads)))
 
         def read(tilt: int) -> tuple[Any, ...]:
             image, envelope, x_end = self._image(tilt)
@@ -361,7 +370,7 @@ class _Inserter:
                 tilts = range(first, min(first + images_at_once, self.series.n_tilts))
                 pieces: list[tuple[Any, ...]] = []
                 for tilt in tilts:
-                    batches = self._pieces(tilt, _PIECE)
+                    batches = self._pieces(tilt, at_once)
                     if batches:
                         # Those who read are in line before those who wait for it.
                         source = pool.submit(read, tilt)

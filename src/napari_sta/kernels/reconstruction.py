@@ -6,7 +6,7 @@ not used.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -69,7 +69,10 @@ def symmetrise(
 
 
 def reconstruct_map(
-    sums: Float32[ndarray, "s s h 4"], wiener_snr: float = 0.0, threads: int = 1
+    sums: Float32[ndarray, "s s h 4"],
+    wiener_snr: float = 0.0,
+    threads: int = 1,
+    data: Float32[ndarray, "s s s"] | None = None,
 ) -> Reconstruction:
     """Turn sums of slices into a map.
 
@@ -80,6 +83,9 @@ def reconstruct_map(
     wiener_snr
         If positive, divide by weight + 1 / SNR everywhere; else divide by the weight, but by no less than a
         thousandth of its radial mean, and drop everything at or beyond Nyquist.
+    data
+        The numerator in real space, gridding-corrected, where it is known: of two half sets together it is
+        the sum of theirs. Returned as it is.
 
     Notes
     -----
@@ -95,13 +101,17 @@ def reconstruct_map(
     squares = np.arange(3 * (size // 2) ** 2 + 1, dtype=np.float64)
 
     def to_real(spectrum: ndarray) -> ndarray:
-        complex_one = spectrum.view(np.complex64)
-        return scipy.fft.irfftn(complex_one, s=shape, norm="ortho", overwrite_x=True, workers=threads)
+        # irfftn would do the same with a copy of the whole in between.
+        options: dict[str, Any] = {"norm": "ortho", "overwrite_x": True, "workers": threads}
+        half_way = scipy.fft.ifftn(spectrum.view(np.complex64), axes=(0, 1), **options)
+        return scipy.fft.irfft(half_way, n=size, axis=2, **options)
 
-    spectrum = np.empty((size, size, 2 * width), np.float32)
-    run_interleaved(lambda first, step: compiled.numerator_planes(first, step, sums, spectrum), threads)
-    data = to_real(spectrum)
-    _scale(data, 0.0, 1 / np.maximum(np.sinc(np.sqrt(squares) / size) ** 2, _LEAST_SINC_SQUARED), threads)
+    if data is None:
+        numerator = np.empty((size, size, 2 * width), np.float32)
+        run_interleaved(lambda first, step: compiled.numerator_planes(first, step, sums, numerator), threads)
+        data = to_real(numerator)
+        del numerator
+        _scale(data, 0.0, 1 / np.maximum(np.sinc(np.sqrt(squares) / size) ** 2, _LEAST_SINC_SQUARED), threads)
     spectrum = scipy.fft.rfftn(data, norm="ortho", workers=threads).view(np.float32)
     if wiener_snr > 0:
         least, wiener = np.zeros(1, np.float32), 1 / wiener_snr

@@ -18,7 +18,8 @@ from napari_sta.kernels.devices import run_each
 CIRCLE_FALLOFF_PX = 5.0
 """Width of the soft edge of RELION's circle crop."""
 
-_BRICK_PX = 16  # planes and rows of the volume that one thread fills while its cache holds them
+_BRICK_PX = 24  # planes and rows of the volume that one thread fills, about what its cache holds
+_LEAST_BRICK_PX = 8
 
 
 def round_half_away(x: Float[ndarray, "*n"]) -> Int[ndarray, "*n"]:
@@ -213,6 +214,13 @@ def _circle(size: int) -> tuple[Float32[ndarray, "s s"], Int[ndarray, "s 4"]]:
     return factor, ends
 
 
+def load_kernels() -> None:
+    """Import the compiled kernels and call one, which loads the compiler; otherwise the first use does it."""
+    from napari_sta.kernels import _numba_images, _numba_reconstruct  # noqa: F401
+
+    _numba_images.sum_up(np.zeros(1, np.float32))
+
+
 def _tables(contrast: Contrast) -> tuple[ndarray, ndarray, ndarray]:
     """Envelope, even phase in half turns and factor of the odd phase as the compiled kernels take them."""
     even, odd = np.zeros((0, 0), np.float32), np.zeros((0, 0, 0), np.float32)
@@ -255,9 +263,11 @@ def add_slices(
     size = len(volume)
     matrices = np.ascontiguousarray(matrices_zyx, dtype=np.float64)
     radii = np.ascontiguousarray(radius_px, dtype=np.float64)
+    # Eight bricks a thread at least, because some receive much more than others.
+    edge = min(_BRICK_PX, max(_LEAST_BRICK_PX, int(size / np.sqrt(8 * threads))))
     bricks = [
-        (z, min(size, z + _BRICK_PX), y, min(size, y + _BRICK_PX))
-        for z in range(0, size, _BRICK_PX)
-        for y in range(0, size, _BRICK_PX)
+        (z, min(size, z + edge), y, min(size, y + edge))
+        for z in range(0, size, edge)
+        for y in range(0, size, edge)
     ]
     run_each(lambda brick: add_to_brick(*brick, slices, matrices, radii, volume), bricks, threads)
