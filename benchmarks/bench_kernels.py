@@ -152,30 +152,36 @@ def windows(box: int, crop: int, n: int, threads: int, rates: Machine) -> None:
     ]  # fmt: skip
     table(f"reconstruct, box {box}: an image", "µs", rows, rates)
     operators = symmetry_operators_zyx("C6")
-    made = reconstruction.reconstruct_map(volume, threads=threads)
-    middle, room = reconstruction.crop_centre(made.map, crop), np.empty_like(volume)
+    data = reconstruction.real_space_data(volume, threads)
+    full = reconstruction.divided_by_weight(data, volume, 0.0, threads)
+    middle, room = reconstruction.crop_centre(full, crop), np.empty_like(volume)
     points = box * box * half
+    one_fft = fft_flops(box, box, box)
     rows = [
         Row(
             "C6 of the sums", best(lambda: reconstruction.symmetrise(volume, operators, threads, room), 3), 0,
             5 * 70 * points, (5 * 8 + 2) * 16 * points,
         ),
         Row(
-            "map, data and weight of the sums",
-            best(lambda: reconstruction.reconstruct_map(volume, 0.0, threads), 3),
-            3 * fft_flops(box, box, box), 60 * points, (16 + 3 * 2 * 8 + 3 * 8) * points,
+            "numerator to real space, gridding",
+            best(lambda: reconstruction.real_space_data(volume, threads), 3),
+            one_fft, 8 * points, (16 + 8 + 2 * 8 + 3 * 8) * points,
         ),
         Row(
-            "map and weight of both half sets",
-            best(lambda: reconstruction.reconstruct_map(volume, 0.0, threads, made.data), 3),
-            2 * fft_flops(box, box, box), 40 * points, (16 + 2 * 2 * 8 + 2 * 8) * points,
+            "division by the weight, there and back",
+            best(lambda: reconstruction.divided_by_weight(data, volume, 0.0, threads), 3),
+            2 * one_fft, 30 * points, (8 + 2 * 8 + 16 + 16 + 2 * 8 + 2 * 8) * points,
+        ),
+        Row(
+            "weights of the whole space", best(lambda: reconstruction.full_weight(volume, threads), 3), 0, 0,
+            (16 + 8) * points,
         ),
         Row(
             f"taper of the middle {crop}³", best(lambda: reconstruction.taper(middle, 10.0, threads), 3), 0,
             6 * crop**3, 12 * crop**3,
         ),
         Row(
-            "statistics of a map's header", best(lambda: sum_up(made.map.reshape(-1)), 3), 0, 4 * box**3,
+            "statistics of a map's header", best(lambda: sum_up(full.reshape(-1)), 3), 0, 4 * box**3,
             4 * box**3,
         ),
     ]  # fmt: skip

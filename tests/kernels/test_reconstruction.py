@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,16 @@ from napari_sta.kernels.reconstruction import new_sums
 from napari_sta.kernels.rotations import symmetry_operators_zyx
 
 
-def reconstruct_map(sums: torch.Tensor, *arguments) -> reconstruction.Reconstruction:
-    """The kernel, between tensors."""
-    made = reconstruction.reconstruct_map(sums.numpy(), *arguments)
-    return made._make(torch.from_numpy(one) for one in made)
+class Made(NamedTuple):
+    data: torch.Tensor
+    map: torch.Tensor
+
+
+def reconstruct_map(sums: torch.Tensor, wiener_snr: float = 0.0) -> Made:
+    """The kernels in turn, between tensors."""
+    data = reconstruction.real_space_data(sums.numpy())
+    found = reconstruction.divided_by_weight(data, sums.numpy(), wiener_snr)
+    return Made(torch.from_numpy(data), torch.from_numpy(found))
 
 
 def symmetrise(sums: torch.Tensor, operators: np.ndarray, threads: int = 1) -> torch.Tensor:
@@ -201,7 +209,7 @@ def test_full_weights(rng, size):
     half, full = np.abs(np.fft.rfftn(volume)) ** 2, np.abs(np.fft.fftn(volume)) ** 2
     sums = new_sums(size)
     sums[..., 2] = np.fft.fftshift(half, axes=(0, 1))
-    found = reconstruction.reconstruct_map(sums, threads=2).weight
+    found = reconstruction.full_weight(sums, threads=2)
     np.testing.assert_allclose(found, np.fft.fftshift(full), rtol=1e-5)
 
 
@@ -210,13 +218,14 @@ def test_sums_stay_and_threads_change_no_bit(rng, snr):
     sums = rng.normal(size=(22, 22, 12, 4)).astype(np.float32)
     sums[..., 2] **= 2
     before = sums.copy()
-    one = reconstruction.reconstruct_map(sums, snr)
+    data = reconstruction.real_space_data(sums)
+    kept = data.copy()
+    found = reconstruction.divided_by_weight(data, sums, snr)
     np.testing.assert_array_equal(sums, before)
-    for found, expected in zip(reconstruction.reconstruct_map(sums, snr, 3), one, strict=True):
-        np.testing.assert_array_equal(found, expected)
-    known = reconstruction.reconstruct_map(sums, snr, 1, one.data)
-    assert known.data is one.data
-    np.testing.assert_array_equal(known.map, one.map)
+    np.testing.assert_array_equal(data, kept)
+    np.testing.assert_array_equal(reconstruction.real_space_data(sums, 3), data)
+    np.testing.assert_array_equal(reconstruction.divided_by_weight(data, sums, snr, 3), found)
+    np.testing.assert_array_equal(reconstruction.full_weight(sums, 3), reconstruction.full_weight(sums))
 
 
 def test_taper_profile():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import field_validator, model_validator
@@ -140,6 +142,8 @@ class Reconstruct(StaInputsJob):
                 load_kernels()
             for one in filling:
                 one.result()
+            # What makes the maps is imported while particles are inserted.
+            Thread(target=importlib.import_module, args=("scipy.fft",), daemon=True).start()
         done = 0
         for group in particles.by_tomogram():
             series = inputs.tilt_series[group.tomogram[0]]
@@ -185,45 +189,50 @@ class Reconstruct(StaInputsJob):
 
         operators = symmetry_operators_zyx(self.symmetry)
         crop, threads = self.crop_size_px or self.box_size_px, context.threads
-        room, merged, data = None, None, None
 
-        def write(tag: str, made: reconstruction.Reconstruction) -> None:
-            volumes = {f"data_{tag}": made.data, f"weight_{tag}": made.weight, tag: maps[tag]}
-            if crop < self.box_size_px:
-                volumes[f"{tag}_full"] = made.map
-            for name, data in volumes.items():
-                write_volume(context.out / f"{name}.mrc", Volume(data, pixel_size_angst))
+        def write(name: str, data: NDArray[np.float32]) -> None:
+            write_volume(context.out / f"{name}.mrc", Volume(data, pixel_size_angst))
 
-        def make(tag: str, one: Any, data: Any = None) -> tuple[str, reconstruction.Reconstruction]:
-            made = reconstruction.reconstruct_map(one, self.wiener_snr, threads, data)
-            maps[tag] = reconstruction.crop_centre(made.map, crop)
-            reconstruction.taper(maps[tag], _TAPER_PX, threads)
-            return tag, made
+        with ThreadPoolExecutor(2) as writers:
+            writing: list[Future[None]] = []
 
-        with ThreadPoolExecutor(1) as writer:
-            writing: Future[None] | None = None
+            def make(tag: str, one: Any, data: Any = None) -> Any:
+                before = writing.copy()
+                writing.append(
+                    writers.submit(write, f"weight_{tag}", reconstruction.full_weight(one, threads))
+                )
+                data = reconstruction.real_space_data(one, threads) if data is None else data
+                writing.append(writers.submit(write, f"data_{tag}", data))
+                found = reconstruction.divided_by_weight(data, one, self.wiener_snr, threads)
+                maps[tag] = reconstruction.crop_centre(found, crop)
+                reconstruction.taper(maps[tag], _TAPER_PX, threads)
+                writing.append(writers.submit(write, tag, maps[tag]))
+                if crop < self.box_size_px:
+                    writing.append(writers.submit(write, f"{tag}_full", found))
+                # No more waits to be written than one set of maps.
+                for one in before:
+                    one.result()
+                del writing[: len(before)]
+                return data
+
+            room, merged, merged_data = None, None, None
             for half in sorted(sums):
                 one = sums.pop(half)
                 turned = reconstruction.symmetrise(one, operators, threads, room)
                 # What held the sums takes those of the next half set.
                 room = one if turned is not one else None
-                made = make(f"half{half}" if half else "merged", turned)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write, *made)
-                yield made[0]
+                tag = f"half{half}" if half else "merged"
+                data = make(tag, turned)
+                yield tag
                 if half:
                     merged = turned if merged is None else np.add(merged, turned, out=merged)
-                    data = made[1].data if data is None else data + made[1].data
+                    merged_data = data if merged_data is None else merged_data + data
             if merged is not None:
                 del room
-                made = make("merged", merged, data)
-                assert writing is not None
-                writing.result()
-                writing = writer.submit(write, *made)
-                yield made[0]
-            assert writing is not None
-            writing.result()
+                make("merged", merged, merged_data)
+                yield "merged"
+            for one in writing:
+                one.result()
 
     def relion_command(self, out: str) -> str | None:
         """Return the ``relion_tomo_reconstruct_particle`` line."""

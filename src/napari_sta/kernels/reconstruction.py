@@ -6,7 +6,7 @@ not used.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -18,24 +18,6 @@ WEAKEST = 1e-3
 """Least divisor, as a share of the mean weight at its radius (RELION)."""
 
 _LEAST_SINC_SQUARED = 0.01
-
-
-class Reconstruction(NamedTuple):
-    """What one reconstruction yields.
-
-    Attributes
-    ----------
-    map
-        Divided by the weights; centre at voxel n // 2.
-    data
-        The numerator in real space, gridding-corrected.
-    weight
-        Weights in Fourier space, frequency 0 at voxel n // 2.
-    """
-
-    map: Float32[ndarray, "n n n"]
-    data: Float32[ndarray, "n n n"]
-    weight: Float32[ndarray, "n n n"]
 
 
 def new_sums(size: int) -> Float32[ndarray, "s s h 4"]:
@@ -68,65 +50,79 @@ def symmetrise(
     return out
 
 
-def reconstruct_map(
-    sums: Float32[ndarray, "s s h 4"],
-    wiener_snr: float = 0.0,
-    threads: int = 1,
-    data: Float32[ndarray, "s s s"] | None = None,
-) -> Reconstruction:
-    """Turn sums of slices into a map.
-
-    Parameters
-    ----------
-    sums
-        Symmetrised already if they are to be; not changed.
-    wiener_snr
-        If positive, divide by weight + 1 / SNR everywhere; else divide by the weight, but by no less than a
-        thousandth of its radial mean, and drop everything at or beyond Nyquist.
-    data
-        The numerator in real space, gridding-corrected, where it is known: of two half sets together it is
-        the sum of theirs. Returned as it is.
+def real_space_data(sums: Float32[ndarray, "s s h 4"], threads: int = 1) -> Float32[ndarray, "s s s"]:
+    """Numerator of a map in real space, gridding-corrected; centre at voxel s // 2.
 
     Notes
     -----
-    Transforms are unitary both ways, so a map is sqrt(box) times the density whose projections are the
-    (binned) tilt images. The gridding correction divides by sinc²(r / box), radially, as RELION does.
+    The transform is unitary, so with all weights 1 this is sqrt(box) times the density whose projections are
+    the (binned) tilt images. The gridding correction divides by sinc²(r / box), radially, as RELION does.
+    """
+    from napari_sta.kernels._numba_reconstruct import numerator_planes
+
+    size, _, width, _ = sums.shape
+    numerator = np.empty((size, size, 2 * width), np.float32)
+    run_interleaved(lambda first, step: numerator_planes(first, step, sums, numerator), threads)
+    data = _to_real(numerator, threads)
+    sinc_squared = np.sinc(np.sqrt(_squares(size)) / size) ** 2
+    _scale(data, 0.0, 1 / np.maximum(sinc_squared, _LEAST_SINC_SQUARED), threads)
+    return data
+
+
+def divided_by_weight(
+    data: Float32[ndarray, "s s s"],
+    sums: Float32[ndarray, "s s h 4"],
+    wiener_snr: float = 0.0,
+    threads: int = 1,
+) -> Float32[ndarray, "s s s"]:
+    """Divide a map's numerator by the weights of ``sums`` in Fourier space.
+
+    Parameters
+    ----------
+    data
+        From :func:`real_space_data`; of two half sets together it is the sum of theirs.
+    wiener_snr
+        If positive, divide by weight + 1 / SNR everywhere; else divide by the weight, but by no less than a
+        thousandth of its radial mean, and drop everything at or beyond Nyquist.
     """
     import scipy.fft
 
-    from napari_sta.kernels import _numba_reconstruct as compiled
+    from napari_sta.kernels._numba_reconstruct import divide_planes
 
-    size, _, width, _ = sums.shape
-    shape = (size, size, size)
-    squares = np.arange(3 * (size // 2) ** 2 + 1, dtype=np.float64)
-
-    def to_real(spectrum: ndarray) -> ndarray:
-        # irfftn would do the same with a copy of the whole in between.
-        options: dict[str, Any] = {"norm": "ortho", "overwrite_x": True, "workers": threads}
-        half_way = scipy.fft.ifftn(spectrum.view(np.complex64), axes=(0, 1), **options)
-        return scipy.fft.irfft(half_way, n=size, axis=2, **options)
-
-    if data is None:
-        numerator = np.empty((size, size, 2 * width), np.float32)
-        run_interleaved(lambda first, step: compiled.numerator_planes(first, step, sums, numerator), threads)
-        data = to_real(numerator)
-        del numerator
-        _scale(data, 0.0, 1 / np.maximum(np.sinc(np.sqrt(squares) / size) ** 2, _LEAST_SINC_SQUARED), threads)
     spectrum = scipy.fft.rfftn(data, norm="ortho", workers=threads).view(np.float32)
     if wiener_snr > 0:
         least, wiener = np.zeros(1, np.float32), 1 / wiener_snr
     else:
-        radius = np.sqrt(squares)
         mean = _radial_mean_weight(sums, threads)
+        radius = np.sqrt(_squares(len(sums)))
         least = np.interp(radius, np.arange(len(mean)), WEAKEST * mean).astype(np.float32)
         wiener = 0.0
-    run_interleaved(
-        lambda first, step: compiled.divide_planes(first, step, spectrum, sums, least, wiener), threads
-    )
-    found = to_real(spectrum)
-    weight = np.empty(shape, np.float32)
-    run_interleaved(lambda first, step: compiled.full_weight_planes(first, step, sums, weight), threads)
-    return Reconstruction(found, data, weight)
+    run_interleaved(lambda first, step: divide_planes(first, step, spectrum, sums, least, wiener), threads)
+    return _to_real(spectrum, threads)
+
+
+def full_weight(sums: Float32[ndarray, "s s h 4"], threads: int = 1) -> Float32[ndarray, "s s s"]:
+    """Weights on the whole of Fourier space, frequency 0 at voxel s // 2."""
+    from napari_sta.kernels._numba_reconstruct import full_weight_planes
+
+    weight = np.empty((len(sums),) * 3, np.float32)
+    run_interleaved(lambda first, step: full_weight_planes(first, step, sums, weight), threads)
+    return weight
+
+
+def _to_real(spectrum: Float32[ndarray, "s s h2"], threads: int) -> Float32[ndarray, "s s s"]:
+    """Transform back, unitarily; (re, im) side by side, overwritten."""
+    import scipy.fft
+
+    # irfftn would do the same with a copy of the whole in between.
+    options: dict[str, Any] = {"norm": "ortho", "overwrite_x": True, "workers": threads}
+    half_way = scipy.fft.ifftn(spectrum.view(np.complex64), axes=(0, 1), **options)
+    return scipy.fft.irfft(half_way, n=len(spectrum), axis=2, **options)
+
+
+def _squares(size: int) -> Float[ndarray, "squares"]:
+    """Whole numbers up to the largest square of a distance from the centre of a box."""
+    return np.arange(3 * (size // 2) ** 2 + 1, dtype=np.float64)
 
 
 def _radial_mean_weight(sums: Float32[ndarray, "s s h 4"], threads: int) -> Float[ndarray, "bins"]:
@@ -167,7 +163,7 @@ def taper(volume: Float32[ndarray, "n n n"], distance_px: float, threads: int = 
 
     size = len(volume)
     middle = size / 2
-    r = np.sqrt(np.arange(3 * (size // 2) ** 2 + 1, dtype=np.float64))
+    r = np.sqrt(_squares(size))
     factor = np.where(r < middle - distance_px, 1.0, 0.5 - 0.5 * np.cos(np.pi * (middle - r) / distance_px))
     factor = np.where(r < middle, factor, 0.0)
     sums = np.empty((size, 2))

@@ -25,7 +25,9 @@ def warm_up() -> None:
     volume = np.zeros((size, size, half, 4), f4)
     _numba_reconstruct.add_to_brick(0, size, 0, size, slices, np.eye(3)[None], np.zeros(1), volume)
     reconstruction.symmetrise(volume, np.repeat(np.eye(3)[None], 2, axis=0))
-    reconstruction.taper(reconstruction.reconstruct_map(volume).map, 2.0)
+    data = reconstruction.real_space_data(volume)
+    reconstruction.taper(reconstruction.divided_by_weight(data, volume), 2.0)
+    reconstruction.full_weight(volume)
     square = np.zeros((4, 4), f4)
     _numba_images.subtomogram_images(
         np.zeros((9, 9), f4), np.zeros((1, 2), np.int64), np.zeros((1, 2)), size, 1.0, np.zeros((1, 5)),
