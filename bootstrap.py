@@ -198,7 +198,8 @@ def ensure_environment(venv: Path, extras: str, ask: bool) -> Path:
     install_torch(python)
     say(f"installing napari-sta[{extras}] and what it needs (a few minutes)")
     run([*pip(python), "install", "-q", "-e", f"{ROOT}[{extras}]"])
-    say("compiling the kernels (once)")
+    say("compiling the program and its kernels (once)")
+    run([str(python), "-m", "compileall", "-q", str(ROOT / "src")])
     run([str(python), "-m", "napari_sta.kernels.warm_up"])
     stamp.write_text(wanted)
     return python

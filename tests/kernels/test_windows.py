@@ -76,11 +76,11 @@ def test_transform_of_rows(rng, n, width, step):
     expected = matrix @ (rows[0] + 1j * rows[1])
     room = [np.full(n * width, np.nan, np.float32) for _ in range(2)]
     re, im, *others = transform_rows(
-        *(part.ravel().copy() for part in rows), *room, width, factors, *tables, step
+        *(part.ravel().copy() for part in rows), *room, width, factors, *tables, n
     )
     found = (re + 1j * im).reshape(n, width)
     np.testing.assert_allclose(found, expected, atol=4e-7 * np.abs(expected).max())
-    im, re, *_ = transform_rows(im, re, *others, width, factors, *tables, step)
+    im, re, *_ = transform_rows(im, re, *others, width, factors, *tables, n)
     np.testing.assert_allclose(re.reshape(n, width) / n, rows[0], atol=2e-6)
     np.testing.assert_allclose(im.reshape(n, width) / n, rows[1], atol=2e-6)
 

@@ -226,7 +226,8 @@ class Reconstruct(StaInputsJob):
                 yield tag
                 if half:
                     merged = turned if merged is None else np.add(merged, turned, out=merged)
-                    merged_data = data if merged_data is None else merged_data + data
+                    # The first half set's are written by now.
+                    merged_data = data if merged_data is None else np.add(merged_data, data, out=merged_data)
             if merged is not None:
                 del room
                 make("merged", merged, merged_data)
@@ -296,7 +297,13 @@ class _Inserter:
         self.matrices = self.geometry.slice_matrices_zyx * (self.own_pixel / pixel_size_angst)
         halves = np.zeros(len(particles), int) if job.merged_only else particles.half_set
         assert halves is not None
-        self.halves: NDArray[np.int64] = halves
+        groups = particles.optics_group
+        # Half set, optics group and particles.
+        self.kinds: list[tuple[int, int, NDArray[np.int64]]] = [
+            (int(half), int(number), np.flatnonzero((halves == half) & (groups == number)))
+            for half in np.unique(halves)
+            for number in np.unique(groups)
+        ]
         ky = (np.arange(self.size) - self.size // 2) / (self.size * self.own_pixel)
         kx = np.arange(self.half_box) / (self.size * self.own_pixel)
         self.aberrations: dict[int, tuple[Any, Any]] = {}
@@ -309,16 +316,11 @@ class _Inserter:
 
     def _pieces(self, tilt: int, at_once: int) -> list[tuple[int, int, NDArray[np.int64]]]:
         """Particles that one tilt image shows: (half, optics group, members)."""
-        import numpy as np
-
-        seen = np.flatnonzero(self.visible[:, tilt])
-        halves, groups = self.halves[seen], self.particles.optics_group[seen]
         return [
-            (int(half), int(number), mine[first : first + at_once])
-            for half in np.unique(halves)
-            for number in np.unique(groups)
-            for mine in [seen[(halves == half) & (groups == number)]]
-            for first in range(0, len(mine), at_once)
+            (half, number, seen[first : first + at_once])
+            for half, number, mine in self.kinds
+            for seen in [mine[self.visible[mine, tilt]]]
+            for first in range(0, len(seen), at_once)
         ]
 
     def _image(self, tilt: int) -> tuple[NDArray[np.float32], Any, Any]:

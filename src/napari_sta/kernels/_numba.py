@@ -115,7 +115,8 @@ def scatter_slices(  # type: ignore[no-untyped-def]
 def additive_generator(state, count):  # type: ignore[no-untyped-def]
     """Continue x[i] = x[i - 31] + x[i - 3] mod 2^32 from its last 31 values (uint32)."""
     values = np.empty(31 + count, np.uint32)
-    values[:31] = state
+    for i in range(31):
+        values[i] = state[i]
     for i in range(31, 31 + count):
         values[i] = values[i - 31] + values[i - 3]
     return values[31:]

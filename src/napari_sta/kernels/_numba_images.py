@@ -154,6 +154,13 @@ def _padded(n):  # type: ignore[no-untyped-def]
     return (n + LANES - 1) // LANES * LANES
 
 
+@_inlined
+def _clear(values, first, last):  # type: ignore[no-untyped-def]
+    # Assigning to slices takes numba seconds to compile.
+    for k in range(first, last):
+        values[k] = 0
+
+
 @_fast
 def _factors(n):  # type: ignore[no-untyped-def]
     """Fours, then twos, threes and other primes whose product is ``n``."""
@@ -180,7 +187,7 @@ def _store_turned(re, im, at, a, b, c, d):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, step):  # type: ignore[no-untyped-def]
+def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, n):  # type: ignore[no-untyped-def]
     """Unnormalised forward transform over the rows of an array, for all its columns.
 
     Parameters
@@ -191,9 +198,11 @@ def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, step):  # type:
     width
         Columns, a multiple of 16.
     factors
-        Of the number of rows n.
+        Of the number of rows.
     cos, sin
-        Of -2 pi k / (n step), n step of them.
+        Of -2 pi k / m for all k below m, a multiple of the number of rows.
+    n
+        The number of rows.
 
     Returns
     -------
@@ -205,7 +214,7 @@ def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, step):  # type:
     Stockham's self-sorting transform with mixed radices, decimation in frequency (C. Van Loan, Computational
     Frameworks for the Fast Fourier Transform, 1992, section 1.7).
     """
-    n = len(cos) // step
+    step = len(cos) // n
     total, span = n, 1
     for factor in factors:
         m = n // factor
@@ -358,13 +367,13 @@ def _transform_window(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """From real rows along x, as :func:`_cut_transposed` leaves them, to rows along y of ``half`` columns."""
     wide, narrow = _padded(window), _padded(half)
-    a_re, a_im, b_re, b_im = transform_rows(a_re, a_im, b_re, b_im, wide, factors_half, cos, sin, 2)
+    a_re, a_im, b_re, b_im = transform_rows(a_re, a_im, b_re, b_im, wide, factors_half, cos, sin, window // 2)
     _untangle(a_re, a_im, b_re, b_im, wide, half, cos, sin)
-    b_re[half * wide : narrow * wide] = 0
-    b_im[half * wide : narrow * wide] = 0
+    _clear(b_re, half * wide, narrow * wide)
+    _clear(b_im, half * wide, narrow * wide)
     _transpose(b_re, wide, a_re, narrow, narrow, wide)
     _transpose(b_im, wide, a_im, narrow, narrow, wide)
-    return transform_rows(a_re, a_im, b_re, b_im, narrow, factors, cos, sin, 1)
+    return transform_rows(a_re, a_im, b_re, b_im, narrow, factors, cos, sin, window)
 
 
 @_inlined
@@ -471,7 +480,7 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
             )
         total = float(b_re[0]) * size * size
         # Back along y; of the rows only the middle is needed.
-        b_im, b_re, a_im, a_re = transform_rows(b_im, b_re, a_im, a_re, narrow, factors_1, cos_1, sin_1, 1)
+        b_im, b_re, a_im, a_re = transform_rows(b_im, b_re, a_im, a_re, narrow, factors_1, cos_1, sin_1, size)
         if margin > 0:
             below = (margin + crop) * narrow
             pixel = float(b_re[below])
@@ -483,7 +492,7 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
         # Back along x.
         _tangle(a_re, a_im, middle, cos_1, sin_1)
         a_im, a_re, b_im, b_re = transform_rows(
-            a_im, a_re, b_im, b_re, middle, factors_1_half, cos_1, sin_1, 2
+            a_im, a_re, b_im, b_re, middle, factors_1_half, cos_1, sin_1, size // 2
         )
         if margin > 0:
             x = margin + crop
@@ -539,8 +548,8 @@ def _cut_faded_transposed(re, im, width, image, x0, y0, size, factor, ends):  # 
         target = im if x % 2 else re
         start = x // 2 * width
         begin, end, whole, whole_end = ends[x, 0], ends[x, 1], ends[x, 2], ends[x, 3]
-        target[start : start + begin] = 0
-        target[start + end : start + size] = 0
+        _clear(target, start, start + begin)
+        _clear(target, start + end, start + size)
         if inside:
             for y in range(whole, whole_end):
                 target[np.uint64(start + y)] = column[np.uint64(y0 + y)] - mean
@@ -599,7 +608,7 @@ def weighed_slices(  # type: ignore[no-untyped-def]
                 ry, iy = -ry, -iy
             end = x_end[y]
             _contrast_row(g, end, y, ky, kx, n, coefficients, envelope, even_phase)
-            g[end:] = 0
+            _clear(g, end, narrow)
             _filter_row(
                 a_re, a_im, source, b_re, b_im, 0, ry, iy, column_re, column_im, g, odd_factor, y, half
             )
@@ -611,7 +620,9 @@ def weighed_slices(  # type: ignore[no-untyped-def]
             for c in range(3):
                 row[half, c] = row[half - 2, c]
                 row[half + 1, c] = 0
-        out[n, size] = out[n, 0]
+        for x in range(half + 2):
+            for c in range(3):
+                out[n, size, x, c] = out[n, 0, x, c]
 
 
 # ----------------------------------------------------------------------------------------------------
