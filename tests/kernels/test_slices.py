@@ -289,6 +289,13 @@ def test_each_slice_has_its_own_radius(rng):
     np.testing.assert_array_equal(together[..., :3], apart[..., :3])
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 4, 4), (10, 10, 6, 4)])
+def test_slices_of_another_size_are_refused(shape):
+    slices = np.zeros((1, 9, 7, 3), np.float32)
+    with pytest.raises(ValueError, match="do not fit into a volume"):
+        add_slices(slices, np.eye(3)[None], np.ones(1), np.zeros(shape, np.float32))
+
+
 def test_one_slice_fills_one_plane(rng):
     """Unturned: the z = 0 plane receives the slice itself and its neighbours nothing."""
     size, half = 12, 7

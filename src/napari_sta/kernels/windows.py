@@ -251,6 +251,11 @@ def add_slices(
     volume
         Changed in place: re, im, weight and one that is not used.
 
+    Raises
+    ------
+    ValueError
+        If slices and volume are not of one size.
+
     Notes
     -----
     A voxel takes (1 - |depth|) times the bilinear value of the slice if |depth| < 1. float32 sums: the
@@ -261,6 +266,8 @@ def add_slices(
     from napari_sta.kernels._numba_reconstruct import add_to_brick
 
     size = len(volume)
+    if volume.shape != (size, size, size // 2 + 1, 4) or slices.shape[1:] != (size + 1, size // 2 + 3, 3):
+        raise ValueError(f"slices {slices.shape} do not fit into a volume {volume.shape}")
     matrices = np.ascontiguousarray(matrices_zyx, dtype=np.float64)
     radii = np.ascontiguousarray(radius_px, dtype=np.float64)
     # Eight bricks a thread at least, because some receive much more than others.
