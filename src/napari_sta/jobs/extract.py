@@ -114,6 +114,7 @@ class Extract(StaInputsJob):
 
         from napari_sta.data.particles import concatenate
         from napari_sta.io.relion import write_particles, write_trajectories
+        from napari_sta.kernels.devices import surely_cpu
 
         inputs = self._checked_inputs()
         particles = inputs.particles
@@ -124,6 +125,10 @@ class Extract(StaInputsJob):
         done, written, total = 0, 0, len(particles)
         # One pool for all: threads that come and go leave their memory behind.
         with _Writer(context.threads) as writer, ThreadPoolExecutor(max(1, context.threads)) as pool:
+            if self.stack2d and surely_cpu(context.device):
+                most = max((inputs.tilt_series[name].n_tilts for name in order), default=0)
+                edge = self.crop_size_px or self.box_size_px
+                writer.get_ready(min(_BUFFER_BYTES // 4, len(particles) * most * edge**2))
             for tomogram in order:
                 series = inputs.tilt_series[tomogram]
                 group = particles[particles.tomogram == tomogram]
@@ -563,6 +568,18 @@ class _Writer:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._rooms = [None, None]
+
+    def get_ready(self, n_floats: int) -> None:
+        """Meet the memory for two batches while the compiled kernels, a second of pure Python, are loaded."""
+        import numpy as np
+
+        from napari_sta.kernels.windows import load_kernels
+
+        self._rooms = [np.empty(n_floats, np.float32) for _ in self._rooms]
+        filling = [self._pool.submit(room.fill, 0) for room in self._rooms]
+        load_kernels()
+        for one in filling:
+            one.result()
 
     def take(self, calls: list[tuple[Any, ...]]) -> int:
         """Start to write a batch; return how many files of the one before are there now."""

@@ -1,6 +1,6 @@
 """Subtomogram images compiled by numba: cut, transform, filter, transform back and finish in one pass.
 
-The transforms run over the rows of an image for 16 columns at once, held in one vector register
+The transforms run over the rows of an image for 8 or 16 columns at once, held in vector registers
 (:class:`Lanes`); a transposition between rows and columns comes in between. Everything of one image stays
 in the second-level cache. The plain twin is torch's path in :mod:`napari_sta.kernels.extraction`.
 """
@@ -11,24 +11,26 @@ import operator
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from napari_sta.kernels._numba import _contrast_row
 
-LANES = 16
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+"""Columns that are computed with at once: with more, the registers do not hold a butterfly."""
 
 # ----------------------------------------------------------------------------------------------------
-# A vector of 16 floats. Loops over butterflies are not vectorised by themselves: too many rows might overlap.
+# A vector of as many floats. Loops over butterflies are not vectorised by themselves: too many rows might
+# overlap.
 
 
 class Lanes(types.Type):  # type: ignore[misc]
-    """numba's type of 16 float32 that are computed with at once."""
+    """numba's type of the float32 that are computed with at once."""
 
     def __init__(self) -> None:
-        super().__init__(name="Lanes16xf4")
+        super().__init__(name=f"Lanes{LANES}xf4")
 
 
 _LANES = Lanes()
@@ -78,7 +80,7 @@ def _unaligned_store(builder: Any, value: Any, pointer: Any) -> None:
 
 @intrinsic
 def _load(typing_context, array, index):  # type: ignore[no-untyped-def]
-    """16 neighbours of a flat array."""
+    """Neighbours of a flat array, one a lane."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         return _unaligned_load(builder, _pointer(context, builder, sig.args[0], args[0], args[1]))
@@ -88,7 +90,7 @@ def _load(typing_context, array, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _store(typing_context, array, index, value):  # type: ignore[no-untyped-def]
-    """Write 16 neighbours of a flat array."""
+    """Write neighbours of a flat array."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         _unaligned_store(builder, args[2], _pointer(context, builder, sig.args[0], args[0], args[1]))
@@ -112,7 +114,7 @@ def _all(typing_context, number):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _transpose_block(typing_context, source, first, step, target, first_target, step_target):  # type: ignore[no-untyped-def]
-    """Transpose 16 x 16 numbers; rows are ``step`` and ``step_target`` apart."""
+    """Transpose ``LANES`` x ``LANES`` numbers; rows are ``step`` and ``step_target`` apart."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         source, first, step, target, first_target, step_target = args
@@ -127,8 +129,9 @@ def _transpose_block(typing_context, source, first, step, target, first_target, 
 
         low, high, half = interleaved(0), interleaved(LANES // 2), LANES // 2
         rows = [_unaligned_load(builder, at(sig.args[0], source, first, step, row)) for row in range(LANES)]
-        # Interleaving row k with row k + 8 rotates the four bits of row and column; four times swap them.
-        for _ in range(4):
+        # Interleaving rows of the first half with those of the second rotates the bits of row and column; as
+        # often as each has bits, it swaps them.
+        for _ in range(LANES.bit_length() - 1):
             rows = [
                 builder.shuffle_vector(rows[k], rows[k + half], part)
                 for k in range(half)
@@ -196,7 +199,7 @@ def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, n):  # type: ig
         Flat float32 arrays: the rows, ``width`` apart, and as much room again; both are overwritten. Swap
         ``re`` with ``im``, and the results too, for the inverse transform.
     width
-        Columns, a multiple of 16.
+        Columns, a multiple of ``LANES``.
     factors
         Of the number of rows.
     cos, sin
@@ -321,7 +324,7 @@ def _tangle(re, im, width, cos, sin):  # type: ignore[no-untyped-def]
 
 @_fast
 def _transpose(source, width, target, width_target, rows, columns):  # type: ignore[no-untyped-def]
-    """Transpose ``rows`` x ``columns``, both rounded up to 16."""
+    """Transpose ``rows`` x ``columns``, both rounded up to ``LANES``."""
     for y in range(0, rows, LANES):
         for x in range(0, columns, LANES):
             _transpose_block(source, y * width + x, width, target, x * width_target + y, width_target)

@@ -216,7 +216,7 @@ def _circle(size: int) -> tuple[Float32[ndarray, "s s"], Int[ndarray, "s 4"]]:
 
 def load_kernels() -> None:
     """Import the compiled kernels and call one, which loads the compiler; otherwise the first use does it."""
-    from napari_sta.kernels import _numba_images, _numba_reconstruct  # noqa: F401
+    from napari_sta.kernels import _numba_images
 
     _numba_images.sum_up(np.zeros(1, np.float32))
 
