@@ -166,7 +166,7 @@ class Reconstruct(StaInputsJob):
         summed = {half: _summed([sums.pop((half, device)) for device in devices]) for half in halves}
         maps: dict[str, Any] = {}
         for tag in self._made(summed, maps, pixel_size, context):
-            yield Progress(total + len(maps), total + len(halves) + 1, f"{tag} written")
+            yield Progress(total + len(maps), total + len(halves) + 1, f"{tag} made")
         inputs.write_set(context.out / "optimisation_set.star", inputs.particles_path)
         if not self.merged_only:
             from napari_sta.kernels.shells import correlate_shells, resolution_angst
@@ -388,8 +388,7 @@ class _Inserter:
                     pieces += [(half, source, tilt, *batch) for half, *batch in batches]
                 # Half set by half set, so that as many as there is room for go into a volume at once.
                 pieces.sort(key=lambda piece: piece[0])
-                count, told = sum(len(piece[-1]) for piece in pieces), 0
-                done = 0
+                count, done, told = sum(len(piece[-1]) for piece in pieces), 0, 0
                 while pieces:
                     half, places, now = pieces[0][0], [0], []
                     while pieces and pieces[0][0] == half and places[-1] + len(pieces[0][-1]) <= most:
@@ -446,7 +445,9 @@ def _no_sums(size: int, device: Any) -> Any:
 
 def _summed(parts: list[Any]) -> NDArray[np.float32]:
     """Add up what was inserted on each device."""
-    arrays = [part if hasattr(part, "flat") else part.cpu().numpy() for part in parts]
+    import numpy as np
+
+    arrays = [part if isinstance(part, np.ndarray) else part.cpu().numpy() for part in parts]
     for other in arrays[1:]:
         arrays[0] += other
     return arrays[0]
