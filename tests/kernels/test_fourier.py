@@ -37,25 +37,3 @@ def test_shell_sums_leave_out_what_lies_beyond():
     values = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
     shells = torch.tensor([0, 1, 1, 2, 5])
     assert fourier.shell_sum(values, shells, 3).tolist() == [1.0, 6.0, 8.0]
-
-
-def test_radial_mean_splits_linearly():
-    values, radius = torch.tensor([10.0, 20.0, 40.0]), torch.tensor([0.0, 1.25, 2.0])
-    # Radius 1.25 counts 3/4 to bin 1 and 1/4 to bin 2.
-    expected = [10.0, 20.0, (0.25 * 20 + 40) / 1.25, 0.0]
-    np.testing.assert_allclose(fourier.radial_mean_linear(values, radius, 4).numpy(), expected)
-
-
-def test_lookup_at_a_radius():
-    table = torch.tensor([1.0, 3.0, 7.0])
-    radius = torch.tensor([0.0, 0.25, 1.5, 2.0, 9.0])
-    assert fourier.interpolate_radial(table, radius).tolist() == [1.0, 1.5, 5.0, 7.0, 7.0]
-
-
-@pytest.mark.parametrize(("size", "first"), [(4, 2), (6, 1), (8, 0)])
-def test_cropping_keeps_the_centre(size, first):
-    volume = torch.arange(8.0 * 8 * 8).reshape(8, 8, 8)
-    cut = fourier.crop_centre(volume, size)
-    assert cut.shape == (size,) * 3
-    assert cut[size // 2, size // 2, size // 2] == volume[4, 4, 4]
-    assert cut[0, 0, 0] == volume[first, first, first]

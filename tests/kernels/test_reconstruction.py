@@ -256,12 +256,29 @@ def test_taper_takes_the_mean_away(rng):
     assert np.abs(flat).max() < 1e-5
 
 
-def test_the_middle_is_a_copy(rng):
+@pytest.mark.parametrize(("size", "first"), [(4, 3), (6, 2), (10, 0)])
+def test_the_middle_is_a_copy(rng, size, first):
     volume = rng.normal(size=(10, 10, 10)).astype(np.float32)
-    middle = reconstruction.crop_centre(volume, 6)
-    np.testing.assert_array_equal(middle, volume[2:8, 2:8, 2:8])
+    middle = reconstruction.crop_centre(volume, size)
+    assert middle.shape == (size,) * 3
+    assert middle[size // 2, size // 2, size // 2] == volume[5, 5, 5]
+    assert middle[0, 0, 0] == volume[first, first, first]
     middle[:] = 0
     assert volume[5, 5, 5] != 0
+
+
+def test_radial_mean_splits_linearly():
+    """Every weight 0 but one, at radius sqrt(2): 0.586 of it counts at 1 and 0.414 at 2."""
+    size = 8
+    sums = new_sums(size)
+    sums[5, 4, 1, 2] = 7.0
+    k = np.arange(size) - 4
+    radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + np.arange(5) ** 2)
+    expected = np.zeros(5)
+    for at, share in ((1, 2 - np.sqrt(2)), (2, np.sqrt(2) - 1)):
+        expected[at] = 7 * share / np.clip(1 - np.abs(radius - at), 0, None).sum()
+    for threads in (1, 3):
+        np.testing.assert_allclose(reconstruction._radial_mean_weight(sums, threads), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [12, 30])

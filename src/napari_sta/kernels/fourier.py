@@ -8,7 +8,7 @@ every axis; *centred order* runs from -n/2 upwards on all axes but the last. The
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -51,35 +51,3 @@ def shell_sum(
     index = shells.flatten().clamp(max=n_shells)
     total = torch.bincount(index, weights=values.flatten().to(torch.float64), minlength=n_shells + 1)
     return total[:n_shells]
-
-
-def radial_mean_linear(
-    values: Float[Tensor, "*grid"], radius: Float[Tensor, "*grid"], n_bins: int
-) -> Float[Tensor, "bins"]:
-    """Radial mean in which each pixel is split linearly between its two nearest whole radii."""
-    low = radius.floor().to(torch.int64).flatten()
-    part = (radius.flatten() - low).to(torch.float64)
-    flat = values.flatten().to(torch.float64)
-    total = torch.zeros(n_bins + 2, dtype=torch.float64, device=values.device)
-    count = torch.zeros_like(total)
-    for index, weight in ((low, 1 - part), (low + 1, part)):
-        index = index.clamp(max=n_bins)
-        total += torch.bincount(index, weights=weight * flat, minlength=n_bins + 2)
-        count += torch.bincount(index, weights=weight, minlength=n_bins + 2)
-    return torch.where(count > 0, total / count.clamp(min=1e-300), total)[:n_bins]
-
-
-def interpolate_radial(
-    table: Float[Tensor, "bins"], radius: Float[Tensor, "*grid"]
-) -> Float[Tensor, "*grid"]:
-    """Linear interpolation of a table at whole radii; the last value holds beyond it."""
-    low = radius.floor().to(torch.int64).clamp(max=len(table) - 1)
-    high = (low + 1).clamp(max=len(table) - 1)
-    part = (radius - low).clamp(0, 1)
-    return table[low] * (1 - part) + table[high] * part
-
-
-def crop_centre(volume: Shaped[Tensor, "d h w"], size: int) -> Shaped[Tensor, "s s s"]:
-    """Cut a cube about the centre: ``(n - size) // 2`` voxels from the low side of each axis."""
-    starts = [(n - size) // 2 for n in volume.shape]
-    return volume[tuple(slice(first, first + size) for first in starts)].contiguous()
