@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import weakref
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,6 +241,7 @@ class AlignDock(Dock):
         self._offset = np.zeros(3)  # z, y, x
         self._history: list[float] = []
         self._layers: dict[str, list[weakref.ref[Any]]] = {"map": [], "mask": []}
+        self._slid: set[int] = set()  # layers that moved on the canvas only, until the drag settles
         self._base: dict[int, NDArray[np.float64]] = {}
         self._reading = Latest(self, 30)
         self._planning = Latest(self, 200)
@@ -616,6 +618,7 @@ class AlignDock(Dock):
                 if layer is not None and id(layer) in self._base:
                     layer.translate = self._base[id(layer)]
         self._base.clear()
+        self._slid.clear()
         self._layers = {"map": [], "mask": []}
 
     def show_xz(self) -> None:
@@ -686,7 +689,7 @@ class AlignDock(Dock):
         self._settle.start()
 
     def _place_layers(self, *, settle: bool = False) -> None:
-        """Translate the layers; while dragging, without telling the viewer to work out its extent anew."""
+        """Translate the layers; while dragging only on the canvas, until the drag settles."""
         pixel = self.pixel_size_angst
         shift = self._offset * pixel
         if self.mask_moves.isChecked():
@@ -700,16 +703,29 @@ class AlignDock(Dock):
                 if layer is None or base is None:
                     continue
                 target = base + moves[what]
-                if np.array_equal(target, layer.translate):
-                    if settle:
-                        layer.events.translate()
-                elif settle:
-                    layer.translate = target
-                else:
-                    with layer.events.translate.blocker():
-                        layer.translate = target
+                moves_now = not np.array_equal(target, layer.translate)
+                if settle and (moves_now or id(layer) in self._slid):
+                    layer.translate = target  # slices, thumbnail and the viewer's extent follow
+                elif moves_now:
+                    self._slide(layer, target)
         if settle:
+            self._slid.clear()
             self._replan()
+
+    def _slide(self, layer: Any, target: NDArray[np.float64]) -> None:
+        """Translate a layer on the canvas only; it is sliced again only where the slice can change.
+
+        What is shown of a layer depends on where it is along the axes that are not displayed. Slicing it
+        again at every tick of a drag costs milliseconds in a section and the upload of the whole map in 3D.
+        """
+        viewer = self.bench.viewer
+        moved = np.flatnonzero(target != layer.translate) + viewer.dims.ndim - layer.ndim
+        with ExitStack() as quiet:
+            if set(moved) <= set(viewer.dims.displayed):
+                quiet.enter_context(layer._block_refresh())
+            quiet.enter_context(layer.events.translate.blocker(viewer._on_layers_change))
+            layer.translate = target
+        self._slid.add(id(layer))
 
     def _show_numbers(self) -> None:
         d, pixel = self.offset_px, self.pixel_size_angst
