@@ -9,6 +9,8 @@ import os
 
 # Before anything can import torch: a spinning barrier beside another busy process makes it 45 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# numpy and scipy multiply small matrices only, often in threads of ours; idle threads of their BLAS spin.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 import contextlib

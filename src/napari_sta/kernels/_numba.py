@@ -9,40 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
-    np.float32(-5.16771278), np.float32(2.55016404), np.float32(-0.59926453), np.float32(0.08214588),
-)  # fmt: skip
-_PI = np.float32(np.pi)
-
-
-@njit(inline="always")
-def _contrast_row(g, end, y, ky, kx, i, coefficients, envelope, extra_phase):  # type: ignore[no-untyped-def]
-    """Fill ``g[:end]`` with -CTF·envelope of one row of image ``i``.
-
-    ``coefficients`` (n, 5) in half turns, or (0, 5): no CTF. The phase in half turns t: subtracting the
-    nearest whole turn in float64 keeps float32 exact after it, and sin(pi t) = sin(pi (t mod 2)) is an odd
-    polynomial.
-    """
-    if coefficients.shape[0] == 0:
-        for x in range(end):
-            g[x] = np.float32(-1)
-    else:
-        use_extra = extra_phase.shape[0] > 0
-        yx, xx = coefficients[i, 1], coefficients[i, 2]
-        quartic = coefficients[i, 3]
-        base = coefficients[i, 0] * ky[y] * ky[y] + coefficients[i, 4]
-        square_y = ky[y] * ky[y]
-        for x in range(end):
-            square = square_y + kx[x] * kx[x]
-            t = base + (yx * ky[y] + xx * kx[x]) * kx[x] + quartic * square * square
-            if use_extra:
-                t += extra_phase[y, x]
-            r = np.float32(t - 2.0 * np.floor(t * 0.5 + 0.5))  # [-1, 1)
-            folded = min(max(r, -np.float32(1) - r), np.float32(1) - r)  # same sine, in [-1/2, 1/2]
-            f2 = folded * folded
-            poly = ((_SIN_9 * f2 + _SIN_7) * f2 + _SIN_5) * f2 + _SIN_3
-            g[x] = folded * (_PI + f2 * poly) * envelope[y, x]  # -CTF = +sin(gamma)
-
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def scatter_slices(  # type: ignore[no-untyped-def]

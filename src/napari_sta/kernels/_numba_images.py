@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from napari_sta.kernels._numba import _contrast_row
+from napari_sta.kernels._vectors import lanes, splat
 
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 """Columns that are computed with at once: with more, the registers do not hold a butterfly."""
@@ -143,6 +143,62 @@ def _transpose_block(typing_context, source, first, step, target, first_target, 
 
     indices = (types.intp, types.intp)
     return types.void(source, *indices, target, *indices), generate
+
+
+_SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
+    np.float32(-5.16771278), np.float32(2.55016404), np.float32(-0.59926453), np.float32(0.08214588),
+)  # fmt: skip
+_PI = np.float32(np.pi)
+
+
+@intrinsic
+def _half_turns(typing_context, k, terms, index, slope, bend, base):  # type: ignore[no-untyped-def]
+    """Phases ``terms`` + ``k`` (``slope`` + ``bend`` ``k``) + ``base`` less whole turns, in [-1, 1).
+
+    Computed in float64. Once 1.5 * 2^21 is added, the last 32 bits are the fraction of a turn, exact to 2^-31
+    half turns, of phases below 2^20 half turns.
+    """
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        double = ir.VectorType(ir.DoubleType(), LANES)
+        contract = ("contract",)
+
+        def neighbours(place: int) -> Any:
+            array = context.make_array(sig.args[place])(context, builder, args[place])
+            at = builder.bitcast(builder.gep(array.data, [args[2]]), double.as_pointer())
+            value = builder.load(at)
+            value.align = 8
+            return value
+
+        k, terms = neighbours(0), neighbours(1)
+        slope, bend, base = (splat(builder, number, LANES) for number in args[3:])
+        inner = builder.fadd(slope, builder.fmul(bend, k, contract), contract)
+        phase = builder.fadd(terms, builder.fmul(inner, k, contract), contract)
+        # In this order: the large number last.
+        shifted = builder.fadd(builder.fadd(phase, base), ir.Constant(double, [1.5 * 2.0**21] * LANES))
+        words = builder.bitcast(shifted, ir.VectorType(_INDEX, 2 * LANES))
+        fraction = builder.shuffle_vector(words, words, lanes(*range(0, 2 * LANES, 2)))
+        scale = ir.Constant(_VECTOR, [2.0**-31] * LANES)
+        return builder.fmul(builder.sitofp(fraction, _VECTOR), scale)
+
+    return _LANES(k, terms, types.intp, *[types.float64] * 3), generate
+
+
+@intrinsic
+def _folded(typing_context, turns):  # type: ignore[no-untyped-def]
+    """From [-1, 1) half turns to those with the same sine in [-1/2, 1/2]."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        one, minus_one = (ir.Constant(_VECTOR, [number] * LANES) for number in (1.0, -1.0))
+
+        def chosen(comparison: str, a: Any, b: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
+
+        low = builder.fsub(minus_one, args[0])
+        high = builder.fsub(one, args[0])
+        return chosen("<", chosen(">", args[0], low), high)
+
+    return _LANES(_LANES), generate
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -334,17 +390,56 @@ def _transpose(source, width, target, width_target, rows, columns):  # type: ign
 def _cut_transposed(re, im, width, image, x0, y0, size):  # type: ignore[no-untyped-def]
     """Even columns of a window to the rows of ``re``, odd ones to ``im``; pixels outside repeat the edge."""
     n_x, n_y = image.shape
-    inside = y0 >= 0 and y0 + size <= n_y
+    first = min(max(-y0, 0), size)
+    last = max(min(n_y - y0, size), first)
     for x in range(size):
         column = image[min(max(x0 + x, 0), n_x - 1)]
         target = im if x % 2 else re
         start = x // 2 * width
-        if inside:
-            for y in range(size):
-                target[start + y] = column[y0 + y]
-        else:
-            for y in range(size):
-                target[start + y] = column[min(max(y0 + y, 0), n_y - 1)]
+        for y in range(first):
+            target[start + y] = column[0]
+        # Unsigned: what might count from the end is not vectorised.
+        for y in range(first, last):
+            target[np.uint64(start + y)] = column[np.uint64(y0 + y)]
+        for y in range(last, size):
+            target[start + y] = column[n_y - 1]
+
+
+@_inlined
+def _contrast_row(g, end, y, ky, kx, phase, terms, row_terms, envelope, extra_phase):  # type: ignore[no-untyped-def]
+    """Fill row ``y`` of -CTF * envelope below column ``end``, and zeros from there on.
+
+    ``phase`` (5,) coefficients in half turns, or (0,): no CTF; ``kx`` padded; ``terms`` what of the phase
+    depends on the column only; ``row_terms`` room for as much.
+    """
+    if phase.shape[0] == 0:
+        for x in range(end):
+            g[x] = np.float32(-1)
+    else:
+        square = ky[y] * ky[y]
+        base = phase[0] * square + phase[4] + phase[3] * square * square
+        slope, bend = phase[1] * ky[y], 2 * phase[3] * square
+        if extra_phase.shape[0] > 0:
+            for x in range(end):
+                row_terms[x] = terms[x] + extra_phase[y, x]
+            terms = row_terms
+        for x in range(0, end, LANES):
+            half_turns = _folded(_half_turns(kx, terms, x, slope, bend, base))
+            f2 = half_turns * half_turns
+            series = _all(_SIN_3) + f2 * (_all(_SIN_5) + f2 * (_all(_SIN_7) + f2 * _all(_SIN_9)))
+            _store(g, x, half_turns * (_all(_PI) + f2 * series))  # -CTF = +sin(gamma)
+        for x in range(end):
+            g[x] *= envelope[y, x]
+    _clear(g, end, len(g))
+
+
+@_inlined
+def _fill_terms(terms, kx, phase):  # type: ignore[no-untyped-def]
+    """Fill with what of the CTF's phase depends on the column only."""
+    if phase.shape[0] > 0:
+        for x in range(len(kx)):
+            square = kx[x] * kx[x]
+            terms[x] = (phase[2] + phase[3] * square) * square
 
 
 @_inlined
@@ -416,7 +511,8 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
     scale
         Of the unnormalised transforms there and back.
     coefficients, envelope, even_phase
-        As in :func:`napari_sta.kernels._numba.weigh_transforms`, rows in FFTW order.
+        CTF phase in half turns (n, 5), or (0, 5): no CTF; (s, s / 2 + 1) amplitude factor; phase that is
+        added, in half turns, or (0, 0). Rows in FFTW order.
     ky, kx
         (s,) and (s / 2 + 1,) frequencies in 1/Å of the output, s even.
     odd_factor
@@ -440,6 +536,10 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
     a_re, a_im = np.zeros(room, np.float32), np.zeros(room, np.float32)
     b_re, b_im = np.zeros(room, np.float32), np.zeros(room, np.float32)
     g = np.zeros(narrow, np.float32)
+    terms, row_terms, padded_kx = np.zeros(narrow), np.zeros(narrow), np.zeros(narrow)
+    no_phase = np.zeros(0)
+    for x in range(half):
+        padded_kx[x] = kx[x]
     column_re, column_im = np.zeros(narrow, np.float32), np.zeros(narrow, np.float32)
     row_re, row_im = np.zeros(size // 2 + 1, np.float32), np.zeros(size // 2 + 1, np.float32)
     n_background = float(size * size)
@@ -459,12 +559,14 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
         # Crop, shift, contrast.
         _fill_ramp(row_re, row_im, shifts[n, 0], size, size // 2 + 1, scale)
         _fill_ramp(column_re, column_im, shifts[n, 1], size, half, 1.0)
+        phase = coefficients[n] if len(coefficients) else no_phase
+        _fill_terms(terms, padded_kx, phase)
         for y in range(size):
             if y < size // 2:
                 source, ry, iy = y * narrow, row_re[y], row_im[y]
             else:
                 source, ry, iy = (y - size + window) * narrow, row_re[size - y], -row_im[size - y]
-            _contrast_row(g, half, y, ky, kx, n, coefficients, envelope, even_phase)
+            _contrast_row(g, half, y, ky, padded_kx, phase, terms, row_terms, envelope, even_phase)
             _filter_row(
                 a_re,
                 a_im,
@@ -594,6 +696,10 @@ def weighed_slices(  # type: ignore[no-untyped-def]
     a_re, a_im = np.zeros(room, np.float32), np.zeros(room, np.float32)
     b_re, b_im = np.zeros(room, np.float32), np.zeros(room, np.float32)
     g = np.zeros(narrow, np.float32)
+    terms, row_terms, padded_kx = np.zeros(narrow), np.zeros(narrow), np.zeros(narrow)
+    no_phase = np.zeros(0)
+    for x in range(half):
+        padded_kx[x] = kx[x]
     column_re, column_im = np.zeros(narrow, np.float32), np.zeros(narrow, np.float32)
     row_re, row_im = np.zeros(size // 2 + 1, np.float32), np.zeros(size // 2 + 1, np.float32)
     for n in range(len(corners)):
@@ -603,6 +709,8 @@ def weighed_slices(  # type: ignore[no-untyped-def]
         )
         _fill_ramp(row_re, row_im, shifts[n, 0], size, size // 2 + 1, scale)
         _fill_ramp(column_re, column_im, shifts[n, 1], size, half, 1.0)
+        phase = coefficients[n] if len(coefficients) else no_phase
+        _fill_terms(terms, padded_kx, phase)
         for y in range(size):
             v = y - size // 2
             source = (v if v >= 0 else v + window) * narrow
@@ -610,8 +718,7 @@ def weighed_slices(  # type: ignore[no-untyped-def]
             if v % 2:
                 ry, iy = -ry, -iy
             end = x_end[y]
-            _contrast_row(g, end, y, ky, kx, n, coefficients, envelope, even_phase)
-            _clear(g, end, narrow)
+            _contrast_row(g, end, y, ky, padded_kx, phase, terms, row_terms, envelope, even_phase)
             _filter_row(
                 a_re, a_im, source, b_re, b_im, 0, ry, iy, column_re, column_im, g, odd_factor, y, half
             )
