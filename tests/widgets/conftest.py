@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests say `from fake_jobs import ...`
+
+from qt_loop import settle
 
 
 @pytest.fixture
@@ -35,19 +36,6 @@ def bench(viewer):
 def project(small_project, tmp_path) -> Path:
     """A copy of the practice project, to be changed at will."""
     return Path(shutil.copytree(small_project.root, tmp_path / "project"))
-
-
-def settle(ready: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Let Qt work until something holds; return whether it came to hold."""
-    from qtpy.QtWidgets import QApplication
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        QApplication.processEvents()
-        if ready():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from npe2 import PluginManifest
+from qt_loop import settle
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
 import napari_sta
-from conftest import settle
 from napari_sta.widgets import add_docks, get_reader
 from napari_sta.widgets.workbench import DOCKS, HAND, Workbench, preferences
 

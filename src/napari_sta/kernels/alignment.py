@@ -229,7 +229,8 @@ class _RecipeScorer:
     def _correlate(self, a_hat: ndarray, mask_hat: ndarray) -> ndarray:
         """Sum over voxels of a(z) · mask(z - shift) for every shift, of any fraction, along axis 0."""
         cross = np.einsum("kc,kc->k", a_hat, mask_hat.conj())
-        result: ndarray = (self._waves @ cross).real
+        # Not @: the threads that BLAS wakes for it spin on, and take as much time again as all the rest.
+        result: ndarray = np.einsum("sk,k->s", self._waves, cross).real
         return result
 
     def _distance(self, lowpass_angst: float, fraction: float) -> ndarray | None:
