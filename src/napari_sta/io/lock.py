@@ -78,17 +78,15 @@ def is_dead(host: object, process: object, started: object = "") -> bool:
         return True
     except (OSError, OverflowError):
         pass  # somebody else's
-    _, _, now = _parts(_started(process))
-    return bool(ticks and now and ticks != now)
+    state, now = _state(process)
+    # A zombie has ended; only whoever started it has not looked yet.
+    return state in ("Z", "X") or bool(ticks and now and ticks != now)
 
 
 def _started(process: int) -> str:
     """Return ``boot:space:ticks``: which boot and process space the number counts in, and since when."""
-    try:
-        # The name in brackets may hold anything, blanks and brackets too; the start is field 22.
-        words = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        ticks = words[19].decode("ascii")
-    except (OSError, IndexError, UnicodeDecodeError):
+    ticks = _state(process)[1]
+    if not ticks:
         return ""
     boot = space = ""
     with suppress(OSError, UnicodeDecodeError):
@@ -96,6 +94,16 @@ def _started(process: int) -> str:
     with suppress(OSError):
         space = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
     return f"{boot}:{space}:{ticks}"
+
+
+def _state(process: int) -> tuple[str, str]:
+    """Return a process's state, as one letter, and its start in clock ticks; empty where not to be had."""
+    try:
+        # The name in brackets may hold anything, blanks and brackets too.
+        words = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        return words[0].decode("ascii"), words[19].decode("ascii")  # fields 3 and 22
+    except (OSError, IndexError, UnicodeDecodeError):
+        return "", ""
 
 
 def _parts(started: object) -> tuple[str, str, str]:
@@ -136,6 +144,7 @@ def relion_lock(root: Path, patience_s: float) -> Iterator[None]:
                     f"finish, or remove the folder {mine.folder} if no RELION is running"
                 )
             time.sleep(_PAUSE_S)
+        mine.clear_aside()
         _remove_leftovers(root)
         yield
     finally:
@@ -178,10 +187,10 @@ class _Lock:
             (lock.aside / _LOCK_FILE).write_text(lock.text, encoding="utf-8")
             lock.made = (lock.aside.stat().st_mtime, time.monotonic())
         except OSError as error:
-            lock._clear_aside()
+            lock.clear_aside()
             raise JobError(sentence_for(error, root / "default_pipeline.star")) from error
         except BaseException:
-            lock._clear_aside()
+            lock.clear_aside()
             raise
         return lock
 
@@ -259,16 +268,17 @@ class _Lock:
     def release(self) -> None:
         """Give the lock up if we hold it; one that somebody has removed by hand is no concern any more."""
         ours = _said(self.file) == self.text
-        self._clear_aside()
+        self.clear_aside()
         if ours:
             try:
                 self.folder.rename(self.aside)
             except OSError:
                 _clear(self.folder)
             else:
-                self._clear_aside()
+                self.clear_aside()
 
-    def _clear_aside(self) -> None:
+    def clear_aside(self) -> None:
+        """Remove what is left of our folder beside the lock."""
         _clear(self.aside)
 
 
