@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from napari_sta.data.errors import InputError, JobError, StaError
+from napari_sta.data.errors import InputError, JobError
 from napari_sta.io.files import (
     check_is_file,
     inside,
@@ -71,6 +71,8 @@ JOB_PIPELINE = "job_pipeline.star"
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
+
+_CURE = "restore the file, for instance from the copy in the newest job folder of RELION"
 
 # RELION and we fill a new folder at once; whatever is still empty after this was given up.
 _EMPTY_IS_DESERTED_S = 300.0
@@ -268,7 +270,7 @@ class Project:
         """
         wanted = _slashed(name)
         for job in self.jobs():
-            if wanted in (job.name, _slashed(job.alias)):
+            if wanted and wanted in (job.name, _slashed(job.alias)):
                 return job
         if not _stays_inside(name):
             inside(self.root, name, f"{PIPELINE_FILE}, rlnPipeLineProcessName")
@@ -281,9 +283,10 @@ class Project:
     @property
     def next_job(self) -> int:
         """The number that the next job gets."""
-        tables = self._tables()
+        raw = self._read()
+        tables = self._filled(raw)
         try:
-            return self._free_number(tables, self._counter(tables))
+            return self._free_number(tables, self._counter(raw) if raw else 1)
         except InputError:
             return max(self._used_numbers(tables), default=0) + 1
 
@@ -363,42 +366,27 @@ class Project:
                 raise JobError(sentence_for(error, made)) from error
         return name
 
-    def finish_job(self, name: str, status: str, outputs: Sequence[PipelineNode] = ()) -> str:
+    def finish_job(self, name: str, status: str, outputs: Sequence[PipelineNode] = ()) -> None:
         """Set a job's status, and enter the files it wrote (paths from the job folder).
 
         A job that the pipeline does not list is left alone.
 
-        Returns
-        -------
-        warning
-            Empty; or, where a job that has ended could not be entered (the project stays locked, the
-            pipeline file is damaged, the disk full), a sentence saying so. Its exit marker counts until the
-            row is corrected, by RELION or by us, as soon as either holds the lock.
-
         Raises
         ------
         InputError, JobError
-            As :meth:`add_job`, for ``Running`` and ``Scheduled``.
+            As :meth:`add_job`. A job that has ended is none the worse for it: its exit marker counts until
+            its row is brought in line, by RELION or by us, once either holds the lock.
         """
         if status not in STATUSES:
             raise ValueError(f"{status} is no job status of RELION")
         name = _slashed(name)
-        try:
-            with self.lock():
-                tables = self._tables_to_change(apart_from=name)
-                if not self._set_status(tables, name, status):
-                    return ""
-                self._add_outputs(tables, name, outputs)
-                self._write(tables)
-        except StaError as error:
-            if status in _MARKERS.values():
-                return (
-                    f"{name} has ended ({status.lower()}), but {PIPELINE_FILE} does not say so yet: {error}; "
-                    "its files are complete, and the pipeline is corrected when the next job starts"
-                )
-            raise
-        self._touch_nodes([PipelineNode(name + node.path, node.label, node.depth) for node in outputs])
-        return ""
+        with self.lock():
+            tables = self._tables_to_change(apart_from=name)
+            if not self._set_status(tables, name, status):
+                return
+            nodes = self._add_outputs(tables, name, outputs)
+            self._write(tables)
+        self._touch_nodes(nodes)
 
     def trash_job(self, name: str) -> Path:
         """Move a job's folder to ``Trash/`` and take the job out of the pipeline.
@@ -426,6 +414,7 @@ class Project:
             source = inside(self.root, name, f"{PIPELINE_FILE}, rlnPipeLineProcessName")
             written = _written_by(tables, name)
             alias = self._alias_of(tables, name)
+            link = inside(self.root, alias, f"{PIPELINE_FILE}, rlnPipeLineProcessAlias") if alias else None
             gone, entries = [], []
             for node in _nodes_of(tables):
                 is_own = node.path.startswith(name)
@@ -433,7 +422,6 @@ class Project:
                     found = self._node_entries(node, name, alias)
                     gone += [node] if is_own else []
                     entries += found if is_own else []
-            link = inside(self.root, alias, f"{PIPELINE_FILE}, rlnPipeLineProcessAlias") if alias else None
             if link is not None and not _is_link_to(link, source):
                 link = None
             target = self._place_in_trash(name)
@@ -576,7 +564,6 @@ class Project:
         path = self.root / PIPELINE_FILE
         if not tables:
             return
-        cure = "restore the file, for instance from the copy in the newest job folder of RELION"
         version = re.search(r"^# version (\d+)", path.read_text(errors="replace"), re.MULTILINE)
         if version is None or int(version.group(1)) < 50001:
             raise InputError(
@@ -584,18 +571,18 @@ class Project:
                 "translates "
                 "the file"
             )
-        if "pipeline_general" not in tables:
-            raise InputError(f"{path} has no table data_pipeline_general; {cure}")
         for name, labels in _TABLES.items():
             table = tables.get(name)
             if table is None or not table.columns:
                 continue
             lacking = [one for one in labels if one not in table and one != "rlnPipeLineNodeTypeLabelDepth"]
             if lacking:
-                raise InputError(f"{path}, table data_{name} has no column {lacking[0]}; {cure}")
+                raise InputError(f"{path}, table data_{name} has no column {lacking[0]}; {_CURE}")
         self._counter(tables)
 
     def _counter(self, tables: Mapping[str, Table]) -> int:
+        if "pipeline_general" not in tables:
+            raise InputError(f"{self.root / PIPELINE_FILE} has no table data_pipeline_general; {_CURE}")
         columns = tables["pipeline_general"].columns
         values = [str(value) for value in columns.get("rlnPipeLineJobCounter", [])]
         if len(values) != 1 or not re.fullmatch("[0-9]{1,6}", values[0]) or int(values[0]) < 1:

@@ -339,9 +339,7 @@ class JobRun:
                     write_job_pipeline(self.out, name, self.job.relion_type, status, inputs, outputs)
             mark(self.out, status)
             if self._in_pipeline and self._project is not None:
-                late = self._project.finish_job(self.name, status, outputs)
-                if late:
-                    log.warning("%s", late)
+                self._project.finish_job(self.name, status, outputs)
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
             if status == "Succeeded":
