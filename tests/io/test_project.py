@@ -617,6 +617,8 @@ def test_killed_between_the_folder_and_the_pipeline(project):
         "    os._exit(0)\n"
         "Project(sys.argv[1]).add_job('External', 'relion.external', first=first)\n"
     )
+    half = project.root / ".default_pipeline.star.12.ab.sta-tmp"
+    half.touch()
     for kind in ("nothing", "record"):
         subprocess.run([sys.executable, "-c", code, str(project.root), kind], check=True, timeout=60)
     first, second = (project.job(f"External/job{number:03d}") for number in (38, 39))
@@ -625,6 +627,7 @@ def test_killed_between_the_folder_and_the_pipeline(project):
     # Neither is in the way of the next, and both can be discarded.
     assert project.add_job("External", "relion.external") == "External/job040/"
     assert not (project.root / ".relion_lock").exists()
+    assert not half.exists()
     project.trash_job(second.name)
     os.utime(project.root / "External/job038", (1e9, 1e9))
     project.trash_job(first.name)

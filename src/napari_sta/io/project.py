@@ -25,6 +25,7 @@ import numpy as np
 
 from napari_sta.data.errors import InputError, JobError
 from napari_sta.io.files import (
+    TEMPORARY_SUFFIX,
     check_is_file,
     inside,
     open_log,
@@ -599,6 +600,9 @@ class Project:
         Rows of our jobs that ended while they could not be entered are brought in line; a project without
         the file gets one that lists what there is.
         """
+        for leftover in self.root.glob(f".{PIPELINE_FILE}.*{TEMPORARY_SUFFIX}"):
+            with suppress(OSError):  # of a killed process: nobody else writes it now
+                leftover.unlink()
         tables = self._read()
         if not tables:
             return self._rebuilt()
