@@ -684,6 +684,40 @@ def test_a_live_job_that_the_pipeline_does_not_list_is_not_discarded(project):
     assert project.job("External/job050").status == "Aborted"
 
 
+@pytest.mark.parametrize("trouble", ["locked", "column", "no counter"])
+def test_a_job_that_ended_while_the_pipeline_could_not_be_written(project, monkeypatch, trouble):
+    name = project.add_job(
+        "External", "relion.external", first=lambda folder: put_record(folder, **process_mark())
+    )
+    (project.root / name / "merged.mrc").touch()
+    write_output_nodes(project.root / name, name, [MAP])
+    mark(project.root / name, "Succeeded")
+    path = project.root / "default_pipeline.star"
+    whole = path.read_text()
+    if trouble == "locked":
+        (project.root / ".relion_lock").mkdir()
+        (project.root / ".relion_lock/lock_default_pipeline.star").touch()
+        real = project.lock
+        monkeypatch.setattr(project, "lock", lambda: real(patience_s=0.1))
+    else:
+        label = "_rlnPipeLineProcessStatusLabel" if trouble == "column" else "_rlnPipeLineJobCounter"
+        path.write_text(whole.replace(label, "_rlnOther"))
+    sentence = project.finish_job(name, "Succeeded", [MAP])
+    assert sentence.startswith(
+        f"{name} has ended (succeeded), but default_pipeline.star does not say so yet: "
+    )
+    with pytest.raises((InputError, JobError)):
+        project.finish_job(name, "Running")
+    assert project.job(name).status == "Succeeded"  # the marker counts
+    path.write_text(whole)
+    shutil.rmtree(project.root / ".relion_lock", ignore_errors=True)
+    project.add_job("External", "relion.external")
+    job = project.job(name)
+    assert (job.status, job.outputs) == ("Succeeded", (f"{name}merged.mrc",))
+    text = path.read_text()
+    assert any(name in line and "Succeeded" in line for line in text.splitlines())
+
+
 def test_rows_of_ended_jobs_are_brought_in_line_with_the_next_change(project):
     ended, killed, live, foreign = (project.add_job("External", "relion.external") for _ in range(4))
     put_record(project.root / ended, status="Succeeded", **process_mark())
@@ -849,10 +883,12 @@ def test_a_full_disk_leaves_pipeline_and_folders_as_they_were(project, monkeypat
         for action in (
             lambda: project.add_job("Reconstruct", "relion.external"),
             lambda: project.trash_job("Extract/job024"),
-            lambda: project.finish_job("Extract/job024", "Failed"),
+            lambda: project.finish_job("Extract/job024", "Running"),
         ):
             with pytest.raises(JobError, match="disk is full"):
                 action()
+        # What has ended has ended.
+        assert "disk is full" in project.finish_job("Extract/job024", "Failed")
     after = tree(project.root)
     # Folders without a file in them count for nothing.
     assert {k: v for k, v in after.items() if v is not None} == {

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from napari_sta.data.errors import InputError, JobError
+from napari_sta.data.errors import InputError, JobError, StaError
 from napari_sta.io.files import (
     TEMPORARY_SUFFIX,
     check_is_file,
@@ -367,27 +367,42 @@ class Project:
                 raise JobError(sentence_for(error, made)) from error
         return name
 
-    def finish_job(self, name: str, status: str, outputs: Sequence[PipelineNode] = ()) -> None:
+    def finish_job(self, name: str, status: str, outputs: Sequence[PipelineNode] = ()) -> str:
         """Set a job's status, and enter the files it wrote (paths from the job folder).
 
         A job that the pipeline does not list is left alone.
 
+        Returns
+        -------
+        warning
+            Empty; or, where a job that has ended could not be entered (the project stays locked, the
+            pipeline file is damaged, the disk full), a sentence saying so. Its exit marker counts until the
+            row is brought in line, by RELION or by us, once either holds the lock.
+
         Raises
         ------
         InputError, JobError
-            As :meth:`add_job`. A job that has ended is none the worse for it: its exit marker counts until
-            its row is brought in line, by RELION or by us, once either holds the lock.
+            As :meth:`add_job`, for ``Running`` and ``Scheduled``.
         """
         if status not in STATUSES:
             raise ValueError(f"{status} is no job status of RELION")
         name = _slashed(name)
-        with self.lock():
-            tables = self._tables_to_change(apart_from=name)
-            if not self._set_status(tables, name, status):
-                return
-            nodes = self._add_outputs(tables, name, outputs)
-            self._write(tables)
+        try:
+            with self.lock():
+                tables = self._tables_to_change(apart_from=name)
+                if not self._set_status(tables, name, status):
+                    return ""
+                nodes = self._add_outputs(tables, name, outputs)
+                self._write(tables)
+        except StaError as error:
+            if status not in _MARKERS.values():
+                raise
+            return (
+                f"{name} has ended ({status.lower()}), but {PIPELINE_FILE} does not say so yet: {error}; "
+                "its files are complete, and the pipeline is corrected when the next job starts"
+            )
         self._touch_nodes(nodes)
+        return ""
 
     def trash_job(self, name: str) -> Path:
         """Move a job's folder to ``Trash/`` and take the job out of the pipeline.

@@ -339,7 +339,9 @@ class JobRun:
                     write_job_pipeline(self.out, name, self.job.relion_type, status, inputs, outputs)
             mark(self.out, status)
             if self._in_pipeline and self._project is not None:
-                self._project.finish_job(self.name, status, outputs)
+                late = self._project.finish_job(self.name, status, outputs)
+                if late:
+                    log.warning("%s", late)
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
             if status == "Succeeded":
