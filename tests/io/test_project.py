@@ -60,6 +60,7 @@ def test_reading(project):
     assert jobs["Polish/job020/"].status == "Unknown"
     assert project.next_job == 38
     assert project.downstream("Select/job023/") == ["Extract/job024/"]
+    assert project.downstream("") == project.downstream("/") == []
     assert project.nodes()[0] == PipelineNode(
         "Tomograms/job007/tomograms.star", "TomogramGroupMetadata.star.relion.tomo.reconstruct", 1
     )

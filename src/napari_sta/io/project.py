@@ -294,6 +294,8 @@ class Project:
     def downstream(self, name: str) -> list[str]:
         """Return the names of jobs that read what this job wrote."""
         wanted = _slashed(name)
+        if not wanted:
+            return []
         tables = self._tables()
         written = _written_by(tables, wanted)
         users = [
