@@ -12,11 +12,11 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,9 @@ JOB_NAME = re.compile(r"[^/]+/job(\d{3,})/?$")
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
+
+# A record is some kilobytes; whatever is larger is none.
+_LARGEST_RECORD_BYTES = 16 * 2**20
 
 # In the order in which RELION looks at them.
 _MARKERS = {SUCCESS: "Succeeded", FAILURE: "Failed", ABORTED: "Aborted"}
@@ -241,6 +244,7 @@ class Project:
         type_label: str,
         inputs: Sequence[PipelineNode] = (),
         outputs: Sequence[PipelineNode] = (),
+        first: Callable[[Path], None] | None = None,
     ) -> str:
         """Give a new job the next number, make its folder, and enter it as running.
 
@@ -252,6 +256,10 @@ class Project:
             Files it reads, paths from the project folder.
         outputs
             Files it will write, paths from the *job* folder.
+        first
+            Called with the new, empty folder while the project is locked and the pipeline does not know
+            the job yet: what it writes (the job's record) is there whenever the job is. If it fails, the
+            folder is removed and nothing has changed.
 
         Returns
         -------
@@ -267,17 +275,24 @@ class Project:
             tables = self._tables()
             number = self._free_number(_counter(tables))
             name = f"{folder}/job{number:03d}/"
-            try:
-                (self.root / name).mkdir(parents=True)
-            except OSError as error:
-                raise JobError(sentence_for(error, self.root / name)) from error
             tables["pipeline_general"] = _general(number + 1)
             _append(tables, "pipeline_processes", (name, "None", type_label, "Running"))
             for node in inputs:
                 self._add_node(tables, node)
                 _append(tables, "pipeline_input_edges", (node.path, name))
             self._add_outputs(tables, name, outputs)
-            self._write(tables)
+            made = self.root / name
+            try:
+                made.mkdir(parents=True)
+                try:
+                    if first is not None:
+                        first(made)
+                    self._write(tables)
+                except BaseException:
+                    shutil.rmtree(made, ignore_errors=True)
+                    raise
+            except OSError as error:
+                raise JobError(sentence_for(error, made)) from error
         return name
 
     def finish_job(self, name: str, status: str, outputs: Sequence[PipelineNode] = ()) -> None:
@@ -567,26 +582,76 @@ def _is_orphan(file: Path) -> bool:
     return words[1].isdigit() and not _is_alive(int(words[1]))
 
 
-def _is_alive(process: int) -> bool:
+def process_mark() -> dict[str, str | int]:
+    """Return what a job's record says of the process that runs it, for :func:`was_killed`.
+
+    Returns
+    -------
+    mark
+        ``host``, ``process`` (its number) and ``process_started``, by which the process is told from a
+        later one of the same number; empty where the system does not say.
+    """
+    process = os.getpid()
+    return {"host": socket.gethostname(), "process": process, "process_started": _started(process)}
+
+
+def _started(process: int) -> str:
+    """Return when a process started, in the system's own words: the boot and the clock ticks since it."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        ticks = words[19].decode("ascii")
+    except (OSError, IndexError, UnicodeDecodeError):
+        return ""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        boot = ""
+    return f"{boot} {ticks}".strip()
+
+
+def _is_alive(process: object, started: object = "") -> bool:
+    """Whether a process of this computer still runs; True if that cannot be found out.
+
+    Parameters
+    ----------
+    started
+        What :func:`_started` said of it; a process of the same number that started at another time is
+        another one.
+    """
+    if isinstance(process, bool) or not isinstance(process, int) or not 0 < process < 2**31:
+        return False  # no process has such a number
     if os.name == "nt":  # there, signal 0 is no question but Ctrl-C
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        return True
-    return True
+    except (OSError, OverflowError):
+        pass
+    now = _started(process)
+    return not (started and now and started != now)
 
 
 def was_killed(folder: str | Path) -> bool:
-    """Whether a job of ours was still running when its process died (seen from the same computer)."""
-    try:
-        record = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
-        running, host, process = record["status"] == "Running", record["host"], int(record["process"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Whether a job of ours was still running when its process died (seen from the same computer).
+
+    Any ``job.json`` is borne, damaged or foreign: it says nothing then.
+    """
+    record = _record_of(Path(folder))
+    if record.get("status") != "Running" or record.get("host") != socket.gethostname():
         return False
-    return running and host == socket.gethostname() and not _is_alive(process)
+    return "process" in record and not _is_alive(record["process"], record.get("process_started", ""))
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
+    path = folder / "job.json"
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_RECORD_BYTES:
+            return {}
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _rows(table: Table, name: str) -> list[tuple[str, ...]]:
