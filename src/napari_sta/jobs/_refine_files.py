@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from napari_sta.data.errors import InputError
 from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
-from napari_sta.io.files import path_for, replacing, resolve
+from napari_sta.io.files import path_for, remove_written, replacing, resolve
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.relion import read_particles, write_optimisation_set
 from napari_sta.jobs._refine_loop import HALVES, Maps, Refinement, State
@@ -314,11 +314,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
-    """Find the last whole checkpoint of these values and inputs; None if there is none."""
-    for path in sorted(out.glob("run_it*_checkpoint.npz"), reverse=True):
+def latest_checkpoint(out: Path, kept: frozenset[str], fingerprint: str) -> Checkpoint | None:
+    """Find the last whole checkpoint of these values and inputs; None if there is none.
+
+    Parameters
+    ----------
+    kept
+        Names of files that the job itself wrote there.
+    """
+    names = [name for name in kept if re.fullmatch(r"run_it\d{3,}_checkpoint\.npz", name)]
+    for name in sorted(names, key=lambda name: (len(name), name), reverse=True):
         try:
-            found = read_checkpoint(path)
+            found = read_checkpoint(out / name)
         except InputError:
             continue
         if found.fingerprint == fingerprint:
@@ -326,12 +333,17 @@ def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
     return None
 
 
-def remove_iterations(out: Path, after: int = -1) -> None:
-    """Delete the files of iterations after a given one, and final files: they would be of another run."""
-    for path in out.glob("run*"):
-        ours = _OURS.fullmatch(path.name)
-        if ours and path.is_file() and (ours["number"] is None or int(ours["number"]) > after):
-            path.unlink(missing_ok=True)
+def iterations(names: frozenset[str], after: int = -1) -> frozenset[str]:
+    """Return which of a refinement's files are of iterations after a given one, or final ones."""
+    found = {name: _OURS.fullmatch(name) for name in names}
+    return frozenset(
+        name for name, one in found.items() if one and (one["number"] is None or int(one["number"]) > after)
+    )
+
+
+def remove_iterations(out: Path, kept: frozenset[str], after: int = -1) -> None:
+    """Delete the job's files of iterations after a given one, and final ones: they would be of another run."""
+    remove_written(out, iterations(kept, after))
 
 
 def state_of_relion(
