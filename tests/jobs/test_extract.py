@@ -619,7 +619,7 @@ def move_particles(project: Project) -> None:
     particles = read_particles(project.paths.particles)
     write_particles(
         project.paths.particles,
-        replace(particles, coordinate_zyx_angst=particles.coordinate_zyx_angst + [3.0, 2.0, 1.0]),
+        replace(particles, coordinate_zyx_angst=particles.coordinate_zyx_angst + np.array([3.0, 2.0, 1.0])),
     )
 
 
@@ -762,7 +762,7 @@ def test_links_in_its_folder_are_not_followed(copy, tmp_path, link):
     (out / link).symlink_to(elsewhere)
     for path in elsewhere.rglob("*.mrcs"):
         path.write_bytes(b"theirs")
-    with pytest.raises(InputError, match="leads out of the folder .* through a link; remove the link"):
+    with pytest.raises(InputError, match=r"leads out of the folder .* through a link; remove the link"):
         run(copy, out)
     assert {path.read_bytes() for path in elsewhere.rglob("*.mrcs")} == {b"theirs"}
 

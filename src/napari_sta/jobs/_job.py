@@ -163,7 +163,7 @@ class Job(BaseModel):
     may_grow
         Fields that say how far to go, not what is computed: with another value a job goes on.
     is_long
-        Whether what is half done may be the work of days: if its inputs have changed it is not deleted.
+        Whether what is half done may be the work of days: it is not deleted for other values or inputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)

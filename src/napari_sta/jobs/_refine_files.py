@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -290,9 +292,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         If it, or a map that belongs to it, is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            about: dict[str, Any] = json.loads(str(archive["about"]))
-            arrays = {key: archive[key] for key in archive.files if key != "about"}
+        arrays = _arrays(path)
+        about: dict[str, Any] = json.loads(str(arrays.pop("about")))
         if about.get("format") != _FORMAT:
             raise InputError(f"{path} was written by another version of napari-sta; start the job anew")
         steer = dict(about["control"])
@@ -304,14 +305,61 @@ def read_checkpoint(path: Path) -> Checkpoint:
             stem = str(path).removesuffix("_checkpoint.npz")
             references = np.stack([read_volume(f"{stem}_half{h}_class001.mrc").data for h in (1, 2)])
         state = State(control=control.Control(**steer), references=references, **arrays, **plain)
+        _check_state(state)
+        half_set = np.asarray(about["half_set"], dtype=np.int64)
+        if half_set.shape != state.p_max.shape:
+            raise ValueError("half sets of another number of particles")
+        return Checkpoint(
+            state, half_set, str(about["fingerprint"]), str(about["particles"]), int(about["size_px"])
+        )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}); continue from an earlier iteration") from None
-    half_set = np.asarray(about["half_set"], dtype=np.int64)
-    return Checkpoint(
-        state, half_set, str(about["fingerprint"]), str(about["particles"]), int(about["size_px"])
-    )
+    except Exception as error:
+        # A damaged file may fail anywhere between here and zlib.
+        what = str(error) or type(error).__name__
+        raise InputError(f"{path} cannot be read ({what}); continue from an earlier iteration") from None
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """Read the arrays of an uncompressed ``.npz``, and no more than the file can hold."""
+    found: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                raise ValueError(f"{member.filename} is damaged")
+            content = io.BytesIO(archive.read(member))
+            version = np.lib.format.read_magic(content)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(content)
+            if math.prod(shape) * dtype.itemsize != member.file_size - content.tell():
+                raise ValueError(f"{member.filename} is damaged")
+            content.seek(0)
+            name = member.filename.removesuffix(".npy")
+            found[name] = np.lib.format.read_array(content, allow_pickle=False)
+    return found
+
+
+def _check_state(state: State) -> None:
+    """Refuse values that no refinement writes."""
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool}
+    for part in (state, state.control):
+        for one in fields(part):
+            value, kind = getattr(part, one.name), kinds.get(str(one.type))
+            if kind is not None and (
+                not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+            ):
+                raise ValueError(f"{one.name} is {value!r}")
+    n = len(state.p_max)
+    for name, shape in (("angles_deg", (n, 3)), ("offset_zyx_angst", (n, 3)), ("p_max", (n,))):
+        array = getattr(state, name)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(f"{name} is damaged")
+    if state.iteration < 0 or not 0 <= state.control.order < 12:
+        raise ValueError("iteration or sampling is out of range")
 
 
 def latest_checkpoint(out: Path, kept: frozenset[str], fingerprint: str) -> Checkpoint | None:

@@ -314,9 +314,9 @@ class JobRun:
         self._inputs = _fingerprint.of_inputs(self.job)
         if before == _fingerprint.of_job(self.job, self._inputs):
             return
-        self._lost = self._written - self.job.stays(out, self._written) - _RECORDS
+        stays = self.job.stays(out, self._written)
+        self._lost = self._written - stays - _RECORDS
         what = _fingerprint.difference(self.job, self._inputs, own)
-        only_inputs = not what
         what = what or _fingerprint.changed_input(self._inputs, own)
         if self._resumed:
             raise InputError(
@@ -326,10 +326,10 @@ class JobRun:
             raise InputError(
                 f"--o {out} holds a finished {self.job.name()}, but {what}; choose another folder"
             )
-        if self._lost and only_inputs and self.job.is_long:
+        if self._lost and self.job.is_long and not stays:
             raise InputError(
-                f"--o {out} holds an unfinished {self.job.name()}, but {what}; choose another folder, where "
-                "--continue_from takes over what has been reached"
+                f"--o {out} holds an unfinished {self.job.name()}, but {what}; choose another folder, or delete that one "
+                "if it is not needed"
             )
 
     # ---- during
