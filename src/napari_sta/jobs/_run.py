@@ -533,7 +533,9 @@ class JobRun:
                 raise JobError(f"the job finished, but its records could not be written: {error}") from error
         if self._in_pipeline and self._project is not None:
             try:
-                self._project.finish_job(self.name, status, outputs)
+                late = self._project.finish_job(self.name, status, outputs)
+                if late:
+                    log.warning("%s", late)
             except (StaError, OSError) as error:
                 # The marker tells how it ended, to us and to RELION.
                 log.warning("the project's pipeline does not show yet how the job ended: %s", error)
