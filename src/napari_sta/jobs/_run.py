@@ -162,6 +162,7 @@ class JobRun:
         self._in_pipeline = False
         self._resumed = False
         self._record: dict[str, Any] = {}
+        self._ending = False
         self._inputs: dict[str, Any] | None = None
         self._written: frozenset[str] = frozenset()  # what an earlier run of this job left in the folder
         self._lost: frozenset[str] = frozenset()  # and what of it has to go
@@ -184,14 +185,15 @@ class JobRun:
         """
         self.job = self._with_found_files()
         keep_inputs(self.job)
+        steps = self._steps()
         try:
             self.job.check()
-            with _interrupt.running():
+            with _interrupt.running(), _interrupt.deferred():
                 self._prepare()
-                steps = self._steps()
                 next(steps)  # from here on, whatever ends it leaves its marker
         except BaseException:
             release_inputs(self.job)
+            steps.close()
             raise
         return steps
 
@@ -340,10 +342,10 @@ class JobRun:
         status = "Failed"
         record: dict[str, Any] = {}
         failure = ""
-        log = logging.getLogger("napari_sta")
+        log = _unheard()
         here = os.path.realpath(self.out)
         with contextlib.ExitStack() as opened:
-            opened.enter_context(_interrupt.running())
+            opened.enter_context(_interrupt.running(self._abandon))
             _running_here.add(here)
             try:
                 yield Progress(0, 0)  # taken by steps()
@@ -385,6 +387,14 @@ class JobRun:
                     self._write_end(status, began, failure, log)
                 finally:
                     _running_here.discard(here)
+
+    def _abandon(self) -> bool:
+        """Leave records and marker although threads are still at work; the process ends right after."""
+        if self._ending or self.out is None:
+            return False
+        self._write_end("Aborted", time.time(), "stopped", _unheard(), in_pipeline=False)
+        remove_temporary_files(self.out)
+        return True
 
     def _clear(self, log: logging.Logger) -> None:
         """Remove what an earlier run left half done, or made of other values or inputs."""
@@ -506,9 +516,12 @@ class JobRun:
             "warnings": list(self.warnings),
         }
 
-    def _write_end(self, status: str, began: float, failure: str, log: logging.Logger) -> None:
+    def _write_end(
+        self, status: str, began: float, failure: str, log: logging.Logger, *, in_pipeline: bool = True
+    ) -> None:
         """Leave records and markers; a full disk here must not hide how the job itself ended."""
         assert self.out is not None
+        self._ending = True
         outputs = self._output_nodes() if status == "Succeeded" else []
         name = self._folder_name()
         try:
@@ -531,7 +544,7 @@ class JobRun:
             log.error("the records of the job could not be completed: %s", error)
             if status == "Succeeded":
                 raise JobError(f"the job finished, but its records could not be written: {error}") from error
-        if self._in_pipeline and self._project is not None:
+        if in_pipeline and self._in_pipeline and self._project is not None:
             try:
                 late = self._project.finish_job(self.name, status, outputs)
                 if late:
@@ -853,6 +866,13 @@ def _log_files(out: Path, warnings: list[str]) -> Iterator[logging.Logger]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+
+
+def _unheard() -> logging.Logger:
+    """Return a logger for what is told otherwise."""
+    log = logging.getLogger("napari_sta.unheard")
+    log.propagate, log.disabled = False, True
+    return log
 
 
 class _QuietHandler(logging.StreamHandler[TextIO]):
