@@ -13,12 +13,16 @@ import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from napari_sta.data.errors import InputError
+
+# Whatever lies beyond is a slip of the keyboard or another unit; no computer could work on it either.
+_LIMITS = {"Å": 1e6, "Å²": 1e6, "e/Å²": 1e6, "px": 1e5, "binned px": 1e5}
+_SMALLEST_ANGST = 0.01
 
 
 class Progress(NamedTuple):
@@ -130,7 +134,7 @@ def param(
     advanced
         Folded away in the form.
     bounds
-        ``gt``, ``ge``, ``lt``, ``le`` as in :func:`pydantic.Field`.
+        ``gt``, ``ge``, ``lt``, ``le`` as in :func:`pydantic.Field`. No length may be absurd, whatever its bounds.
     """
     extra: dict[str, Any] = {
         "unit": unit, "tab": tab, "relion": relion, "flag": flag, "kind": kind,
@@ -186,6 +190,19 @@ class Job(BaseModel):
         if isinstance(values, dict):
             return {k: v for k, v in values.items() if not (isinstance(v, str) and not v.strip())}
         return values
+
+    @model_validator(mode="after")
+    def _no_absurd_length(self) -> Self:
+        for field_name, info in type(self).model_fields.items():
+            value, unit = getattr(self, field_name), extra_of(info)["unit"]
+            if unit not in _LIMITS or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if abs(value) > _LIMITS[unit] or (unit == "Å" and 0 < abs(value) < _SMALLEST_ANGST):
+                raise ValueError(
+                    f"--{field_name} {value:.4g} {unit} ({info.title}) cannot be meant; give it in {unit}, between "
+                    f"{f'{_SMALLEST_ANGST:g}' if unit == 'Å' else '0'} and {_LIMITS[unit]:,.0f}"
+                )
+        return self
 
     @classmethod
     def name(cls) -> str:

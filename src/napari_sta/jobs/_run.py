@@ -473,7 +473,7 @@ class JobRun:
         job, name = self._portable_job(), self._folder_name()
         # Where RELION's GUI started us as an External job, job.star and job_pipeline.star are its own.
         if "job.star" in self._written or not (self.out / "job.star").exists():
-            write_job_star(self.out / "job.star", job_star(job, self.options.n_threads))
+            write_job_star(self.out / "job.star", job_star(job, self.options.n_threads, self.job))
         if self._in_pipeline:
             write_job_pipeline(self.out, name, job.relion_type, "Running", self._input_nodes(), [])
         # With absolute paths, because some commands name files that a set names, and have to read it.
@@ -695,7 +695,12 @@ def job_from_record(record: Mapping[str, Any], folder: str | Path | None = None)
     if folder is not None:
         started_in = [record["folder"]] if isinstance(record.get("folder"), str) else []
         hints = [folder, *(f"{one}/x" for one in started_in)]
-        found = {field: str(resolve(value, *hints)) for field, value in job.input_files().items()}
+        found = {}
+        for field, value in job.input_files().items():
+            try:
+                found[field] = str(resolve(value, *hints))
+            except InputError as error:
+                raise InputError(f"--{field}: {error}") from None
         job = job.model_copy(update=found)
     return job
 
@@ -704,8 +709,14 @@ def job_from_record(record: Mapping[str, Any], folder: str | Path | None = None)
 # job.star
 
 
-def job_star(job: Job, threads: int = 1) -> JobStar:
-    """Return what RELION's ``job.star`` says of a job: its own options, or those of an External job."""
+def job_star(job: Job, threads: int = 1, found: Job | None = None) -> JobStar:
+    """Return what RELION's ``job.star`` says of a job: its own options, or those of an External job.
+
+    Parameters
+    ----------
+    found
+        The job with its files where they are, for options that are read from them.
+    """
     text = job.as_text()
     options = {"nr_threads": str(threads), "do_queue": "No", "min_dedicated": "1", "queuename": "openmpi"}
     options |= {"qsub": "sbatch", "qsubscript": ""}
@@ -731,7 +742,12 @@ def job_star(job: Job, threads: int = 1) -> JobStar:
                 options[relion] = text[name]
             elif text[name] and text[name] != _default_text(job, name):
                 rest += [f"--{name}", text[name]]
-        options |= job.relion_switches()
+        named = (
+            {}
+            if found is None
+            else dict(zip(found.input_files().values(), job.input_files().values(), strict=True))
+        )
+        options |= {key: named.get(value, value) for key, value in (found or job).relion_switches().items()}
         if "in_optimisation" in options:
             options["use_direct_entries"] = "Yes" if options.get("in_particles") else "No"
     options["other_args"] = shlex.join(rest)

@@ -50,7 +50,7 @@ class Extract(StaInputsJob):
     }
 
     binning: float = param(
-        1.0, title="Binning factor", tab="Reconstruct", relion="binning", flag="--bin", ge=1,
+        1.0, title="Binning factor", tab="Reconstruct", relion="binning", flag="--bin", ge=1, le=1000,
         help="A pixel of the subtomogram is this many tilt-image pixels.",
     )  # fmt: skip
     box_size_px: int = param(
@@ -66,7 +66,7 @@ class Extract(StaInputsJob):
         help="Tilt images with more dose before their exposure are left out. Empty: all are used.",
     )  # fmt: skip
     min_frames: int = param(
-        1, title="Minimum nr. frames", tab="Reconstruct", relion="min_frames", flag="--min_frames", ge=1,
+        1, title="Minimum nr. frames", tab="Reconstruct", relion="min_frames", flag="--min_frames", ge=1, le=100_000,
         help="Particles seen in fewer tilt images are dropped.",
     )  # fmt: skip
     stack2d: bool = param(

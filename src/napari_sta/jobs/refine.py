@@ -39,6 +39,7 @@ _SAMPLINGS: tuple[str, ...] = ("30", "15", "7.5", "3.7", "1.8", "0.9", "0.5", "0
 _SAMPLING_CHOICES = {one: f"{one} degrees" for one in _SAMPLINGS}
 _EDGE_PX = 5.0
 _MOST_ITERATIONS = 999
+_MOST_STEPS = 100  # of offsets in one direction; each is tried with each orientation
 _SURE_FIT = 8.0
 """Standard errors by which the fitted grey scale must differ from 0 to be believed."""
 
@@ -168,11 +169,11 @@ class Refine(StaInputsJob):
         advanced=True,
     )  # fmt: skip
     seed: int = param(
-        1, title="Random seed", tab="Compute", flag="--random_seed", ge=0,
+        1, title="Random seed", tab="Compute", flag="--random_seed", ge=0, le=2**32 - 1,
         help="The same seed, threads and device give the same result.", advanced=True,
     )  # fmt: skip
     max_iterations: int | None = param(
-        None, title="Stop after iteration", tab="Compute", flag="--auto_iter_max", gt=0,
+        None, title="Stop after iteration", tab="Compute", flag="--auto_iter_max", gt=0, le=_MOST_ITERATIONS,
         help="Empty: iterate until it has converged. A job stopped this way can be continued.", advanced=True,
     )  # fmt: skip
     relion_parity: bool = param(
@@ -396,6 +397,16 @@ class Refine(StaInputsJob):
             raise InputError(
                 f"--mask_diameter_angst {self.mask_diameter_angst:g} is larger than the box of the particles "
                 f"({size * pixel:.0f} Å); make it smaller, or extract with a larger box"
+            )
+        if self.mask_diameter_angst < 4 * pixel:
+            raise InputError(
+                f"--mask_diameter_angst {self.mask_diameter_angst:g} is less than four pixels of the particles ({pixel:.3g} "
+                "Å each); give the diameter of the particle in Å"
+            )
+        if self.offset_range_px > size / 2 or self.offset_range_px > _MOST_STEPS * self.offset_step_px:
+            raise InputError(
+                f"--offset_range_px {self.offset_range_px:g} with --offset_step_px {self.offset_step_px:g} cannot be "
+                f"searched: the range may be half the box ({size // 2} px) and {_MOST_STEPS} steps at most"
             )
         nyquist = 2 * pixel
         if 0 < self.initial_lowpass_angst <= nyquist:
