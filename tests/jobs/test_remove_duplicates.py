@@ -13,9 +13,11 @@ from extraction_oracle import relion_rotation_xyz
 from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
+from napari_sta.io.project import JobStar, read_job_star
 from napari_sta.io.relion import read_optimisation_set, read_particles, with_text, write_particles
 from napari_sta.io.star import read_star, table, text_column, write_star
 from napari_sta.jobs._job import job_named
+from napari_sta.jobs._run import JobRun, RunOptions, job_from_star
 from tiny_project import finish
 
 
@@ -319,3 +321,29 @@ def test_relions_command_line(copy):
     )
     other = job_named("remove_duplicates").from_text({"in_parts": "p.star", "rule": "geometric"})
     assert other.relion_command("Select/job009/") is None
+
+
+def test_relions_scheduler_gets_the_particle_set(data, tmp_path, monkeypatch):
+    """RELION asks for fn_data, also where we were given an optimisation set; our own slots count on the way back."""
+    shutil.copytree(data / "project", tmp_path / "project")
+    monkeypatch.chdir(tmp_path)  # not the project's folder
+    root = tmp_path / "project"
+    asked = job_named("remove_duplicates").from_text(
+        {"in_optimisation_set": "Extract/job024/optimisation_set.star"}
+    )
+    run = JobRun(asked, RunOptions(project=root))
+    for _ in run.steps():
+        pass
+    star = read_job_star(run.out / "job.star")
+    assert star.options["fn_data"] == "Extract/job024/particles.star"
+    assert job_from_star(star) == asked
+    given = job_named("remove_duplicates").from_text(
+        {"in_parts": str(root / "Extract/job024/particles.star")}
+    )
+    run = JobRun(given, RunOptions(project=root))
+    for _ in run.steps():
+        pass
+    assert read_job_star(run.out / "job.star").options["fn_data"] == "Extract/job024/particles.star"
+    # RELION's own job has that slot alone.
+    theirs = JobStar("relion.select.removeduplicates", {"fn_data": "a.star", "do_remove_duplicates": "Yes"})
+    assert job_from_star(theirs).in_parts == "a.star"

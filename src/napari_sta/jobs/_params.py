@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,19 @@ class StaInputsJob(Job):
             kept.inputs = inputs
         return inputs
 
+    def read_besides(self) -> dict[str, Any]:
+        """Add tilt series as they were read, and size and date of their images."""
+        from napari_sta.jobs._fingerprint import of_files, of_table
+
+        series = self.load().tilt_series
+        if not series:
+            return {}
+        images = (path for one in series.values() for path, _ in one.images)
+        return {
+            "tilt series": of_table(series),
+            **({"tilt images": of_files(images)} if self.needs_tomograms() else {}),
+        }
+
     def particles_name(self) -> str:
         """Return the particle set as RELION's command lines name it; a plain name while it cannot be found."""
         from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
@@ -163,6 +177,24 @@ def check_symmetry(value: str) -> str:
 
     parse_symmetry(value)
     return value.strip().upper()
+
+
+def check_memory(n_bytes: float, option: str, cure: str) -> None:
+    """Refuse what cannot fit into the memory of this computer, before anything is asked for.
+
+    Raises
+    ------
+    InputError
+        One sentence with the cure.
+    """
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    if 0 < there < n_bytes:
+        raise InputError(
+            f"{option} needs {n_bytes / 2**30:.3g} GiB of memory, and this computer has {there / 2**30:.3g} GiB; {cure}"
+        )
 
 
 def check_boxes(box_size_px: int, crop_size_px: int | None) -> None:

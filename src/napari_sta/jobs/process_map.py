@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
-from napari_sta.jobs._params import check_symmetry
+from napari_sta.jobs._params import check_memory, check_symmetry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,6 +222,8 @@ class ProcessMap(Job):
         if header.is_stack or shape[0] == 1:
             raise InputError(f"{self.in_3dref} holds 2D images; a 3D map is needed")
         pixel = self.pixel_size_angst or header.pixel_size_angst
+        if self.box_size_px is not None:
+            check_memory(4.0 * self.box_size_px**3, f"--box_size_px {self.box_size_px}", "take a smaller one")
         asked = [name for name in self.operations() if name in _CUBIC]
         if len(set(shape)) != 1 and asked:
             raise InputError(
@@ -242,6 +244,11 @@ class ProcessMap(Job):
                 f"--rescale_pixel_size_angst {self.rescale_pixel_size_angst:g} leaves no pixels of the map's "
                 f"{shape[0] * pixel:.4g} Å; take a smaller one"
             )
+        check_memory(
+            8.0 * size**3,
+            f"--rescale_pixel_size_angst {self.rescale_pixel_size_angst:g}",
+            "take a larger one",
+        )
         return pixel, shape[0] * pixel / size, size
 
     def _filtered(self, data: NDArray[np.float32], pixel_size_angst: float) -> NDArray[np.float32]:

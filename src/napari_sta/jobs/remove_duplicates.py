@@ -70,13 +70,14 @@ class RemoveDuplicates(StaInputsJob):
 
     def relion_switches(self) -> dict[str, str]:
         """Return what tells RELION's Subset selection to remove duplicates."""
-        return {"do_remove_duplicates": "Yes", "fn_data": self.in_parts or ""}
+        return {"do_remove_duplicates": "Yes", "fn_data": self.particles_name()}
 
     @classmethod
     def switched_on(cls, options: Mapping[str, str]) -> dict[str, str]:
         """Take the particle set from RELION's own slot."""
         kept = dict(options)
-        if kept.get("fn_data"):
+        # Ours repeats there what its own slots say, because RELION asks for it.
+        if kept.get("fn_data") and not (kept.get("in_optimisation") or kept.get("in_particles")):
             kept["in_particles"] = kept["fn_data"]
         return kept
 
