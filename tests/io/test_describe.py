@@ -132,7 +132,7 @@ def test_headers_of_other_programs(tmp_path):
     assert "its header calls it a stack of images (ISPG 0, mz 1)" in str(said)
     assert "extended header of that length" in with_words(w23=5760).problems[0]
     (tmp_path / "emd_1.map.gz").write_bytes(b"\x1f\x8b\x08\0" + bytes(100))
-    with pytest.raises(InputError, match="compressed .gzip.: gunzip it first"):
+    with pytest.raises(InputError, match=r"compressed \(gzip\): gunzip it first"):
         describe(tmp_path / "emd_1.map.gz")
 
 

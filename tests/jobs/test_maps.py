@@ -328,7 +328,7 @@ def test_names_of_half_maps(tmp_path, first, second):
 )
 def test_names_of_other_maps(name):
     assert maps.half_of(name) is None
-    with pytest.raises(InputError, match="must contain half1 or half2 .*; rename"):
+    with pytest.raises(InputError, match=r"must contain half1 or half2 .*; rename"):
         maps.other_half(name)
 
 

@@ -20,6 +20,8 @@ from napari_sta.io.mrc import LARGEST_VALUE, MrcHeader, read_header, read_volume
 
 _SAME_PIXEL = 1e-3
 _SMALLEST_BOX_PX = 8
+CLAMP_ANY, CLAMP_RINGING = np.inf, 0.25
+"""How far the values of a mask may leave 0...1: as the user says, or as far as rescaling takes them."""
 _CURE = "state it with process_map --pixel_size_angst"
 
 
@@ -172,19 +174,19 @@ def check_bfactor(option: str, bfactor_angst2: float | None, pixel_size_angst: f
 # ---- masks
 
 
-def read_mask(path: str, grid: Grid, *, clamp: bool = False) -> Volume:
+def read_mask(path: str, grid: Grid, clamp: float = 0.0) -> Volume:
     """Read a mask and bring it to a grid.
 
     Parameters
     ----------
     clamp
-        Clip values to 0...1 instead of refusing others.
+        Values that leave 0...1 by no more than this are cut off, others refused.
 
     Raises
     ------
     InputError
-        If it is no cube, is empty, has values outside 0...1 and ``clamp`` is not set, has another box and no
-        pixel size, or does not fit the grid.
+        If it is no cube, is empty, has values too far from 0...1, has another box and no pixel size, or does
+        not fit the grid.
     """
     mask = _looked_at(path, grid, clamp, [])
     if grid.is_that_of(mask):
@@ -195,14 +197,14 @@ def read_mask(path: str, grid: Grid, *, clamp: bool = False) -> Volume:
     return Volume(data, grid.pixel_size_angst, path)
 
 
-def mask_warnings(path: str, grid: Grid, *, clamp: bool = False) -> list[str]:
+def mask_warnings(path: str, grid: Grid, clamp: float = 0.0) -> list[str]:
     """Say what :func:`read_mask` does to a mask to make it fit."""
     said: list[str] = []
     _looked_at(path, grid, clamp, said)
     return said
 
 
-def _looked_at(path: str, grid: Grid, clamp: bool, said: list[str]) -> Volume:
+def _looked_at(path: str, grid: Grid, clamp: float, said: list[str]) -> Volume:
     """Read a mask as it is, but for its values and its pixel size."""
     mask = read_volume(path)
     say_order(read_header(path), said)
@@ -210,13 +212,16 @@ def _looked_at(path: str, grid: Grid, clamp: bool, said: list[str]) -> Volume:
     if len({d, h, w}) != 1:
         raise InputError(f"{path} is {w} x {h} x {d} voxels; a mask is a cube, as the map is")
     low, high = float(mask.data.min()), float(mask.data.max())
-    if low < -1e-6 or high > 1 + 1e-6:
-        if not clamp:
-            raise InputError(
-                f"{path}: a mask's values must lie between 0 and 1, these run from {low:.3g} to {high:.3g} "
-                "(rescaling does that); use --clamp_mask Yes to cut them off"
-            )
-        said.append(f"{path}: values from {low:.3g} to {high:.3g} are cut off to 0…1, as --clamp_mask says")
+    if max(-low, high - 1) > max(clamp, 1e-6):
+        cure = "use --clamp_mask Yes to cut them off"
+        if clamp:
+            cure = "is it a mask? process_map --clamp_low 0 --clamp_high 1 cuts them off"
+        raise InputError(
+            f"{path}: a mask's values must lie between 0 and 1, these run from {low:.3g} to {high:.3g} (rescaling "
+            f"leads to a little of that); {cure}"
+        )
+    if max(-low, high - 1) > 1e-6:
+        said.append(f"{path}: values from {low:.3g} to {high:.3g} are cut off to 0…1")
     if high <= 0:
         raise InputError(f"{path} is empty: all voxels are 0; make the mask again with a lower threshold")
     mask = replace(mask, data=np.clip(mask.data, 0, 1))

@@ -82,13 +82,19 @@ class MeasureOffset(Job):
                 f"--range_px {self.range_px:g} must be below half the map's box ({reference.box_px // 2} px)"
             )
 
+    @property
+    def _clamp(self) -> float:
+        from napari_sta.jobs._maps import CLAMP_ANY
+
+        return CLAMP_ANY if self.clamp_mask else 0.0
+
     def warnings(self) -> list[str]:
         """Say what is assumed of map and mask, and what is done to the mask."""
         from napari_sta.jobs._maps import mask_warnings
 
         said: list[str] = []
         grid = self._grid(said)
-        return said + mask_warnings(self.in_mask, grid, clamp=self.clamp_mask)
+        return said + mask_warnings(self.in_mask, grid, self._clamp)
 
     def _grid(self, said: list[str]) -> Grid:
         from napari_sta.io.mrc import read_header
@@ -103,7 +109,7 @@ class MeasureOffset(Job):
 
         grid = self._grid([])
         reference = read_map(self.in_3dref, grid.pixel_size_angst)
-        return reference, read_mask(self.in_mask, grid, clamp=self.clamp_mask)
+        return reference, read_mask(self.in_mask, grid, self._clamp)
 
     def run(self, context: Context) -> RunSteps:
         """Score, print the offset in px, Å and RELION's words, write the curve."""

@@ -130,13 +130,19 @@ class Postprocess(Job):
         if self.mtf_file:
             read_mtf(self.mtf_file)
 
+    @property
+    def _clamp(self) -> float:
+        from napari_sta.jobs._maps import CLAMP_ANY
+
+        return CLAMP_ANY if self.clamp_mask else 0.0
+
     def warnings(self) -> list[str]:
         """Say what is assumed of half maps and mask, and what is done to them."""
         from napari_sta.jobs._maps import mask_warnings
 
         grid, said = self._grid(*self._paths())
         if self.in_mask:
-            said += mask_warnings(self.in_mask, grid, clamp=self.clamp_mask)
+            said += mask_warnings(self.in_mask, grid, self._clamp)
         return said
 
     def _paths(self) -> tuple[str, str]:
@@ -179,7 +185,7 @@ class Postprocess(Job):
             )
         if not self.in_mask:
             return first, second, None
-        mask = read_mask(self.in_mask, grid, clamp=self.clamp_mask)
+        mask = read_mask(self.in_mask, grid, self._clamp)
         for half in (first, second):
             if not (half.data * mask.data).any():
                 raise InputError(

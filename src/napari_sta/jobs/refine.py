@@ -92,10 +92,6 @@ class Refine(StaInputsJob):
         help="Soft mask that is applied to the maps after each iteration. Empty: a sphere of the mask "
         "diameter.",
     )  # fmt: skip
-    clamp_mask: bool = param(
-        False, title="Clamp mask to 0..1", tab="I/O", advanced=True,
-        help="Yes: cut off mask values below 0 and above 1 instead of refusing them.",
-    )  # fmt: skip
     continue_from: str | None = param(
         None, title="Continue from here", kind="file:optimiser", relion="fn_cont", flag="--continue",
         help="An _optimiser.star of an earlier refinement, ours or RELION's. Options left as they are by default "
@@ -237,7 +233,7 @@ class Refine(StaInputsJob):
 
     def warnings(self) -> list[str]:
         """Say what looks odd but does not stop the job."""
-        from napari_sta.jobs._maps import Grid, half_of, mask_warnings
+        from napari_sta.jobs._maps import CLAMP_RINGING, Grid, half_of, mask_warnings
 
         job, _ = self.with_continued()
         inputs = job.load()
@@ -254,7 +250,7 @@ class Refine(StaInputsJob):
                         f"{volume.path} is {edge:.4g} Å a side, less than the mask diameter; what lies beyond is empty"
                     )
         if job.in_mask:
-            found += mask_warnings(job.in_mask, grid, clamp=job.clamp_mask)
+            found += mask_warnings(job.in_mask, grid, CLAMP_RINGING)
         shared = job.in_3dref and half_of(job.in_3dref) is None
         if shared and job.initial_lowpass_angst < 15:
             found.append(
@@ -441,13 +437,13 @@ class Refine(StaInputsJob):
     def _mask(self, grid: Grid) -> Tensor:
         import torch
 
-        from napari_sta.jobs._maps import read_mask
+        from napari_sta.jobs._maps import CLAMP_RINGING, read_mask
         from napari_sta.kernels import refinement as rf
 
         if not self.in_mask:
             radius = self.mask_diameter_angst / (2 * grid.pixel_size_angst)
             return rf.soft_disc(grid.box_px, radius, _EDGE_PX, n_dim=3)
-        mask = read_mask(self.in_mask, grid, clamp=self.clamp_mask)
+        mask = read_mask(self.in_mask, grid, CLAMP_RINGING)
         return torch.from_numpy(mask.data.astype("f8"))
 
     def _half_sets(self, inputs: StaInputs) -> NDArray[np.int64]:
