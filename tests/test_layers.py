@@ -260,6 +260,9 @@ def test_what_cannot_be_shown_says_why(tmp_path):
         layers.read_layers(tmp_path / "job.star")
     with pytest.raises(InputError, match="neither a map"):
         layers.read_layers(tmp_path / "x.txt")
+    (tmp_path / "emd_1.map.gz").write_bytes(b"\x1f\x8b\x08\0")
+    with pytest.raises(InputError, match=r"but compressed \(gzip\): gunzip it first"):
+        layers.read_layers(tmp_path / "emd_1.map.gz")
     (tmp_path / "Extract/job001").mkdir(parents=True)
     with pytest.raises(InputError, match="no map, mask or particle set"):
         layers.read_layers(tmp_path / "Extract/job001")

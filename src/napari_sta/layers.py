@@ -313,7 +313,17 @@ def read_layers(path: str | Path) -> list[LayerData]:
         return _read_mrc(path)
     if path.suffix.lower() == ".star":
         return _read_star(path)
-    raise InputError(f"{path} is neither a map (.mrc), a table (.star) nor a job folder.")
+    raise InputError(f"{path} is neither a map (.mrc), a table (.star) nor a job folder{_but(path)}.")
+
+
+def _but(path: Path) -> str:
+    from napari_sta.io.mrc import what_else
+
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        other = what_else(file.read(1024))
+    return f" but {other}" if other else ""
 
 
 # -- reading ---------------------------------------------------------------------------------------

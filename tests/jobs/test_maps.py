@@ -225,6 +225,11 @@ def test_mask_values_are_cut_off_only_if_asked_for_and_said(files, tmp_path):
         assert "ringing.mrc: values from -0.05 to 1.05 are cut off to 0…1" in said
 
 
+def test_a_mask_that_is_1_nowhere(files):
+    write(Path(files["mask"]), 0.4 * ball())
+    assert "is nowhere above 0.4" in refused(jobs_with(files)["postprocess"])
+
+
 def test_a_half_that_is_empty_within_the_mask(files, tmp_path):
     """Its FSC would be 0 / 0."""
     outside = noise(2)
@@ -271,6 +276,7 @@ def test_maps_that_cannot_be_computed_with(files, tmp_path, data, said):
         ("process_map", {"bfactor_angst2": "-9e4", "pixel_size_angst": "1"}),
         ("process_map", {"bfactor_angst2": "1e300"}),
         ("process_map", {"lowpass_angst": "1e308"}),
+        ("process_map", {"lowpass_angst": "90"}),
         ("process_map", {"clamp_low": "1e300"}),
         ("make_mask", {"pixel_size_angst": "1e300"}),
         ("make_mask", {"extend_px": "1e300"}),
@@ -281,6 +287,7 @@ def test_maps_that_cannot_be_computed_with(files, tmp_path, data, said):
         ("postprocess", {"pixel_size_angst": "1e300"}),
         ("postprocess", {"adhoc_bfactor_angst2": "-1e300"}),
         ("postprocess", {"adhoc_bfactor_angst2": "-9e4", "pixel_size_angst": "1"}),
+        ("postprocess", {"lowpass_angst": "90"}),
         ("postprocess", {"mtf_pixel_size_angst": "1e-300"}),
     ],
 )

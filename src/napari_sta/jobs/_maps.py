@@ -171,6 +171,21 @@ def check_bfactor(option: str, bfactor_angst2: float | None, pixel_size_angst: f
         )
 
 
+def check_lowpass(lowpass_angst: float | None, edge_angst: float) -> None:
+    """Refuse a low-pass that leaves nothing of a map but its mean.
+
+    Raises
+    ------
+    InputError
+        If it is coarser than the box.
+    """
+    if lowpass_angst is not None and lowpass_angst > edge_angst:
+        raise InputError(
+            f"--lowpass_angst {lowpass_angst:g} is coarser than the map's box, {edge_angst:.4g} Å, so nothing would be "
+            "left; take a smaller one"
+        )
+
+
 # ---- masks
 
 

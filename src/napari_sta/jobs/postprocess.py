@@ -123,10 +123,11 @@ class Postprocess(Job):
     def check(self) -> None:
         """Read both halves, the mask and the MTF."""
         from napari_sta.io.postprocess import read_mtf
-        from napari_sta.jobs._maps import check_bfactor
+        from napari_sta.jobs._maps import check_bfactor, check_lowpass
 
         first, _, _ = self._read()
         check_bfactor("adhoc_bfactor_angst2", self.adhoc_bfactor_angst2, first.pixel_size_angst)
+        check_lowpass(self.lowpass_angst, first.box_px * first.pixel_size_angst)
         if self.mtf_file:
             read_mtf(self.mtf_file)
 
@@ -186,6 +187,10 @@ class Postprocess(Job):
         if not self.in_mask:
             return first, second, None
         mask = read_mask(self.in_mask, grid, self._clamp)
+        if mask.data.max() <= 0.5:
+            raise InputError(
+                f"{self.in_mask} is nowhere above {mask.data.max():.3g}; a mask is 1 inside, make it again"
+            )
         for half in (first, second):
             if not (half.data * mask.data).any():
                 raise InputError(

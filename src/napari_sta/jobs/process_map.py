@@ -235,7 +235,7 @@ class ProcessMap(Job):
     def _grid(self, said: list[str]) -> tuple[float | None, float | None, int | None]:
         """Pixel size of the input and of the result (None: unknown), and the box after rescaling (None: as before)."""
         from napari_sta.io.mrc import check_memory, read_header
-        from napari_sta.jobs._maps import check_bfactor, pixel_size_if_needed
+        from napari_sta.jobs._maps import check_bfactor, check_lowpass, pixel_size_if_needed
         from napari_sta.kernels.volumes import rescaled_size
 
         header = read_header(self.in_3dref)
@@ -255,6 +255,7 @@ class ProcessMap(Job):
         if pixel is None:
             return None, None, None
         check_bfactor("bfactor_angst2", self.bfactor_angst2, pixel)
+        check_lowpass(self.lowpass_angst, shape[0] * pixel)
         for name in ("lowpass_angst", "highpass_angst"):
             value = getattr(self, name)
             if value is not None and value < 2 * pixel:
