@@ -124,6 +124,51 @@ def test_labels_are_written_as_a_mask(tmp_path):
         layers.write_mask(str(tmp_path / "m.mrc"), labels, {"scale": (2.0, 2.0, 3.0), "name": "drawn"})
 
 
+def test_an_unknown_pixel_size_is_shown_as_unknown(tmp_path, rng):
+    """In the layer's name, its units and its metadata; scale 1 is written back as unknown, another is believed."""
+    volume = Volume(rng.normal(size=(6, 6, 6)).astype(np.float32), None)
+    write_volume(tmp_path / "silent.mrc", volume)
+    write_volume(tmp_path / "silent_mask.mrc", Volume((volume.data > 0).astype(np.float32), None))
+    made = layers.read_layers(tmp_path / "silent.mrc") + layers.read_layers(tmp_path / "silent_mask.mrc")
+    assert len(made) == 3
+    for _, meta, _ in made:
+        assert meta["name"].endswith(" · pixel size unknown")
+        assert meta["units"] == ("pixel",) * 3
+        assert meta["scale"] == (1.0,) * 3
+        assert meta["metadata"]["napari_sta"]["pixel_size_angst"] is None
+    data, meta, _ = made[0]
+    assert layers.volume_from_layer(data, meta).stated_pixel_size_angst is None
+    layers.write_map(str(tmp_path / "out.mrc"), data, meta)
+    assert read_volume(tmp_path / "out.mrc").stated_pixel_size_angst is None
+    layers.write_map(str(tmp_path / "out.mrc"), data, meta | {"scale": (2.7,) * 3})
+    assert read_volume(tmp_path / "out.mrc").pixel_size_angst == pytest.approx(2.7)
+    # Anybody's layer has scale 1 until somebody sets it; ours of 1 Å says so.
+    assert layers.volume_from_layer(data, {"name": "x"}).stated_pixel_size_angst is None
+    one = layers.map_layer(Volume(volume.data, 1.0))
+    assert layers.volume_from_layer(*one[:2]).pixel_size_angst == 1.0
+
+
+def test_headers_count_in_the_viewer_as_they_do_in_jobs(tmp_path, rng):
+    """A map stored in another order of axes is turned; what a header calls a stack is one, but for cubes."""
+    zyx = rng.normal(size=(4, 5, 6)).astype(np.float32)
+    write_volume(tmp_path / "turned.mrc", Volume(np.ascontiguousarray(zyx.transpose(2, 1, 0)), 2.7))
+    write_volume(tmp_path / "tilts.mrc", Volume(zyx, 2.7))
+    write_volume(tmp_path / "cube.mrc", Volume(np.ascontiguousarray(zyx[:, :4, :4]), 2.7))
+    for name, words in (("turned", {16: 3, 18: 1}), ("tilts", {9: 1, 22: 0}), ("cube", {9: 1, 22: 0})):
+        raw = bytearray((tmp_path / f"{name}.mrc").read_bytes())
+        for word, value in words.items():
+            raw[4 * word : 4 * word + 4] = value.to_bytes(4, "little")
+        (tmp_path / f"{name}.mrc").write_bytes(raw)
+    [(data, meta, _)] = layers.read_layers(tmp_path / "turned.mrc")
+    np.testing.assert_array_equal(data, zyx)
+    assert meta["metadata"]["napari_sta"]["kind"] == "map"
+    kinds = {
+        name: layers.read_layers(tmp_path / f"{name}.mrc")[0][1]["metadata"]["napari_sta"]["kind"]
+        for name in ("tilts", "cube")
+    }
+    assert kinds == {"tilts": "tilt_series", "cube": "map"}
+
+
 def test_display_range_shows_density_not_solvent(rng):
     data = rng.normal(size=(32, 32, 32)).astype(np.float32)
     data[12:20, 12:20, 12:20] += 20
@@ -215,6 +260,9 @@ def test_what_cannot_be_shown_says_why(tmp_path):
         layers.read_layers(tmp_path / "job.star")
     with pytest.raises(InputError, match="neither a map"):
         layers.read_layers(tmp_path / "x.txt")
+    (tmp_path / "emd_1.map.gz").write_bytes(b"\x1f\x8b\x08\0")
+    with pytest.raises(InputError, match=r"but compressed \(gzip\): gunzip it first"):
+        layers.read_layers(tmp_path / "emd_1.map.gz")
     (tmp_path / "Extract/job001").mkdir(parents=True)
     with pytest.raises(InputError, match="no map, mask or particle set"):
         layers.read_layers(tmp_path / "Extract/job001")

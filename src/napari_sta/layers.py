@@ -25,6 +25,8 @@ AXES = ("z", "y", "x")
 MAP_SUFFIXES = (".mrc", ".map", ".mrcs", ".rec", ".st")
 MASK_COLOUR = "magenta"
 CONTOUR_COLOUR = "#ff9be8"
+NO_PIXEL_SIZE = "pixel size unknown"
+"""Ends the name of a layer whose file states none; its scale is 1."""
 _ITERATION_FILE = re.compile(r"run_it(\d{3,})_(.+)\.(?:mrc|star)")
 MAX_TOMOGRAMS = 16
 """Particle layers are made for at most this many tomograms at once."""
@@ -32,10 +34,10 @@ ARROW_ANGST = 60.0
 POINT_ANGST = 30.0
 
 
-def _common(name: str, kind: str, path: str, pixel_size_angst: float, **more: Any) -> dict[str, Any]:
+def _common(name: str, kind: str, path: str, pixel_size_angst: float | None, **more: Any) -> dict[str, Any]:
     return {
-        "name": name,
-        "units": UNITS,
+        "name": name if pixel_size_angst is not None else f"{name} · {NO_PIXEL_SIZE}",
+        "units": UNITS if pixel_size_angst is not None else ("pixel",) * 3,
         "axis_labels": AXES,
         "metadata": {
             "napari_sta": {"kind": kind, "path": path, "pixel_size_angst": pixel_size_angst, **more}
@@ -43,10 +45,11 @@ def _common(name: str, kind: str, path: str, pixel_size_angst: float, **more: An
     }
 
 
-def _grid(shape: Sequence[int], pixel_size_angst: float) -> dict[str, Any]:
+def _grid(shape: Sequence[int], pixel_size_angst: float | None) -> dict[str, Any]:
+    scale = pixel_size_angst or 1.0
     return {
-        "scale": (pixel_size_angst,) * 3,
-        "translate": tuple(-(n // 2) * pixel_size_angst for n in shape),
+        "scale": (scale,) * 3,
+        "translate": tuple(-(n // 2) * scale for n in shape),
     }
 
 
@@ -92,8 +95,9 @@ def map_layer(volume: Volume, *, name: str | None = None, kind: str = "map", **m
         Further entries of ``metadata["napari_sta"]``.
     """
     low, high, level = display_range(volume.data)
-    meta = _common(name or layer_name(volume.path), kind, volume.path, volume.pixel_size_angst, **more)
-    meta |= _grid(volume.data.shape, volume.pixel_size_angst)
+    pixel = volume.stated_pixel_size_angst
+    meta = _common(name or layer_name(volume.path), kind, volume.path, pixel, **more)
+    meta |= _grid(volume.data.shape, pixel)
     meta |= {
         "colormap": "gray",
         "contrast_limits": (low, high),
@@ -125,9 +129,9 @@ def display_range(data: NDArray[np.floating[Any]]) -> tuple[float, float, float]
 
 def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list[LayerData]:
     """Show a mask as a translucent coloured Image, and its 0.5 contour as Labels for slices."""
-    name = name or layer_name(volume.path)
-    body = _common(name, "mask", volume.path, volume.pixel_size_angst, **more)
-    body |= _grid(volume.data.shape, volume.pixel_size_angst)
+    name, pixel = name or layer_name(volume.path), volume.stated_pixel_size_angst
+    body = _common(name, "mask", volume.path, pixel, **more)
+    body |= _grid(volume.data.shape, pixel)
     body |= {
         "colormap": MASK_COLOUR,
         "blending": "additive",
@@ -137,21 +141,22 @@ def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list
         "iso_threshold": 0.5,
         "interpolation2d": "linear",
     }
-    edge = _common(f"{name} · contour", "contour", volume.path, volume.pixel_size_angst, **more)
-    edge |= _grid(volume.data.shape, volume.pixel_size_angst)
+    edge = _common(f"{name} · contour", "contour", volume.path, pixel, **more)
+    edge |= _grid(volume.data.shape, pixel)
     edge |= {"opacity": 0.9, "blending": "translucent_no_depth"}
     return [(volume.data, body, "image"), ((volume.data >= 0.5).astype(np.uint8), edge, "labels")]
 
 
-def tilt_layer(images: Any, pixel_size_angst: float, path: str, name: str) -> LayerData:
+def tilt_layer(images: Any, pixel_size_angst: float | None, path: str, name: str) -> LayerData:
     """Show a tilt series as a stack; the slider's axis is the tilt's number, one pixel apart."""
     meta = _common(name, "tilt_series", path, pixel_size_angst)
+    scale = pixel_size_angst or 1.0
     _, h, w = images.shape
     middle = np.asarray(images[images.shape[0] // 2, ::4, ::4], dtype=np.float32)
     low, high = (float(v) for v in np.percentile(middle[np.isfinite(middle)], (0.5, 99.5)))
     meta |= {
-        "scale": (pixel_size_angst,) * 3,
-        "translate": (0.0, -(h / 2) * pixel_size_angst, -(w / 2) * pixel_size_angst),
+        "scale": (scale,) * 3,
+        "translate": (0.0, -(h / 2) * scale, -(w / 2) * scale),
         "axis_labels": ("tilt", "y", "x"),
         "colormap": "gray",
         "contrast_limits": (low, max(high, low + 1e-6)),
@@ -268,6 +273,9 @@ def particles_from_layer(data: NDArray[np.float64], meta: Mapping[str, Any]) -> 
 def volume_from_layer(data: Any, meta: Mapping[str, Any]) -> Volume:
     """Return the volume an Image or Labels layer stands for; Å per voxel from its scale.
 
+    A scale of 1 is no pixel size in a layer of which none is known, be it ours (its metadata say None) or
+    anybody's: that is napari's own default.
+
     Raises
     ------
     InputError
@@ -279,8 +287,9 @@ def volume_from_layer(data: Any, meta: Mapping[str, Any]) -> Volume:
     scale = np.asarray(meta.get("scale", (1.0, 1.0, 1.0)), dtype=np.float64)[-3:]
     if np.ptp(scale) > 1e-4 * scale[0]:
         raise InputError(f"layer {meta.get('name', '')} has voxels that are not cubes; a map's are.")
-    path = meta.get("metadata", {}).get("napari_sta", {}).get("path", "")
-    return Volume(array.astype(np.float32, copy=False), float(scale[0]), path)
+    ours = meta.get("metadata", {}).get("napari_sta", {})
+    pixel = None if scale[0] == 1 and ours.get("pixel_size_angst") is None else float(scale[0])
+    return Volume(array.astype(np.float32, copy=False), pixel, ours.get("path", ""))
 
 
 def read_layers(path: str | Path) -> list[LayerData]:
@@ -304,7 +313,17 @@ def read_layers(path: str | Path) -> list[LayerData]:
         return _read_mrc(path)
     if path.suffix.lower() == ".star":
         return _read_star(path)
-    raise InputError(f"{path} is neither a map (.mrc), a table (.star) nor a job folder.")
+    raise InputError(f"{path} is neither a map (.mrc), a table (.star) nor a job folder{_but(path)}.")
+
+
+def _but(path: Path) -> str:
+    from napari_sta.io.mrc import what_else
+
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        other = what_else(file.read(1024))
+    return f" but {other}" if other else ""
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -367,25 +386,15 @@ def is_mask(path: str | Path, volume: Volume | None = None) -> bool:
 
 
 def _read_mrc(path: Path) -> list[LayerData]:
-    from napari_sta.io.mrc import read_header, read_volume
+    from napari_sta.io.mrc import open_stack, read_header, read_volume
 
     header = read_header(path)
-    if header.is_stack or header.shape_zyx[0] == 1:
-        return [tilt_layer(_mapped(path), header.pixel_size_angst, str(path), layer_name(path))]
+    if header.is_image:
+        return [tilt_layer(open_stack(path), header.pixel_size_angst, str(path), layer_name(path))]
     volume = read_volume(path)
     if is_mask(path, volume):
         return mask_layers(volume)
     return [map_layer(volume, kind="half" if "half" in path.stem else "map")]
-
-
-def _mapped(path: Path) -> Any:
-    """Map a stack into memory: a slider reads one image at a time, however large the file."""
-    from napari_sta.io.mrc import read_header
-
-    header = read_header(path)
-    if header.missing_bytes:
-        raise InputError(f"{path} is truncated: {header.missing_bytes} bytes are missing; copy it again.")
-    return np.memmap(path, dtype=header.dtype, mode="r", offset=header.data_offset, shape=header.shape_zyx)
 
 
 def star_kind(path: Path) -> str:
@@ -454,6 +463,7 @@ def _particles_of(path: Path) -> list[LayerData]:
 
 
 def _tilt_series_of(path: Path) -> list[LayerData]:
+    from napari_sta.io.mrc import open_stack
     from napari_sta.io.relion import read_tilt_series_set
 
     layers = []
@@ -463,7 +473,7 @@ def _tilt_series_of(path: Path) -> list[LayerData]:
             continue  # one file per tilt: nothing that can be mapped as a stack
         file = files.pop()
         name = f"tilts · {series.name}"
-        data, meta, kind = tilt_layer(_mapped(Path(file)), series.pixel_size_angst, file, name)
+        data, meta, kind = tilt_layer(open_stack(file), series.pixel_size_angst, file, name)
         meta["visible"] = i == 0
         layers.append((data, meta, kind))
     if not layers:

@@ -921,6 +921,87 @@ def test_the_reference_is_resized(project, three, tmp_path, capsys):
     assert "use --resize_reference Yes" in capsys.readouterr().err
 
 
+def test_what_is_assumed_of_reference_and_mask_is_said_before(project, tmp_path):
+    """Pixel sizes, grids and values of maps and masks: what is changed is said, what cannot be meant is refused."""
+    from napari_sta.kernels.filters import resample_to_grid
+
+    def write(name: str, data: Any, pixel: float | None) -> str:
+        write_volume(tmp_path / name, Volume(np.asarray(data, np.float32), pixel))
+        return str(tmp_path / name)
+
+    truth = read_volume(project.reference).data
+    ball = np.asarray(truth > 0.2 * truth.max(), np.float32)
+
+    def looked_at(**values: Any) -> list[str]:
+        job = job_of({**project.inputs(), **values})
+        job.check()
+        return [one for one in job.warnings() if str(tmp_path) in one and "starts both half sets" not in one]
+
+    assert looked_at() == []
+    silent = write("silent.mrc", truth, None)
+    [said] = looked_at(in_3dref=silent)
+    assert said.startswith(f"{silent} states no pixel size")
+    assert said.endswith("taken to be that of the particles (24 px at 4 Å), whose box it has")
+    # It is not rescaled.
+    references = job_of({**project.inputs(), "in_3dref": silent})._prepared(logging.getLogger("test"), 1)[2]
+    np.testing.assert_array_equal(references[0].numpy(), truth)
+    large = write("large.mrc", resample_to_grid(truth, PIXEL_ANGST, 40, 3.0), 3.0)
+    assert looked_at(in_3dref=large) == [f"{large} is resampled from 40 px at 3 Å to 24 px at 4 Å"]
+    mask, coarse = (
+        write("mask.mrc", ball, None),
+        write("coarse.mrc", resample_to_grid(ball, 4.0, 16, 6.0), 6.0),
+    )
+    assert "states no pixel size" in looked_at(in_mask=mask)[0]
+    assert (
+        "coarse.mrc (16 px at 6 Å) is resampled to the grid of the particles" in looked_at(in_mask=coarse)[0]
+    )
+    ringing = write("ringing.mrc", 1.1 * ball - 0.05, 4.0)
+    assert "are cut off to 0…1" in looked_at(in_mask=ringing)[0]
+    for values, words in (
+        (
+            {"in_3dref": write("other.mrc", truth[2:-2, 2:-2, 2:-2], None)},
+            "its box is 20 px, not that of the particles",
+        ),
+        ({"in_3dref": write("huge.mrc", 3e38 * ball, 4.0)}, "which cannot be computed with"),
+        ({"in_3dref": write("zero.mrc", 0 * ball, 4.0)}, "holds nothing: all voxels are 0"),
+        (
+            {"in_mask": write("map.mrc", 7 * ball - 3, 4.0)},
+            "must lie between 0 and 1, these run from -3 to 4",
+        ),
+        ({"in_mask": write("stack.mrc", ball[:21], 4.0)}, "a mask is a cube"),
+        ({"in_mask": write("small.mrc", np.ones((12, 12, 12)), 4.0)}, "reaches the edge of its own box"),
+    ):
+        with pytest.raises(InputError) as error:
+            looked_at(**values)
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("names", ["half{}.mrc 1 2", "map_half_{}.mrc A B", "emd_1_half_map_{}.map 1 2"])
+def test_half_maps_as_reference(project, tmp_path, names):
+    """Each half set starts from its own, however the two are named; they must belong together."""
+    pattern, *which = names.split()
+    truth = read_volume(project.reference).data
+    paths = [tmp_path / pattern.format(one) for one in which]
+    for factor, path in enumerate(paths, start=1):
+        write_volume(path, Volume(truth * np.float32(factor), PIXEL_ANGST))
+    for path in paths:
+        job = job_of({**project.inputs(), "in_3dref": path})
+        references = job._prepared(logging.getLogger("test"), 1)[2]
+        for factor, one in enumerate(references, start=1):
+            np.testing.assert_array_equal(one.numpy(), truth * np.float32(factor))
+    write_volume(paths[1], Volume(truth, PIXEL_ANGST * 1.1))
+    with pytest.raises(InputError, match="differ in pixel size"):
+        job.check()
+    write_volume(paths[1], Volume(truth, None))
+    job.check()
+    assert any(
+        f"{paths[1]} states no pixel size" in one and "taken to be that of" in one for one in job.warnings()
+    )
+    paths[1].unlink()
+    with pytest.raises(InputError, match=rf"{paths[1].name} is missing; .* rename a map that is none of two"):
+        job_of({**project.inputs(), "in_3dref": paths[0]}).check()
+
+
 def test_solvent_flattened_fsc(project, three, converged, tmp_path):
     """It is that of the masked maps up to where phases are randomised; without a mask a sphere serves."""
     out, _ = converged

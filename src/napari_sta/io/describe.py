@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
 from napari_sta.data.tilt_series import TiltSeries
 from napari_sta.io import mrc, relion
-from napari_sta.io.files import project_root, resolve
+from napari_sta.io.files import check_is_file, project_root, resolve
 from napari_sta.io.labels import LABELS
 from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
 from napari_sta.io.star import Table, first_table, read_star
@@ -55,13 +56,16 @@ def describe(path: str | Path) -> Description:
         raise InputError(f"{path} does not exist; check the path")
     if path.is_dir():
         return _describe_folder(path)
-    suffixes = (".mrc", ".mrcs", ".map", ".st", ".rec", ".ccp4")
-    if path.suffix in suffixes:
+    if path.suffix.lower() in (".mrc", ".mrcs", ".map", ".st", ".rec", ".ccp4"):
         return _describe_mrc(path)
     if path.suffix == ".star" or path.name.endswith(".star"):
         return _describe_star(path)
+    check_is_file(path)
+    with open(path, "rb") as file:
+        other = mrc.what_else(file.read(1024))
     raise InputError(
-        f"{path.name} is neither a STAR nor an MRC file; info reads .star, .mrc, .mrcs and folders"
+        f"{path.name} is neither a STAR nor an MRC file{f' but {other}' if other else ''}; info reads .star, "
+        ".mrc, .mrcs and folders"
     )
 
 
@@ -72,43 +76,41 @@ def describe(path: str | Path) -> Description:
 def _describe_mrc(path: Path) -> Description:
     header = mrc.read_header(path)
     d, h, w = header.shape_zyx
-    kind = mrc.MODES[header.mode]
+    kind = header.dtype.name
     found = Description()
     pixel = header.pixel_size_angst
-    if header.is_stack or header.says_stack:
+    if header.is_stack:
         found.lines.append(f"{path.name}: stack of {d} images, {w} x {h} px, {kind}")
-        found.lines.append(f"pixel size {pixel:.4g} Å; field of view {w * pixel:.4g} x {h * pixel:.4g} Å")
     elif d == 1:
-        found.lines.append(f"{path.name}: one image, {w} x {h} px, {kind}, pixel size {pixel:.4g} Å")
+        found.lines.append(f"{path.name}: one image, {w} x {h} px, {kind}")
     else:
         found.lines.append(f"{path.name}: {_volume_word(path, header)}, {w} x {h} x {d} voxels, {kind}")
-        if "Fourier" in _volume_word(path, header):
-            found.lines.append(f"for a volume of {2 * (w - 1)} voxels a side, {1 / pixel:.4g} Å each")
-        else:
-            _describe_scale(found, header)
+        if header.says_stack:
+            found.lines.append(
+                "its header calls it a stack of images (ISPG 0, mz 1); a cube is read as a map"
+            )
+    if header.stored_axes != (0, 1, 2):
+        columns, rows, sections = ("zyx"[header.stored_axes.index(axis)] for axis in (2, 1, 0))
+        found.lines.append(
+            f"stored with columns along {columns}, rows along {rows}, sections along {sections} (mapc, mapr, "
+            "maps); read in the usual order, x, y, z. RELION ignores that, so there it is turned or mirrored"
+        )
+    if pixel is None:
+        found.problems.append(f"it {header.why_no_pixel_size}: find out before measuring in Å")
+    elif header.is_image:
+        found.lines.append(f"pixel size {pixel:.4g} Å; field of view {w * pixel:.4g} x {h * pixel:.4g} Å")
+    elif "Fourier" in _volume_word(path, header):
+        found.lines.append(f"for a volume of {2 * (w - 1)} voxels a side, {1 / pixel:.4g} Å each")
+    else:
+        sides = " x ".join(f"{n * pixel:.4g}" for n in reversed(header.shape_zyx))
+        found.lines.append(f"pixel size {pixel:.4g} Å; {sides} Å; Nyquist {2 * pixel:.4g} Å")
     if header.labels:
         found.lines.append("written by: " + " ".join(header.labels[0].split()))
-    if pixel == 1.0:
-        found.problems.append(
-            "the header has no pixel size, or it is exactly 1 Å: check it before measuring in Å"
-        )
-    if header.missing_bytes:
-        found.problems.append(f"the file is truncated: {header.missing_bytes} bytes are missing")
+    if header.why_incomplete:
+        found.problems.append(f"it {header.why_incomplete}")
         return found
     _describe_values(found, path, header)
     return found
-
-
-def _describe_scale(found: Description, header: mrc.MrcHeader) -> None:
-    pixel = header.pixel_size_angst
-    sides = " x ".join(f"{n * pixel:.4g}" for n in reversed(header.shape_zyx))
-    found.lines.append(f"pixel size {pixel:.4g} Å; {sides} Å; Nyquist {2 * pixel:.4g} Å")
-    z, y, x = header.pixel_size_zyx_angst
-    if any(abs(one - pixel) > 1e-3 * pixel for one in (z, y)):
-        found.problems.append(
-            f"pixel sizes differ (x {x:.4g}, y {y:.4g}, z {z:.4g} Å): the x one is taken for all axes, "
-            "as RELION does"
-        )
 
 
 def _volume_word(path: Path, header: mrc.MrcHeader) -> str:
@@ -124,23 +126,27 @@ def _volume_word(path: Path, header: mrc.MrcHeader) -> str:
 
 
 def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> None:
-    data = np.memmap(path, header.dtype, "r", header.data_offset, header.shape_zyx)
+    size = math.prod(header.shape_zyx)
     low, high, total, bad = np.inf, -np.inf, 0.0, 0
-    for piece in data:
+    for piece in mrc.sections(header):
         values = np.asarray(piece, dtype=np.float32)
         finite = np.isfinite(values)
         bad += int(values.size - finite.sum())
         if finite.any():
             low, high = min(low, float(values[finite].min())), max(high, float(values[finite].max()))
             total += float(values[finite].sum(dtype=np.float64))
-    if bad == data.size:
+    if bad == size:
         found.problems.append("no value is a finite number")
         return
-    found.lines.append(f"values {low:.4g} to {high:.4g}, mean {total / (data.size - bad):.4g}")
+    found.lines.append(f"values {low:.4g} to {high:.4g}, mean {total / (size - bad):.4g}")
     if bad:
         found.problems.append(f"{bad} values are not finite numbers (NaN or infinity)")
     if low == high:
         found.problems.append(f"all values are {low:g}")
+    elif max(-low, high) > mrc.LARGEST_VALUE:
+        found.problems.append(
+            "values this large cannot be computed with; scale them down, or the file is damaged"
+        )
     if "mask" in path.name and header.shape_zyx[0] > 1 and (low < 0 or high > 1):
         found.problems.append(
             f"values of a mask must lie between 0 and 1, these go from {low:.3g} to {high:.3g} (rescaling "
@@ -382,11 +388,12 @@ def _tilt_series_problems(found: Description, name: str, series: TiltSeries) -> 
             )
             break
     for file, header in headers.items():
-        if header.missing_bytes:
-            found.problems.append(f"{name}: {file} is truncated: {header.missing_bytes} bytes are missing")
-        if abs(header.pixel_size_angst - series.pixel_size_angst) > 1e-2 and header.pixel_size_angst != 1.0:
+        if header.why_incomplete:
+            found.problems.append(f"{name}: {file} {header.why_incomplete}")
+        pixel = header.pixel_size_angst
+        if pixel is not None and abs(pixel - series.pixel_size_angst) > 1e-2:
             found.problems.append(
-                f"{name}: {file} has a pixel size of {header.pixel_size_angst:.4g} Å in its header, the "
+                f"{name}: {file} has a pixel size of {pixel:.4g} Å in its header, the "
                 "tomogram set "
                 f"says {series.pixel_size_angst:g}; the set counts"
             )

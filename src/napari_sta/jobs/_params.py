@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,24 +176,6 @@ def check_symmetry(value: str) -> str:
 
     parse_symmetry(value)
     return value.strip().upper()
-
-
-def check_memory(n_bytes: float, option: str, cure: str) -> None:
-    """Refuse what cannot fit into the memory of this computer, before anything is asked for.
-
-    Raises
-    ------
-    InputError
-        One sentence with the cure.
-    """
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return
-    if 0 < there < n_bytes:
-        raise InputError(
-            f"{option} needs {n_bytes / 2**30:.3g} GiB of memory, and this computer has {there / 2**30:.3g} GiB; {cure}"
-        )
 
 
 def check_boxes(box_size_px: int, crop_size_px: int | None) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.memory import check_memory
 from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
 from napari_sta.jobs._params import (
     StaInputsJob,
     check_boxes,
-    check_memory,
     check_symmetry,
     check_window,
     window_px,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
     from napari_sta.io.refinement import Optimiser
     from napari_sta.io.relion import StaInputs
+    from napari_sta.jobs._maps import Grid
     from napari_sta.jobs._ranks import Ranks
     from napari_sta.jobs._refine_loop import Refinement, State
     from napari_sta.kernels.refinement_control import Control
@@ -85,7 +86,8 @@ class Refine(StaInputsJob):
 
     in_3dref: str | None = param(
         None, title="Reference map", kind="file:map", relion="fn_ref", flag="--ref",
-        help="Start map. If its name contains half1 or half2, each half set starts from its own half map.",
+        help="Start map. If its name contains half1 or half2 (or half_A, half_map_1 and the like), each half set starts "
+        "from its own half map. A map that states no pixel size, in the particles' box, gets theirs.",
     )  # fmt: skip
     in_mask: str | None = param(
         None, title="Reference mask", kind="file:mask", relion="fn_mask", flag="--solvent_mask",
@@ -233,9 +235,25 @@ class Refine(StaInputsJob):
 
     def warnings(self) -> list[str]:
         """Say what looks odd but does not stop the job."""
+        from napari_sta.jobs._maps import CLAMP_RINGING, Grid, half_of, mask_warnings
+
         job, _ = self.with_continued()
-        found = list(job.load().warnings)
-        shared = job.in_3dref and not re.search("half[12]", Path(job.in_3dref).name)
+        inputs = job.load()
+        first = inputs.particles.optics[0]
+        assert first.image_size_px is not None
+        assert first.image_pixel_size_angst is not None
+        grid = Grid(first.image_size_px, first.image_pixel_size_angst, "the particles")
+        found = list(inputs.warnings)
+        if job.in_3dref:
+            for volume in {volume.path: volume for volume in job._references(grid, found)}.values():
+                edge = volume.box_px * volume.pixel_size_angst
+                if edge < job.mask_diameter_angst:
+                    found.append(
+                        f"{volume.path} is {edge:.4g} Å a side, less than the mask diameter; what lies beyond is empty"
+                    )
+        if job.in_mask:
+            found += mask_warnings(job.in_mask, grid, CLAMP_RINGING)
+        shared = job.in_3dref and half_of(job.in_3dref) is None
         if shared and job.initial_lowpass_angst < 15:
             found.append(
                 f"{job.in_3dref} starts both half sets at {job.initial_lowpass_angst:g} Å (0: unfiltered); below about 15 Å give "
@@ -247,7 +265,7 @@ class Refine(StaInputsJob):
             ("rlnBeamTiltX", "beam tilt"),
         ):
             neutral = {"", "None", "0.000000", "0", "1.000000", "1"}
-            if any(g.text.get(label, "") not in neutral for g in job.load().particles.optics):
+            if any(g.text.get(label, "") not in neutral for g in inputs.particles.optics):
                 found.append(
                     f"{what} ({label} of the particle set) is not corrected for; the images are taken as they are"
                 )
@@ -374,9 +392,10 @@ class Refine(StaInputsJob):
         quick: bool = False,
     ) -> tuple[StaInputs, Refinement, list[Tensor] | None, Control]:
         """Read inputs and set the refinement up."""
+        import numpy as np
         import torch
 
-        from napari_sta.jobs._maps import other_half, read_map
+        from napari_sta.jobs._maps import Grid, on_grid
         from napari_sta.jobs._refine_loop import PARITY, Refinement, Settings
         from napari_sta.jobs._refine_source import ParticleSource, are_volumes
         from napari_sta.jobs._refine_volumes import VolumeSource
@@ -415,15 +434,13 @@ class Refine(StaInputsJob):
                 f"particles, {nyquist:.2f} Å"
             )
         references = None
+        grid = Grid(size, pixel, "the particles")
         if self.in_3dref:
-            paths = [self.in_3dref, self.in_3dref]
-            if re.search("half[12]", Path(self.in_3dref).name):
-                own = 1 if "half2" in Path(self.in_3dref).name else 0
-                paths[1 - own] = other_half(self.in_3dref)
             references = [
-                torch.from_numpy(self._on_grid(read_map(path), source.size_px, pixel, path)) for path in paths
+                torch.from_numpy(on_grid(one, grid).data.astype(np.float64))
+                for one in self._references(grid, [])
             ]
-        mask = self._mask(size, pixel, log)
+        mask = self._mask(grid)
         order, local = healpix_order(self.initial_sampling_deg), healpix_order(self.local_searches_from_deg)
         rules = control.Rules(
             size, pixel, self.mask_diameter_angst, local_order=local, freeze_last=not self.relion_parity,
@@ -444,38 +461,33 @@ class Refine(StaInputsJob):
         )  # fmt: skip
         return inputs, loop, references, start
 
-    def _on_grid(self, volume: Volume, size: int, pixel: float, path: str) -> NDArray[np.float64]:
-        """Bring a reference to the particles' box and pixel size."""
-        import numpy as np
+    def _references(self, grid: Grid, said: list[str]) -> list[Volume]:
+        """Read the start map of each half set, as it is."""
+        from napari_sta.jobs._maps import agreed_pixel_size, half_of, other_half, read_reference
 
-        from napari_sta.kernels.filters import resample_to_grid
+        assert self.in_3dref is not None
+        own = half_of(self.in_3dref)
+        if own is None:
+            return [read_reference(self.in_3dref, grid, said, resize=self.resize_reference)] * 2
+        cure = "rename a map that is none of two halves"
+        paths = [self.in_3dref, other_half(self.in_3dref, cure)][:: 1 if own == 1 else -1]
+        stated = agreed_pixel_size(paths, said, "in_3dref")
+        return [
+            read_reference(path, grid, said, resize=self.resize_reference, stated_angst=stated)
+            for path in paths
+        ]
 
-        data = np.array(volume.data, dtype=np.float64)
-        same = volume.box_px == size and abs(volume.pixel_size_angst / pixel - 1) < 1e-3
-        if same:
-            return data
-        if not self.resize_reference:
-            raise InputError(
-                f"{path} has {volume.box_px} px of {volume.pixel_size_angst:.4g} Å, the particles {size} px of "
-                f"{pixel:.4g} Å; use --resize_reference Yes, or reconstruct with the particles' box and binning"
-            )
-        return np.asarray(
-            resample_to_grid(data.astype(np.float32), volume.pixel_size_angst, size, pixel), np.float64
-        )
-
-    def _mask(self, size: int, pixel: float, log: logging.Logger) -> Tensor:
-        import numpy as np
+    def _mask(self, grid: Grid) -> Tensor:
         import torch
 
-        from napari_sta.data.volume import Volume
-        from napari_sta.jobs._maps import read_mask
+        from napari_sta.jobs._maps import CLAMP_RINGING, read_mask
         from napari_sta.kernels import refinement as rf
 
         if not self.in_mask:
-            return rf.soft_disc(size, self.mask_diameter_angst / (2 * pixel), _EDGE_PX, n_dim=3)
-        grid = Volume(np.zeros((size,) * 3, np.float32), pixel)
-        mask = read_mask(self.in_mask, grid, log, clamp=True)
-        return torch.from_numpy(np.array(mask.data, dtype=np.float64)).clamp(0, 1)
+            radius = self.mask_diameter_angst / (2 * grid.pixel_size_angst)
+            return rf.soft_disc(grid.box_px, radius, _EDGE_PX, n_dim=3)
+        mask = read_mask(self.in_mask, grid, CLAMP_RINGING)
+        return torch.from_numpy(mask.data.astype("f8"))
 
     def _half_sets(self, inputs: StaInputs) -> NDArray[np.int64]:
         """Half sets as given, or dealt by the seed."""

@@ -6,7 +6,7 @@ import html
 import re
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,11 +147,12 @@ def read_result(path: str | Path, *, maps: bool = True) -> Result:
         frequency_inv_angst=tables.frequency_inv_angst,
         guinier=guinier,
         warnings=_warnings_of(path.parent),
-        **(_read_maps(path, tables.general) if maps else {}),
+        **(_read_maps(path, tables.general, 0.5 / float(tables.frequency_inv_angst[-1])) if maps else {}),
     )
 
 
-def _read_maps(path: Path, general: Mapping[str, str | float]) -> dict[str, Any]:
+def _read_maps(path: Path, general: Mapping[str, str | float], pixel_size_angst: float) -> dict[str, Any]:
+    """Read what the STAR file names; its last shell tells the pixel size of maps that do not state theirs."""
     from napari_sta.io.files import resolve
     from napari_sta.io.mrc import read_volume
     from napari_sta.kernels.filters import Sharpener
@@ -160,9 +161,14 @@ def _read_maps(path: Path, general: Mapping[str, str | float]) -> dict[str, Any]
         named = str(general.get(key, ""))
         try:
             here = path.parent / beside
-            return read_volume(here if beside and here.is_file() else resolve(named, path)) if named else None
+            if not named:
+                return None
+            volume = read_volume(here if beside and here.is_file() else resolve(named, path))
         except InputError:
             return None
+        if volume.stated_pixel_size_angst is None and key != "mask":
+            volume = replace(volume, stated_pixel_size_angst=pixel_size_angst)
+        return volume
 
     found: dict[str, Any] = {
         "map": read("map", "postprocess.mrc"),
