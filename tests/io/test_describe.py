@@ -70,7 +70,9 @@ def test_problems_of_particles(project):
     path = Path("Extract/job024/particles.star")
     assert "12 of 12 subtomogram files" in describe(path).problems[0]
     path.write_text(path.read_text().replace("   223.979334", "          nan"))
-    assert any("rlnCenteredCoordinateXAngst is nan" in problem for problem in describe(path).problems)
+    assert any(
+        "'nan' in column rlnCenteredCoordinateXAngst" in problem for problem in describe(path).problems
+    )
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert any("CR+LF" in problem for problem in describe(path).problems)
 

@@ -149,7 +149,7 @@ def test_without_a_score_the_first_stays_and_it_is_said(copy, tmp_path, caplog):
 def test_a_score_that_is_no_number(copy, tmp_path):
     place(copy, LINE, rlnMaxValueProbDistribution=["good", "bad", "good", "0.3"])
     with pytest.raises(
-        InputError, match="--score_column rlnMaxValueProbDistribution holds values that are no numbers"
+        InputError, match=r"row 1 .*'good' in column rlnMaxValueProbDistribution is not.*--score_column"
     ):
         job(copy, rule="geometric").check()
     finish(job(copy), tmp_path / "out")  # RELION's rule does not read it

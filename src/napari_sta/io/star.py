@@ -238,8 +238,8 @@ def _read_loop(path: str | Path, name: str, lines: list[str], position: int) -> 
             if len(words) > 1 and not words[1].startswith("#"):
                 raise InputError(
                     f"{path}, line {position + 1}: {words[1][:40]!r} stands after the label {words[0]} of "
-                    f"table {_shown(name)}, where only #{len(labels) + 1} may; if the line is a row, quote its "
-                    "first value"
+                    f"table {_shown(name)}, where only #{len(labels) + 1} may; if the line is a row, quote "
+                    "its first value"
                 )
             labels.append(words[0][1:])
         elif words and words[0][0] not in "#;":
@@ -299,7 +299,7 @@ def _row_values(path: str | Path, name: str, body: list[str], first: int, wanted
 
 
 def _values(line: str) -> Iterator[re.Match[str]]:
-    """Find the values of a line; the last group that matched is the text, the third one if it is not quoted."""
+    """Find the values of a line: the last group of a match is the text, the third if it is not quoted."""
     for match in _TOKEN.finditer(line):
         if match.lastindex == 3 and match.group(3).startswith("#"):
             return  # the rest is a comment
@@ -469,12 +469,20 @@ def parse_vector(text: str) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If it is not such a vector.
+        If it is not such a vector, or not of finite numbers.
     """
     if not (text.startswith("[") and text.endswith("]")):
         raise ValueError(f"{text[:40]!r} is not a vector like [1,2,3]")
     inner = text[1:-1].strip()
-    return np.array([float(item) for item in inner.split(",")] if inner else [], dtype=np.float64)
+    if "_" in inner or not inner.isascii():
+        raise ValueError(f"{text[:40]!r} is not a vector like [1,2,3]")
+    try:
+        values = np.array([float(item) for item in inner.split(",")] if inner else [], dtype=np.float64)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a vector like [1,2,3]") from None
+    if not np.isfinite(values).all():
+        raise ValueError(f"{text[:40]!r} holds a value that is not a finite number")
+    return values
 
 
 def format_vector(values: ArrayLike) -> str:

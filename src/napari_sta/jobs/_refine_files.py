@@ -20,7 +20,7 @@ from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
 from napari_sta.io.files import path_for, replacing, resolve
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.relion import read_particles, write_optimisation_set
+from napari_sta.io.relion import particle_numbers, read_particles, write_optimisation_set
 from napari_sta.jobs._refine_loop import HALVES, Maps, Refinement, State
 from napari_sta.kernels import refinement_control as control
 from napari_sta.kernels.sampling import AngularPrior, angular_step_deg, directions_zyx
@@ -248,7 +248,8 @@ class Writer:
 
 def _names(loop: Refinement) -> str:
     """Tell particle sets apart: names and their order."""
-    return hashlib.sha256("\n".join(map(str, loop.source.particles.name)).encode()).hexdigest()
+    names = "\n".join(map(str, loop.source.particles.name))
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
 def checkpoint_path(out: Path, iteration: int) -> Path:
@@ -348,13 +349,13 @@ def state_of_relion(
     if len(models) != 2:
         raise InputError(f"{path} is of a finished refinement; continue from one of its iterations")
     sampling = files.read_sampling(resolve(optimiser.sampling_file, path))
-    particles = read_particles(resolve(optimiser.data_file, path))
-    if list(particles.name) != list(loop.source.particles.name):
+    particles = read_particles(resolve(optimiser.data_file, path), loop.source.tilt_series)
+    theirs, ours = (list(zip(p.tomogram, p.name, strict=True)) for p in (particles, loop.source.particles))
+    if theirs != ours:
         raise InputError(f"{optimiser.data_file} holds other particles than the input of this job")
 
     def column(label: str) -> NDArray[np.float64]:
-        text = particles.text.get(label)
-        return np.zeros(len(particles)) if text is None else text.astype(np.float64)
+        return particle_numbers(particles, [label])[:, 0]
 
     if particles.half_set is not None:
         loop.set_half_sets(particles.half_set)
