@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.tilt_series import Deformation, TiltSeries, Trajectories
-from napari_sta.io.files import absolute, path_for, project_root, resolve
+from napari_sta.io.files import absolute, counted_from, path_for, project_root, resolve
 from napari_sta.io.star import (
     Column,
     Table,
@@ -471,9 +471,8 @@ def write_particles(path: str | Path, particles: Particles) -> None:
     kept true), three origins, three angles and three subtomogram angles, and optics groups numbered
     1..n in order, because RELION's tomo programs address them by position.
 
-    Paths of images count from the folder that :func:`~napari_sta.io.files.path_for` counts from: those
-    that do so already stay as they were, others are found from the file the set was read from. Where
-    nothing is found, the path stays.
+    Paths of images count from :func:`~napari_sta.io.files.counted_from`: those that do so already stay as
+    they were, others are found from the file the set was read from. Where nothing is found, the path stays.
 
     Raises
     ------
@@ -552,7 +551,8 @@ def _folder_for(folder: str, file: str, source: Path, writer: str | Path) -> str
         if root is None or not folder:
             return folder
         found = absolute(root / file)
-    if os.path.realpath((project_root(writer) or Path.cwd()) / file) == os.path.realpath(found):
+    base = counted_from(writer)
+    if base is not None and os.path.realpath(base / file) == os.path.realpath(found):
         return folder
     named = path_for(found.parent, writer)
     return "" if named == "." else f"{named}/"

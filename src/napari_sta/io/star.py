@@ -31,6 +31,9 @@ Column = NDArray[np.object_]
 _NOT_FIRST = ("_", ";", "data_", "loop_")
 """What no row may start with unless it is quoted: RELION or another reader takes it for something else."""
 
+_CHUNK = 1000
+"""Rows that are split at a time: their lists stay in the processor's cache."""
+
 _TOKEN = re.compile(r""""([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(\S+)""")
 
 
@@ -278,24 +281,32 @@ def _starts_table(lines: list[str], position: int, n_columns: int) -> bool:
 
 def _row_values(path: str | Path, name: str, body: list[str], first: int, wanted: int) -> list[str]:
     """Split the rows of a loop into their values, row by row; ``first`` is the number of the first line."""
-    rows = list(map(str.split, body))
-    for index, line in enumerate(body):
-        if "#" in line or '"' in line or "'" in line:
-            rows[index] = [match.group(match.lastindex or 0) for match in _values(line)]
-    if set(map(len, rows)) <= {wanted} and not any(row[0][:1] == ";" for row in rows):
-        return list(chain.from_iterable(rows))
-    for number, (line, row) in enumerate(zip(body, rows, strict=True), start=first):
-        if line.lstrip()[0] in "#;":
+    values: list[str] = []
+    for start in range(0, len(body), _CHUNK):
+        lines = body[start : start + _CHUNK]
+        rows = list(map(str.split, lines))
+        text = "\n".join(lines)
+        if any(mark in text for mark in "#\"';"):
+            rows = [
+                [match.group(match.lastindex or 0) for match in _values(line)]
+                if "#" in line or '"' in line or "'" in line
+                else row
+                for line, row in zip(lines, rows, strict=True)
+            ]
+            for number, line in enumerate(lines, start=first + start):
+                if line.lstrip()[0] in "#;":
+                    raise InputError(
+                        f"{path}, line {number}: {line.strip()[:40]!r} is a comment among the rows of table "
+                        f"{_shown(name)}, where RELION reads none; delete the line"
+                    )
+        if set(map(len, rows)) != {wanted}:
+            index = next(index for index, row in enumerate(rows) if len(row) != wanted)
             raise InputError(
-                f"{path}, line {number}: {line.strip()[:40]!r} is a comment among the rows of table "
-                f"{_shown(name)}, where RELION reads none; delete the line"
+                f"{path}, line {first + start + index}: {len(rows[index])} values where table {_shown(name)} "
+                f"has {wanted} columns; quote values that contain blanks, or restore the missing ones"
             )
-        if len(row) != wanted:
-            raise InputError(
-                f"{path}, line {number}: {len(row)} values where table {_shown(name)} has {wanted} columns; "
-                "quote values that contain blanks, or restore the missing ones"
-            )
-    return list(chain.from_iterable(rows))
+        values += chain.from_iterable(rows)
+    return values
 
 
 def _values(line: str) -> Iterator[re.Match[str]]:

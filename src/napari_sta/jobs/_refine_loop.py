@@ -248,7 +248,7 @@ class Refinement:
         self._offset_prior = np.nan_to_num(source.origin_priors_zyx_angst) / self.pixel
         free = int(np.isnan(source.angle_priors_deg[:, 1]).sum())
         if settings.tilt_prior_deg and free:
-            log.info(
+            log.warning(
                 "%d of %d particles have no rlnAngleTiltPrior: all tilt angles are searched for them",
                 free, len(source),
             )  # fmt: skip
