@@ -367,3 +367,13 @@ def test_optimiser_shows_the_half_maps_of_its_iteration(tmp_path, rng):
         path.unlink()
     with pytest.raises(InputError, match="half maps of its iteration are gone"):
         layers.read_layers(star)
+
+
+def test_names_in_another_encoding_are_shown(in_pixels):
+    folder, _ = in_pixels
+    for path in (folder / "mine.star", folder / "their_tomograms.star"):
+        path.write_bytes(path.read_bytes().replace(b"TS_01", b"TS_\xe9"))
+    points, meta, _ = layers.read_layers(folder / "mine.star")[0]
+    meta["name"].encode("utf-8")
+    assert meta["features"]["rlnTomoName"].iloc[0].encode("utf-8")
+    assert len(points) == len(meta["features"])

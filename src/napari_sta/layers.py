@@ -180,6 +180,8 @@ def particle_layers(
     layers
         Points and Vectors of each tomogram, those of the first one visible.
     """
+    from napari_sta.io.star import printable
+
     pairs: list[list[LayerData]] = []
     names = particles.tomograms[:MAX_TOMOGRAMS]
     stem = layer_name(path) if path else "particles"
@@ -188,7 +190,8 @@ def particle_layers(
         part = particles[rows]
         position, axis = positions_and_axes(part)
         more = {"tomogram": tomogram, "n_particles": len(particles), "n_tomograms": len(particles.tomograms)}
-        points = _common(f"{stem} · {tomogram}", "particles", path, pixel_size_angst, **more)
+        shown = printable(tomogram)
+        points = _common(f"{stem} · {shown}", "particles", path, pixel_size_angst, **more)
         points["metadata"]["napari_sta"]["star_rows"] = rows
         points["metadata"]["napari_sta"]["particles"] = part
         points |= {
@@ -199,7 +202,7 @@ def particle_layers(
             "opacity": 0.9,
             "visible": i == 0,
         }
-        arrows = _common(f"{stem} · {tomogram} · Z", "vectors", path, pixel_size_angst, **more)
+        arrows = _common(f"{stem} · {shown} · Z", "vectors", path, pixel_size_angst, **more)
         arrows |= {
             "edge_color": "#7ad1ff",
             "edge_width": 5.0,
@@ -228,16 +231,18 @@ def features(particles: Particles) -> Any:
     import pandas as pd
 
     from napari_sta.io.relion import numbers_of
+    from napari_sta.io.star import printable, text_column
 
     table: dict[str, Any] = {}
     for label, column in particles.text.items():
+        column = column if "".join(column).isprintable() else text_column(map(printable, column))
         if label in ("rlnTomoName", "rlnOpticsGroup", "rlnRandomSubset", "rlnClassNumber"):
             table[label] = pd.Categorical(column)
             continue
         numbers = numbers_of(column)
         table[label] = np.asarray(column, dtype=object) if numbers is None else numbers
     if "rlnTomoName" not in table:
-        table["rlnTomoName"] = pd.Categorical(particles.tomogram)
+        table["rlnTomoName"] = pd.Categorical(list(map(printable, particles.tomogram)))
     return pd.DataFrame(table)
 
 

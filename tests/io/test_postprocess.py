@@ -48,6 +48,14 @@ def test_words_among_the_numbers(data, tmp_path, name, label, value):
         read_postprocess_star(path)
 
 
+def test_a_map_may_be_called_by_a_number(data, tmp_path):
+    path = _changed(data / RESULT, tmp_path / "postprocess.star", "general", "rlnUnfilteredMapHalf1", "1e3")
+    assert read_postprocess_star(path).general["half1"] == "1e3"
+    path = _changed(data / RESULT, tmp_path / "postprocess.star", "general", "rlnFinalResolution", "x")
+    with pytest.raises(InputError, match=r"'x' in column rlnFinalResolution"):
+        read_postprocess_star(path)
+
+
 def test_shells_without_a_number_stay_unknown(data, tmp_path):
     label = "rlnFourierShellCorrelationCorrected"
     found = read_postprocess_star(_changed(data / RESULT, tmp_path / "p.star", "fsc", label, "nan"))

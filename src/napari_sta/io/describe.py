@@ -17,7 +17,7 @@ from napari_sta.io import mrc, relion
 from napari_sta.io.files import project_root, resolve
 from napari_sta.io.labels import LABELS
 from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
-from napari_sta.io.star import Table, first_table, read_star
+from napari_sta.io.star import Table, first_table, printable, read_star
 
 
 @dataclass
@@ -42,8 +42,7 @@ class Description:
             text += f"\n{count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
         else:
             text += "\nNo problems found."
-        # Bytes of a file that are no UTF-8 can be kept but not printed.
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return printable(text)
 
 
 def describe(path: str | Path) -> Description:

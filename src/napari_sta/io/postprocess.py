@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import write_text
-from napari_sta.io.relion import number_column, numbers_of
-from napari_sta.io.star import Table, format_number, read_star, table, text_column, write_star
+from napari_sta.io.relion import number_column
+from napari_sta.io.star import Table, format_number, read_star, table, write_star
 
 FSC_COLUMNS = {
     "corrected": "rlnFourierShellCorrelationCorrected",
@@ -43,6 +43,7 @@ GENERAL = {
     "intercept": "rlnFittedInterceptGuinierPlot",
     "correlation": "rlnCorrelationFitGuinierPlot",
 }
+_PATHS = ("half1", "half2", "map", "mask", "masked_map")
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,13 @@ def read_postprocess_star(path: str | Path) -> PostprocessTables:
             if label in one
         }
 
-    def entry(text: str) -> str | float:
-        values = numbers_of(text_column([text]))
-        return text if values is None else float(values[0])
-
     squares = {} if plot is None else columns(plot, {"": "rlnResolutionSquared"})
     return PostprocessTables(
-        general={key: entry(row[label]) for key, label in GENERAL.items() if label in row},
+        general={
+            key: row[label] if key in _PATHS else float(number_column(general, label, path, finite=False)[0])
+            for key, label in GENERAL.items()
+            if label in row
+        },
         frequency_inv_angst=columns(fsc, {"": "rlnResolution"})[""],
         fsc=columns(fsc, FSC_COLUMNS),
         inverse_square_angst2=squares.get("", np.zeros(0)),

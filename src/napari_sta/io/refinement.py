@@ -618,7 +618,7 @@ def read_sampling(path: str | Path) -> Sampling:
     source = _Source.open(path, "run_it001_sampling.star")
     # HEALPix pixels of higher orders than RELION's finest are beyond any memory.
     for label in ("rlnHealpixOrder", "rlnHealpixOrderOriginal"):
-        source.whole("sampling_general", label, 0, 12)
+        source.whole("sampling_general", label, 0, 9)
     values = _list_values(source, "sampling_general", Sampling, _SAMPLING)
     directions = [source.numbers("sampling_directions", label) for label in ("rlnAngleRot", "rlnAngleTilt")]
     return Sampling(**values, directions_deg=np.stack(directions, axis=-1))

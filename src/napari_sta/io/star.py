@@ -89,6 +89,11 @@ def table(name: str, columns: Mapping[str, ArrayLike | Sequence[object]], is_loo
     return Table(name, made, is_loop)
 
 
+def printable(text: str) -> str:
+    """Return a text of a file as it can be shown: bytes that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def text_column(values: Iterable[str]) -> Column:
     """Return the values as an object array, shape (n,)."""
     items = list(values)

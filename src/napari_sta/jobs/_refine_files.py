@@ -359,11 +359,21 @@ def state_of_relion(
 
     if particles.half_set is not None:
         loop.set_half_sets(particles.half_set)
-    references = np.stack([read_volume(resolve(one.reference, path)).data for one in models])
-    if references.shape[1] != loop.size:
-        raise InputError(
-            f"{models[0].reference} has a box of {references.shape[1]} px, the particles one of {loop.size}"
-        )
+    volumes = [read_volume(resolve(one.reference, path)).data for one in models]
+    for one, volume in zip(models, volumes, strict=True):
+        for size in (one.size_px, *volume.shape):
+            if size != loop.size:
+                raise InputError(f"{one.reference} has a box of {size} px, the particles one of {loop.size}")
+        if len(one.sigma2_noise) != len(loop.source.particles.optics):
+            raise InputError(
+                f"{path}: its model files have {len(one.sigma2_noise)} optics groups, the particles "
+                f"{len(loop.source.particles.optics)}; go on from another iteration"
+            )
+        if len(one.pdf_direction) != len(models[0].pdf_direction):
+            raise InputError(
+                f"{path}: its two model files are of other directions; go on from another iteration"
+            )
+    references = np.stack(volumes)
     first, n_tilts = models[0], loop.source.n_tilts
     resolution = first.resolution_angst
     inverse = start.resolution_inv_angst if not np.isfinite(resolution) else 1 / resolution
