@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 
 import numpy as np
@@ -13,6 +15,7 @@ from napari_sta.data.errors import InputError
 from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
+from napari_sta.io.relion import read_particles, read_tilt_series_set, write_optimisation_set
 
 
 def world(meta: dict, index_zyx: tuple[float, float, float]) -> np.ndarray:
@@ -236,6 +239,78 @@ def test_reader_makes_the_layers_of_a_project(small_project):
     np.testing.assert_array_equal(from_set[0][0], direct[0][0])
 
 
+@pytest.fixture
+def in_pixels(data, tmp_path):
+    """A set as of RELION 4 or Warp: coordinates in pixels; returns its folder and where the points are."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    shutil.copy(data / "relion4/particles.star", folder / "mine.star")
+    shutil.copy(data / "relion4/tomograms.star", folder / "their_tomograms.star")
+    write_optimisation_set(
+        folder / "mine_set.star", particles=folder / "mine.star", tomograms=folder / "their_tomograms.star"
+    )
+    series = read_tilt_series_set(folder / "their_tomograms.star", check_images=False)
+    particles = read_particles(folder / "mine.star", series)
+    first = particles[particles.tomogram == particles.tomogram[0]]
+    return folder, layers.positions_and_axes(first)[0]
+
+
+@pytest.mark.parametrize(
+    ("opened", "without"),
+    [
+        pytest.param("mine_set.star", [], id="optimisation set"),
+        pytest.param("mine.star", [], id="particles, optimisation set beside"),
+        pytest.param("mine.star", ["mine_set.star"], id="particles, tomograms beside"),
+    ],
+)
+def test_sets_in_pixels_find_their_tomograms(in_pixels, opened, without):
+    folder, where = in_pixels
+    for name in without:
+        (folder / name).unlink()
+    (folder / "other_set.star").write_text("data_\n\n_rlnTomoParticlesFile gone.star\n")
+    found = layers.get_reader(str(folder / opened))(str(folder / opened))
+    np.testing.assert_allclose(found[0][0], where)
+
+
+def test_sets_in_pixels_of_a_job_folder(in_pixels):
+    folder, where = in_pixels
+    job = folder.parent / "Extract/job003"
+    job.parent.mkdir()
+    folder.rename(job)
+    (job / "mine.star").rename(job / "particles.star")
+    (job / "mine_set.star").unlink()
+    np.testing.assert_allclose(layers.read_layers(job)[0][0], where)
+
+
+def test_sets_in_pixels_without_tomograms_say_what_to_do(in_pixels):
+    folder, _ = in_pixels
+    for name in ("mine_set.star", "their_tomograms.star"):
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=r"mine\.star has coordinates in pixels.*beside it") as error:
+        layers.read_layers(folder / "mine.star")
+    assert "--" not in str(error.value)
+
+
+def test_an_unnamed_particle_table_is_shown(in_pixels, tmp_path):
+    folder, where = in_pixels
+    path = folder / "mine.star"
+    path.write_text("\ufeff" + path.read_text().replace("data_particles", "data_"), encoding="utf-8")
+    assert layers.get_reader(str(path)) is not None
+    np.testing.assert_allclose(layers.read_layers(path)[0][0], where)
+
+
+def test_a_set_without_particles_says_so(tmp_path):
+    path = tmp_path / "set.star"
+    path.write_text('data_\n\n_rlnTomoTomogramsFile t.star\n_rlnTomoParticlesFile ""\n')
+    with pytest.raises(InputError, match="names no particle set"):
+        layers.read_layers(path)
+
+
+def test_pipes_are_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe.star")
+    assert layers.get_reader(str(tmp_path / "pipe.star")) is None
+
+
 def test_tilt_series_are_mapped_not_read(small_project):
     [star] = small_project.root.glob("Tomograms/*/tomograms.star")
     made = layers.read_layers(star)
@@ -340,3 +415,13 @@ def test_optimiser_shows_the_half_maps_of_its_iteration(tmp_path, rng):
         path.unlink()
     with pytest.raises(InputError, match="half maps of its iteration are gone"):
         layers.read_layers(star)
+
+
+def test_names_in_another_encoding_are_shown(in_pixels):
+    folder, _ = in_pixels
+    for path in (folder / "mine.star", folder / "their_tomograms.star"):
+        path.write_bytes(path.read_bytes().replace(b"TS_01", b"TS_\xe9"))
+    points, meta, _ = layers.read_layers(folder / "mine.star")[0]
+    meta["name"].encode("utf-8")
+    assert meta["features"]["rlnTomoName"].iloc[0].encode("utf-8")
+    assert len(points) == len(meta["features"])

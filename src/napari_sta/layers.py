@@ -6,6 +6,7 @@ and by any program.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -184,6 +185,8 @@ def particle_layers(
     layers
         Points and Vectors of each tomogram, those of the first one visible.
     """
+    from napari_sta.io.star import printable
+
     pairs: list[list[LayerData]] = []
     names = particles.tomograms[:MAX_TOMOGRAMS]
     stem = layer_name(path) if path else "particles"
@@ -192,7 +195,8 @@ def particle_layers(
         part = particles[rows]
         position, axis = positions_and_axes(part)
         more = {"tomogram": tomogram, "n_particles": len(particles), "n_tomograms": len(particles.tomograms)}
-        points = _common(f"{stem} · {tomogram}", "particles", path, pixel_size_angst, **more)
+        shown = printable(tomogram)
+        points = _common(f"{stem} · {shown}", "particles", path, pixel_size_angst, **more)
         points["metadata"]["napari_sta"]["star_rows"] = rows
         points["metadata"]["napari_sta"]["particles"] = part
         points |= {
@@ -203,7 +207,7 @@ def particle_layers(
             "opacity": 0.9,
             "visible": i == 0,
         }
-        arrows = _common(f"{stem} · {tomogram} · Z", "vectors", path, pixel_size_angst, **more)
+        arrows = _common(f"{stem} · {shown} · Z", "vectors", path, pixel_size_angst, **more)
         arrows |= {
             "edge_color": "#7ad1ff",
             "edge_width": 5.0,
@@ -231,17 +235,19 @@ def features(particles: Particles) -> Any:
     """Return every column of the set as a table: numbers as numbers, words and classes as categories."""
     import pandas as pd
 
+    from napari_sta.io.relion import numbers_of
+    from napari_sta.io.star import printable, text_column
+
     table: dict[str, Any] = {}
     for label, column in particles.text.items():
+        column = column if "".join(column).isprintable() else text_column(map(printable, column))
         if label in ("rlnTomoName", "rlnOpticsGroup", "rlnRandomSubset", "rlnClassNumber"):
             table[label] = pd.Categorical(column)
             continue
-        try:
-            table[label] = np.asarray(column, dtype=np.float64)
-        except (TypeError, ValueError):
-            table[label] = np.asarray(column, dtype=object)
+        numbers = numbers_of(column)
+        table[label] = np.asarray(column, dtype=object) if numbers is None else numbers
     if "rlnTomoName" not in table:
-        table["rlnTomoName"] = pd.Categorical(particles.tomogram)
+        table["rlnTomoName"] = pd.Categorical(list(map(printable, particles.tomogram)))
     return pd.DataFrame(table)
 
 
@@ -406,12 +412,7 @@ def star_kind(path: Path) -> str:
         ``optimisation_set``, ``tomograms``, ``postprocess``, ``optimiser``, ``particles``, ``trajectories``
         or ``""``.
     """
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            head = file.read(1 << 16)
-    except OSError:
-        return ""
-    words = {word.lstrip("_") for word in head.split() if word.startswith(("_rln", "data_"))}
+    words = _words_of(path)
     if "rlnTomoParticlesFile" in words:
         return "optimisation_set"
     if "rlnFinalResolution" in words and "data_fsc" in words:
@@ -420,11 +421,26 @@ def star_kind(path: Path) -> str:
         return "optimiser"
     if "data_global" in words and "rlnTomoName" in words:
         return "tomograms"
-    if "data_particles" in words and "rlnTomoName" in words:
+    # A set of a picker that has not named its table is one too.
+    placed = not words.isdisjoint({"rlnCenteredCoordinateXAngst", "rlnCoordinateX"})
+    if "rlnTomoName" in words and ("data_particles" in words or ("data_" in words and placed)):
         return "particles"
     if "rlnTomoParticleName" in words and "rlnCenteredCoordinateXAngst" in words:
         return "particles"
     return ""
+
+
+def _words_of(path: Path) -> set[str]:
+    """Return labels and table names in the head of a STAR file; none if it cannot be read."""
+    from napari_sta.io.files import check_is_file
+
+    try:
+        check_is_file(path)
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            head = file.read(1 << 16)
+    except (OSError, InputError):
+        return set()
+    return {word.lstrip("_") for word in head.split() if word.startswith(("_rln", "data_"))}
 
 
 def _read_star(path: Path) -> list[LayerData]:
@@ -433,10 +449,14 @@ def _read_star(path: Path) -> list[LayerData]:
         return _particles_of(path)
     if kind == "optimisation_set":
         from napari_sta.io.files import resolve
-        from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
+        from napari_sta.io.relion import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
 
         members = read_optimisation_set(path)
-        return _particles_of(resolve(members[PARTICLES_FILE], path))
+        if PARTICLES_FILE not in members:
+            raise InputError(f"{path} names no particle set ({PARTICLES_FILE}), so there is nothing to show.")
+        tomograms = members.get(TOMOGRAMS_FILE)
+        particles = resolve(members[PARTICLES_FILE], path)
+        return _particles_of(particles, path if tomograms else None)
     if kind == "postprocess":
         return _read_folder(path.parent)
     if kind == "tomograms":
@@ -452,14 +472,47 @@ def _read_star(path: Path) -> list[LayerData]:
     )
 
 
-def _particles_of(path: Path) -> list[LayerData]:
-    from napari_sta.io.relion import read_particles
+def _particles_of(path: Path, optimisation_set: Path | None = None) -> list[LayerData]:
+    from napari_sta.io.relion import read_particles, read_tilt_series_set
 
-    particles = read_particles(path)
-    if len(particles) == 0:
-        raise InputError(f"{path} holds no particles.")
+    series = None
+    words = _words_of(path)
+    if "rlnCoordinateX" in words and "rlnCenteredCoordinateXAngst" not in words:
+        tomograms = _tomograms_of(path, optimisation_set)
+        series = read_tilt_series_set(tomograms, check_images=False)
+    particles = read_particles(path, series)
     pixel = particles.optics[0].pixel_size_angst if particles.optics else 1.0
     return particle_layers(particles, str(path), pixel_size_angst=pixel)
+
+
+def _tomograms_of(path: Path, optimisation_set: Path | None) -> Path:
+    """Find the tomogram set of particles whose coordinates count from the tomogram's corner in pixels.
+
+    The one that an optimisation set names, the given one or one beside the particles that names them; else a
+    tomogram set beside them.
+    """
+    from napari_sta.io.files import resolve
+    from napari_sta.io.relion import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
+
+    beside = [one for one in sorted(path.parent.glob("*.star")) if one != path]
+    kinds = {one: star_kind(one) for one in beside}
+    sets = [one for one in beside if kinds[one] == "optimisation_set"]
+    for one in [optimisation_set] if optimisation_set else sets:
+        try:
+            members = read_optimisation_set(one)
+            named = resolve(members.get(PARTICLES_FILE, ""), one)
+            if TOMOGRAMS_FILE in members and os.path.realpath(named) == os.path.realpath(path):
+                return resolve(members[TOMOGRAMS_FILE], one)
+        except InputError:
+            if optimisation_set:
+                raise
+    for one in beside:
+        if kinds[one] == "tomograms":
+            return one
+    raise InputError(
+        f"{path} has coordinates in pixels (rlnCoordinateX/Y/Z), which only the sizes of its tomograms turn "
+        "into Å: put the tomogram set (tomograms.star) beside it, or open an optimisation set of both."
+    )
 
 
 def _tilt_series_of(path: Path) -> list[LayerData]:

@@ -29,7 +29,7 @@ from napari_sta.io.files import written_files
 from napari_sta.io.mrc import read_images, read_volume, write_stack, write_volume
 from napari_sta.io.project import ABORT_NOW, Project
 from napari_sta.io.relion import read_particles, read_tilt_series_set, write_particles
-from napari_sta.io.star import Table, read_star, write_star
+from napari_sta.io.star import Table, read_star, text_column, write_star
 from napari_sta.jobs._job import Context, Job, Progress, job_named, value_as_text
 from napari_sta.jobs._refine_files import checkpoint_path, latest_checkpoint, read_checkpoint
 from napari_sta.jobs._refine_loop import Refinement
@@ -780,7 +780,43 @@ def values(**changes: Any) -> Callable[[Refinable, Path], dict[str, Any]]:
     return lambda project, folder: project.inputs() | changes
 
 
+def with_text(table: str, label: str, text: str) -> Callable[[Refinable, Path], dict[str, Any]]:
+    """Put a text into a column, which is made if it is not there, in one row or the only one."""
+
+    def make(project: Refinable, folder: Path) -> dict[str, Any]:
+        def edit(tables: dict[str, Table]) -> None:
+            columns = tables[table].columns
+            if label not in columns:
+                columns[label] = text_column(["0"] * len(tables[table]))
+            columns[label][min(3, len(tables[table]) - 1)] = text
+
+        return with_particles(project, edited(project, folder / "text.star", edit))
+
+    return make
+
+
 WRONG = [
+    *(
+        pytest.param(with_text("particles", "rlnTomoVisibleFrames", text), "row 4", id=f"frames {text}")
+        for text in ("1", "[1,1", "[a,b]", "<NA>")
+    ),
+    *(
+        pytest.param(with_text("optics", "rlnImageSize", text), "rlnImageSize", id=f"box {text}")
+        for text in ("-2", "5000", "100000", "1e18", "nan")
+    ),
+    *(
+        pytest.param(with_text("particles", label, text), "row 4 (particle", id=f"{label} {text}")
+        for label, text in (
+            ("rlnAngleTiltPrior", "ten"),
+            ("rlnOriginXPriorAngst", "[1"),
+            ("rlnOriginXAngst", "<NA>"),
+        )
+    ),
+    pytest.param(
+        with_text("general", "rlnTomoSubTomosAre2DStacks", "0"),
+        "images are 2D stacks; set it to 1",
+        id="kind",
+    ),
     pytest.param(
         values(mask_diameter_angst=97), "mask_diameter_angst 97 is larger than the box", id="diameter"
     ),
@@ -871,6 +907,24 @@ def test_ctf_options(project):
     np.testing.assert_array_equal(models["peak"][:, beyond], models["ctf"][:, beyond])
 
 
+def test_joined_sets_of_the_same_names(project, tmp_path):
+    """Two extractions of the same picks: names repeat, stacks differ; rows are kept apart, also to go on."""
+
+    def edit(tables: dict[str, Table]) -> None:
+        columns = tables["particles"].columns
+        n = len(tables["particles"])
+        columns["rlnTomoParticleName"] = text_column([f"TS_01/{row // 2}" for row in range(n)])
+        columns["rlnMark"] = text_column([f"row{row}" for row in range(n)])
+
+    values = with_particles(project, edited(project, tmp_path / "joined.star", edit)) | {"max_iterations": 1}
+    finish(job_of(values), tmp_path / "run", THREADS)
+    before = read_star(tmp_path / "joined.star")["particles"]
+    after = read_star(tmp_path / "run/run_it001_data.star")["particles"]
+    for label in ("rlnMark", "rlnTomoParticleName", "rlnRandomSubset"):
+        assert after[label].tolist() == before[label].tolist()
+    assert len(set(after["rlnAngleRot"])) == len(after)
+
+
 @pytest.mark.parametrize("width", [None, 10])
 def test_the_tilt_prior_restrains_a_global_search(project, tmp_path, width):
     """Noise has no orientation: without a prior particles turn anywhere, with one they stay near 90 degrees."""
@@ -884,6 +938,27 @@ def test_the_tilt_prior_restrains_a_global_search(project, tmp_path, width):
     tilt = read_checkpoint(checkpoint_path(tmp_path / "run", 1)).state.angles_deg[:, 1]
     away = np.abs(tilt - 90)
     assert (away.max() < 3 * 10 + 15) if width else (np.median(away) > 20)
+
+
+def test_particles_without_a_tilt_prior_are_searched_everywhere(project, tmp_path, caplog):
+    path = noisy(project, tmp_path / "noise.star")
+    tables = read_star(path)
+    column = text_column(["90.0"] * len(tables["particles"]))
+    column[::2] = "<NA>"
+    column[::4] = "nan"
+    columns = {**tables["particles"].columns, "rlnAngleTiltPrior": column}
+    write_star(path, tables | {"particles": Table("particles", columns)})
+    values = with_particles(project, path) | {
+        "initial_sampling_deg": "15", "local_searches_from_deg": "1.8", "max_iterations": 1,
+        "tilt_prior_width_deg": 10,
+    }  # fmt: skip
+    finish(job_of(values), tmp_path / "run", THREADS)
+    away = np.abs(read_checkpoint(checkpoint_path(tmp_path / "run", 1)).state.angles_deg[:, 1] - 90)
+    assert away[1::2].max() < 3 * 10 + 15
+    assert np.median(away[::2]) > 20
+    written = read_star(tmp_path / "run/run_it001_data.star")["particles"]
+    assert written["rlnAngleTiltPrior"].tolist() == column.tolist()
+    assert "have no rlnAngleTiltPrior" in caplog.text
 
 
 def test_a_global_search_finds_what_local_search_would(project, tmp_path):

@@ -151,12 +151,22 @@ def test_without_a_score_the_first_stays_and_it_is_said(copy, tmp_path, caplog):
 def test_a_score_that_is_no_number(copy, tmp_path):
     place(copy, LINE, rlnMaxValueProbDistribution=["good", "bad", "good", "0.3"])
     with pytest.raises(
-        InputError, match="--score_column rlnMaxValueProbDistribution holds values that are no numbers"
+        InputError, match=r"row 1 .*'good' in column rlnMaxValueProbDistribution is not.*--score_column"
     ):
         job(copy, rule="geometric").check()
     finish(job(copy), tmp_path / "out")  # RELION's rule does not read it
     assert kept(tmp_path / "out") == [3, 4]
     assert job(copy).preview().keep.tolist() == [False, False, True, True]
+
+
+def test_joined_sets_of_the_same_names(copy, tmp_path, caplog):
+    """Two extractions of the same picks: names repeat, images differ, and rows are what counts."""
+    placed = place(copy, LINE, rlnMark=list("abcd"))
+    write_particles(copy.paths.particles, replace(placed, name=text_column(["TS_01/1"] * len(LINE))))
+    finish(job(copy), tmp_path / "out")
+    rows = read_star(tmp_path / "out/particles.star")["particles"]
+    assert rows["rlnMark"].tolist() == ["c", "d"]
+    assert any("occur more than once" in one for one in job(copy).warnings())
 
 
 def test_preview(copy):

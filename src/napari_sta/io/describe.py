@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from napari_sta.io import mrc, relion
 from napari_sta.io.files import check_is_file, project_root, resolve
 from napari_sta.io.labels import LABELS
 from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
-from napari_sta.io.star import Table, first_table, read_star
+from napari_sta.io.star import Table, first_table, printable, read_star
 
 
 @dataclass
@@ -37,10 +38,12 @@ class Description:
 
     def __str__(self) -> str:
         text = "\n".join(self.lines)
-        if not self.problems:
-            return f"{text}\nNo problems found."
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        return f"{text}\n{count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+        if self.problems:
+            count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+            text += f"\n{count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+        else:
+            text += "\nNo problems found."
+        return printable(text)
 
 
 def describe(path: str | Path) -> Description:
@@ -52,7 +55,7 @@ def describe(path: str | Path) -> Description:
         If the path does not exist, or is nothing that we know.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist; check the path")
     if path.is_dir():
         return _describe_folder(path)
@@ -160,11 +163,18 @@ def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> N
 
 
 def _describe_star(path: Path) -> Description:
-    tables = read_star(path)
+    as_written = read_star(path)
+    tables = relion.named_particles(as_written)
     found = Description()
-    if b"\r\n" in path.read_bytes()[:65536]:
+    with open(path, "rb") as file:
+        head = file.read(65536)
+    if b"\r\n" in head:
         found.problems.append(
             "lines end in CR+LF (Windows), which RELION does not read; convert the line ends"
+        )
+    if "particles" in tables and "particles" not in as_written:
+        found.problems.append(
+            "the particle table has no name, so that RELION does not find it; rename data_ to data_particles"
         )
     kinds: list[
         tuple[Callable[[Mapping[str, Table]], bool], Callable[[Description, Path, dict[str, Table]], None]]
@@ -244,16 +254,16 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
         found.lines.append(
             "coordinates in pixels from the tomogram corner (RELION 4): the tomogram set is needed"
         )
-        try:
-            relion.number_columns(table, relion.PIXEL, path)
-        except InputError as error:
+        # What else there is to say does not depend on where the corner is.
+        as_if = {there: table[label] for there, label in zip(relion.CENTRED, relion.PIXEL, strict=True)}
+        tables = {**tables, "particles": replace(table, columns={**table.columns, **as_if})}
+    _number_problems(found, path, table)
+    try:
+        particles = relion.particles_in(path, tables)
+    except InputError as error:
+        if not found.problems:
             found.problems.append(str(error))
         _describe_columns(found, table)
-        return
-    try:
-        particles = relion.read_particles(path)
-    except InputError as error:
-        found.problems.append(str(error))
         return
     for group in particles.optics:
         text = f"optics group {group.number} ({group.name}): tilt images {group.pixel_size_angst:g} Å/px"
@@ -284,8 +294,9 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
     turned = np.abs(particles.subtomogram_angles_deg).max() > 0
     found.lines.append("subtomogram angles: " + ("given" if turned else "none (identity)"))
     if "rlnMaxValueProbDistribution" in table:
-        pmax = relion.number_column(table, "rlnMaxValueProbDistribution", path)
-        found.lines.append(f"refined: Pmax {pmax.mean():.3f} on average")
+        pmax = relion.numbers_of(table["rlnMaxValueProbDistribution"])
+        if pmax is not None and np.isfinite(pmax).all():
+            found.lines.append(f"refined: Pmax {pmax.mean():.3f} on average")
     _describe_columns(found, table)
     _particle_problems(found, path, table, particles)
 
@@ -296,12 +307,39 @@ def _describe_columns(found: Description, table: Table) -> None:
         found.lines.append("columns without a meaning here, kept as they are: " + ", ".join(unknown))
 
 
-def _particle_problems(found: Description, path: Path, table: Table, particles: Particles) -> None:
-    try:
-        relion.check_particles(particles, path)
-    except InputError as error:
-        if "rlnRandomSubset" not in str(error):
+_PRIORS = (*relion.ANGLE_PRIORS, *relion.ORIGIN_PRIORS)
+_PARTICLE_NUMBERS = (
+    *(*relion.CENTRED, *relion.PIXEL, *relion.ORIGIN, *relion.ANGLES, *relion.SUBTOMOGRAM_ANGLES, *_PRIORS),
+    "rlnMaxValueProbDistribution",
+    "rlnLogLikeliContribution",
+    "rlnNrOfSignificantSamples",
+    "rlnNormCorrection",
+)
+
+
+def _number_problems(found: Description, path: Path, table: Table) -> None:
+    """Look through the columns of numbers, one problem each at most."""
+    for label in _PARTICLE_NUMBERS:
+        if label not in table:
+            continue
+        try:
+            values = relion.number_column(table, label, path, may_lack=label in _PRIORS)
+        except InputError as error:
             found.problems.append(str(error))
+            continue
+        lacking = int(np.isnan(values).sum())
+        if lacking:
+            found.lines.append(f"{label}: {_count(lacking, 'particle')} of {len(table)} without this prior")
+
+
+def _particle_problems(found: Description, path: Path, table: Table, particles: Particles) -> None:
+    repeated = relion.repeated_names(particles)
+    if repeated:
+        found.problems.append(
+            f"{_count(len(repeated), 'particle name')} given more than once in a tomogram "
+            f"(rlnTomoParticleName {repeated[0]}): extract wants names of their own, other jobs go by rows"
+        )
+    found.problems += _stack_problems(path, particles)
     if "rlnMicrographName" in table and "rlnTomoVisibleFrames" in table:
         found.problems.append("rlnMicrographName in a 2D-stack particle set makes refine pair wrong images")
     positions = particles.coordinate_zyx_angst
@@ -325,6 +363,37 @@ def _particle_problems(found: Description, path: Path, table: Table, particles: 
         )
 
 
+def _stack_problems(path: Path, particles: Particles, n_tilts: Mapping[str, int] | None = None) -> list[str]:
+    """Compare what the set says of its subtomograms with itself, its tilt series and the first images."""
+    problems = []
+    try:
+        relion.check_subtomogram_kind(particles, path)
+        if "rlnTomoVisibleFrames" in particles.text:
+            relion.visible_frames(particles, n_tilts)
+    except InputError as error:
+        problems.append(str(error))
+    for group in particles.optics:
+        rows = np.flatnonzero(particles.optics_group == group.number)
+        if "rlnImageName" not in particles.text or group.image_size_px is None or not len(rows):
+            continue
+        name = particles.text["rlnImageName"][rows[0]]
+        try:
+            image = resolve(name.rpartition("@")[2], path)
+        except InputError:
+            continue
+        try:
+            found = mrc.read_header(image).shape_zyx[2]
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if found != group.image_size_px:
+            problems.append(
+                f"{name} has a box of {found} px, but rlnImageSize of optics group {group.number} is "
+                f"{group.image_size_px}"
+            )
+    return problems
+
+
 def _exists(name: str, hint: Path) -> bool:
     try:
         resolve(name, hint)
@@ -337,6 +406,7 @@ def _describe_tomograms(found: Description, path: Path, tables: dict[str, Table]
     table = tables["global"]
     layout = "RELION 5" if "rlnTomoTiltSeriesStarFile" in table else "RELION 4"
     found.lines.append(f"{path.name}: tomogram set ({layout} layout), {_count(len(table), 'tomogram')}")
+    placeholders = 0
     for name in table["rlnTomoName"]:
         try:
             series = relion.read_tilt_series_set(path, [name], check_images=False)[name]
@@ -351,7 +421,16 @@ def _describe_tomograms(found: Description, path: Path, tables: dict[str, Table]
             f"{w} x {h} x {d} px, hand {series.hand:+g}, {_defocus(series)}, dose up to "
             f"{series.dose_e_per_angst2.max():g} e/Å²"
         )
-        _tilt_series_problems(found, name, series)
+        if relion.is_placeholder(series.images):
+            placeholders += 1
+        else:
+            _tilt_series_problems(found, name, series)
+    if placeholders:
+        found.lines.append(
+            f"{_count(placeholders, 'tomogram')} with Warp's placeholder for tilt images "
+            "(dummy_tiltseries.mrc): refine works on particles that Warp has extracted; extract and "
+            "reconstruct do not"
+        )
 
 
 def _tilt_range(series: TiltSeries) -> str:
@@ -410,9 +489,16 @@ def _tilt_series_problems(found: Description, name: str, series: TiltSeries) -> 
 def _describe_tilt_series(found: Description, path: Path, tables: dict[str, Table]) -> None:
     table = first_table(tables)
     found.lines.append(f"{path.name}: tilt series {table.name}, {_count(len(table), 'tilt image')}")
+    if len(table) == 0:
+        found.problems.append("no tilt images: the table has no rows")
+        return
     for label in ("rlnTomoYTilt", "rlnTomoZRot", "rlnDefocusU", "rlnMicrographPreExposure"):
         if label in table:
-            values = relion.number_column(table, label, path)
+            try:
+                values = relion.number_column(table, label, path)
+            except InputError as error:
+                found.problems.append(str(error))
+                continue
             known = LABELS[label]
             found.lines.append(
                 f"  {label} ({known.meaning}): {values.min():g} to {values.max():g} {known.unit}"
@@ -475,6 +561,12 @@ def _describe_optimisation_set(found: Description, path: Path, tables: dict[str,
         "together"
     )
     found.problems += inputs.warnings
+    n_tilts = {name: one.n_tilts for name, one in inputs.tilt_series.items()}
+    found.problems += _stack_problems(inputs.particles_path, inputs.particles, n_tilts)
+    try:
+        relion.particle_numbers(inputs.particles, _PRIORS, may_lack=True)
+    except InputError as error:
+        found.problems.append(str(error))
 
 
 def _describe_job_star(found: Description, path: Path, tables: dict[str, Table]) -> None:

@@ -346,16 +346,26 @@ def _named_in(hints: tuple[str | Path, ...]) -> str:
     return f" (named in {hints[0]})" if hints else ""
 
 
-def path_for(member: str | Path, writer: str | Path) -> str:
-    """Return how the file ``writer`` should name the file ``member``.
+def counted_from(writer: str | Path) -> Path | None:
+    """Return the folder that paths in the file ``writer`` count from; None if they must be absolute.
 
-    Relative to the project that the writer lies in (or to the current folder, if the writer lies below
-    it and in no project); absolute if the member lies outside of that.
+    That is the project that the writer lies in, or the current folder, if the writer lies below it and in no
+    project.
     """
     root = project_root(writer)
     here = Path.cwd()
     if root is None and here != Path(here.anchor) and relative_to(writer, here) is not None:
         root = here
+    return root
+
+
+def path_for(member: str | Path, writer: str | Path) -> str:
+    """Return how the file ``writer`` should name the file ``member``.
+
+    Relative to the folder that the writer's paths count from (:func:`counted_from`); absolute if the member
+    lies outside of that.
+    """
+    root = counted_from(writer)
     inner = None if root is None else relative_to(member, root)
     return str(absolute(member)) if inner is None else inner
 

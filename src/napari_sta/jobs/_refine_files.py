@@ -22,7 +22,7 @@ from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
 from napari_sta.io.files import path_for, remove_written, replacing, resolve
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.relion import read_particles, write_optimisation_set
+from napari_sta.io.relion import particle_numbers, read_particles, write_optimisation_set
 from napari_sta.jobs._refine_loop import HALVES, Maps, Refinement, State
 from napari_sta.kernels import refinement_control as control
 from napari_sta.kernels.sampling import AngularPrior, angular_step_deg, directions_zyx
@@ -250,7 +250,8 @@ class Writer:
 
 def _names(loop: Refinement) -> str:
     """Tell particle sets apart: names and their order."""
-    return hashlib.sha256("\n".join(map(str, loop.source.particles.name)).encode()).hexdigest()
+    names = "\n".join(map(str, loop.source.particles.name))
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
 def checkpoint_path(out: Path, iteration: int) -> Path:
@@ -408,21 +409,31 @@ def state_of_relion(
     if len(models) != 2:
         raise InputError(f"{path} is of a finished refinement; continue from one of its iterations")
     sampling = files.read_sampling(resolve(optimiser.sampling_file, path))
-    particles = read_particles(resolve(optimiser.data_file, path))
-    if list(particles.name) != list(loop.source.particles.name):
+    particles = read_particles(resolve(optimiser.data_file, path), loop.source.tilt_series)
+    theirs, ours = (list(zip(p.tomogram, p.name, strict=True)) for p in (particles, loop.source.particles))
+    if theirs != ours:
         raise InputError(f"{optimiser.data_file} holds other particles than the input of this job")
 
     def column(label: str) -> NDArray[np.float64]:
-        text = particles.text.get(label)
-        return np.zeros(len(particles)) if text is None else text.astype(np.float64)
+        return particle_numbers(particles, [label])[:, 0]
 
     if particles.half_set is not None:
         loop.set_half_sets(particles.half_set)
-    references = np.stack([read_volume(resolve(one.reference, path)).data for one in models])
-    if references.shape[1] != loop.size:
-        raise InputError(
-            f"{models[0].reference} has a box of {references.shape[1]} px, the particles one of {loop.size}"
-        )
+    volumes = [read_volume(resolve(one.reference, path)).data for one in models]
+    for one, volume in zip(models, volumes, strict=True):
+        for size in (one.size_px, *volume.shape):
+            if size != loop.size:
+                raise InputError(f"{one.reference} has a box of {size} px, the particles one of {loop.size}")
+        if len(one.sigma2_noise) != len(loop.source.particles.optics):
+            raise InputError(
+                f"{path}: its model files have {len(one.sigma2_noise)} optics groups, the particles "
+                f"{len(loop.source.particles.optics)}; go on from another iteration"
+            )
+        if len(one.pdf_direction) != len(models[0].pdf_direction):
+            raise InputError(
+                f"{path}: its two model files are of other directions; go on from another iteration"
+            )
+    references = np.stack(volumes)
     first, n_tilts = models[0], loop.source.n_tilts
     resolution = first.resolution_angst
     inverse = start.resolution_inv_angst if not np.isfinite(resolution) else 1 / resolution
