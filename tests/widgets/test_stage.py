@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_sta.data.volume import Volume
+from napari_sta.io.mrc import write_volume
 from napari_sta.layers import map_layer, mask_layers, read_layers, tilt_layer
 
 
@@ -46,7 +47,10 @@ def test_who_takes_the_stage_is_seen_above_all_and_the_others_come_back(bench, o
 
 
 @pytest.mark.parametrize("what", ["another map", "removed", "moved", "new data", "shown again"])
-def test_stage_is_left_when_something_else_is_to_be_seen(bench, older, what):
+def test_stage_is_left_when_something_else_is_to_be_seen(bench, older, what, tmp_path, wait):
+    volume = ball(6, str(tmp_path / "again.mrc"))
+    write_volume(volume.path, volume)
+    older.append(bench.add([map_layer(volume)])[0])
     before = seen(bench)
     one = half(bench, 1)
     bench.stage.take("me", [one])
@@ -59,12 +63,32 @@ def test_stage_is_left_when_something_else_is_to_be_seen(bench, older, what):
         older[1].translate = older[1].translate + 1.0
     elif what == "new data":
         older[0].data = older[0].data * 2
-    else:
-        bench.add([map_layer(ball(6, "old.mrc"))])
-    assert seen(bench) == before
+    else:  # by a double click in the tree
+        bench.show([volume.path])
+        wait(lambda: bench.stage.owner is None)
+    assert sorted(seen(bench)) == sorted(before)
     assert bench.stage.owner is None
     older[0].data = older[0].data * 2  # nobody listens any more
-    assert seen(bench) == before
+    assert sorted(seen(bench)) == sorted(before)
+
+
+def test_reading_a_hidden_file_again_is_no_work_on_it(bench, older):
+    """The Align dock reads what it finds in the viewer, and puts layers back where they were."""
+    one = half(bench, 1)
+    bench.stage.take("me", [one])
+    bench.add([map_layer(ball(6, "old.mrc")), *mask_layers(ball(5, "mask.mrc"))])
+    older[1].translate = np.array(older[1].translate)
+    assert seen(bench) == ["someone else's", "half 1"]
+
+
+def test_map_that_comes_after_a_mask_does_not_cover_it(bench):
+    bench.add(mask_layers(ball(5, "mask.mrc")))
+    bench.add([map_layer(ball(6, "new.mrc"))])
+    assert [layer.metadata["napari_sta"]["kind"] for layer in bench.viewer.layers] == [
+        "map",
+        "mask",
+        "contour",
+    ]
 
 
 def test_what_the_user_had_hidden_stays_hidden(bench, older):
@@ -138,14 +162,19 @@ def test_a_tilt_number_is_no_length(bench, small_project):
     assert [str(unit) for unit in bench.viewer.layers.extent.units] == ["dimensionless", *["angstrom"] * 3]
 
 
-def test_tilts_and_particles_are_not_seen_together(bench, small_project, told):
+def test_tilts_and_particles_are_not_seen_together(bench, small_project, told, wait):
     particles = bench.add(read_layers(small_project.particles_path))
     before = seen(bench)
-    bench.viewer.dims.ndisplay = 3
+    dims = bench.viewer.dims
+    dims.order = (1, 0, 2)
+    dims.set_point(0, 500.0)
+    dims.ndisplay = 3
     [stack] = bench.add([tilts()])
     assert seen(bench) == [stack.name]
-    assert bench.viewer.dims.ndisplay == 2
-    assert "lies in no tomogram" in told[-1].replace("a tilt image lies in no", "lies in no")
+    wait(lambda: dims.ndisplay == 2)
+    assert dims.displayed == (2, 3)  # y and x, and the only slice there is
+    assert dims.point[1] == pytest.approx(0, abs=dims.range[1].step)
+    assert "a tilt image lies in no tomogram" in told[-1]
     bench.viewer.layers.remove(stack)
     assert seen(bench) == before
 

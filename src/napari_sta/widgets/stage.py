@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+import numpy as np
+from qtpy.QtCore import QObject, QTimer, Signal
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -22,7 +24,7 @@ class Stage(QObject):
 
     Whoever takes it has their layers seen: all other layers of ours are hidden until it is left, and then
     are as they were. It is left when its owner says so, when the last of its layers is removed, when
-    another layer of ours comes, and when somebody works on a hidden one (moves it, gives it new data).
+    another layer of ours comes, and when somebody works on a hidden one (moves it, sharpens it).
 
     Attributes
     ----------
@@ -40,6 +42,8 @@ class Stage(QObject):
         self.owner: Any = None
         self._front: list[weakref.ref[Any]] = []
         self._behind: list[weakref.ref[Any]] = []
+        self._places: dict[int, Any] = {}
+        self._deaf = False
         layers = bench.viewer.layers
         layers.events.inserted.connect(self._inserted)
         layers.events.removed.connect(self._removed)
@@ -107,6 +111,15 @@ class Stage(QObject):
         self._put_behind(layer)
         return True
 
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Do not take what is done to hidden layers here for work of the user's: a file is read anew."""
+        before, self._deaf = self._deaf, True
+        try:
+            yield
+        finally:
+            self._deaf = before
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _there(self, references: Sequence[weakref.ref[Any]]) -> list[Any]:
@@ -124,11 +137,20 @@ class Stage(QObject):
         # A refinement's half maps get new data by themselves, an iteration after the other.
         if "run" in layer.metadata.get("napari_sta", {}):
             return
-        for event in (layer.events.translate, layer.events.data):
-            event.connect(self._worked_on) if on else event.disconnect(self._worked_on)
+        for event, called in ((layer.events.translate, self._moved), (layer.events.data, self._worked_on)):
+            event.connect(called) if on else event.disconnect(called)
+        if on:
+            self._places[id(layer)] = np.array(layer.translate)
+        else:
+            self._places.pop(id(layer), None)
+
+    def _moved(self, event: Any) -> None:
+        if not np.array_equal(event.source.translate, self._places.get(id(event.source))):
+            self._worked_on()
 
     def _worked_on(self, event: Any = None) -> None:
-        self.leave()
+        if not self._deaf:
+            self.leave()
 
     def _raise(self, layers: Sequence[Layer]) -> None:
         """Move layers to the top, unless no visible layer lies above them: a move costs a redraw."""
@@ -153,12 +175,22 @@ class Stage(QObject):
         """Show a tilt series on its own: the number of a tilt is no place in a tomogram."""
         others = [one for one in self._bench.ours() if one.visible and one is not layer]
         self.take(TILTS, [layer])
-        self._bench.viewer.dims.ndisplay = 2
+        QTimer.singleShot(0, self._face_tilts)  # once napari knows of the layer's axes
         if any(one.metadata["napari_sta"]["kind"] != "tilt_series" for one in others):
             _tell(
                 f"{layer.name}: a tilt series is looked at on its own, because a tilt image lies in no "
                 "tomogram. The other layers are hidden until it is removed; their eye icons show them."
             )
+
+    def _face_tilts(self) -> None:
+        """Look at tilt images from the front, whatever was looked at before."""
+        if self.owner != TILTS or self._bench.closed:
+            return
+        viewer = self._bench.viewer
+        viewer.dims.ndisplay = 2
+        viewer.dims.order = tuple(range(viewer.dims.ndim))
+        viewer.dims.set_point(viewer.dims.ndim - 3, 0.0)
+        viewer.fit_to_view() if hasattr(viewer, "fit_to_view") else viewer.reset_view()
 
     def _removed(self, event: Any) -> None:
         if self.owner is not None and not self._there(self._front):

@@ -293,18 +293,26 @@ class Workbench(QObject):
             old = self._same_file(ours)
             if old is not None and type(old).__name__.lower() == kind:
                 if getattr(old.data, "shape", None) == getattr(data, "shape", None):
-                    _replace_data(old, data, meta, kind)
+                    with self.stage.unmoved():
+                        _replace_data(old, data, meta, kind)
                     added.append(old)
-                    if "run" not in ours and meta.get("visible", True):
-                        self.stage.show(old)  # it was asked for
                     continue
                 self.viewer.layers.remove(old)
             layer = Layer.create(data, dict(meta), kind)
             self.viewer.add_layer(layer)
+            if ours.get("kind") == "map":
+                self._put_below_masks(layer)
             if kind == "image":
                 _note_limits(layer)
             added.append(layer)
         return added
+
+    def _put_below_masks(self, layer: Layer) -> None:
+        """Let masks and their contours be seen over a map that came after them."""
+        layers = self.viewer.layers
+        masks = [layers.index(one) for one in self.ours("mask", "contour")]
+        if masks and min(masks) < layers.index(layer):
+            layers.move(layers.index(layer), min(masks))
 
     def _same_file(self, ours: Mapping[str, Any]) -> Layer | None:
         for layer in self.ours(str(ours.get("kind"))):
@@ -337,6 +345,9 @@ class Workbench(QObject):
             first = not self.viewer.layers
             point = self.viewer.dims.point
             layers = self.add(tuples)
+            for layer, (_, meta, _) in zip(layers, tuples, strict=True):
+                if meta.get("visible", True):
+                    self.stage.show(layer)
             particles = [layer for layer in layers if layer in self.ours("particles")]
             if particles:
                 self._show_particles(particles, None if first else point)
@@ -753,11 +764,13 @@ class Workbench(QObject):
     def go_inspect(self, path: str | Path) -> None:
         """Show a post-processing result or a refinement in the Inspect dock."""
         self.open_dock("inspect")
+        self.stage.leave()
         self.inspect.emit(str(path))
 
     def go_align(self, map_path: str | Path, mask_path: str | Path = "") -> None:
         """Show a map (and a mask) in the Align & recentre dock."""
         self.open_dock("align")
+        self.stage.leave()
         self.align.emit(str(map_path), str(mask_path))
 
     def go_job(self, name: str, values: Mapping[str, Any]) -> None:
