@@ -48,7 +48,7 @@ def test_who_takes_the_stage_is_seen_above_all_and_the_others_come_back(bench, o
 
 @pytest.mark.parametrize("what", ["another map", "removed", "moved", "new data", "shown again"])
 def test_stage_is_left_when_something_else_is_to_be_seen(bench, older, what, tmp_path, wait):
-    volume = ball(6, str(tmp_path / "again.mrc"))
+    volume = Volume(3 * ball(6, "").data, 2.0, str(tmp_path / "again.mrc"))
     write_volume(volume.path, volume)
     older.append(bench.add([map_layer(volume)])[0])
     before = seen(bench)

@@ -268,7 +268,6 @@ def test_mask_arrives_as_a_contour_whichever_way(make_napari_viewer, small_proje
     assert contour.visible
     assert not contour.editable
     np.testing.assert_allclose(contour.get_color(1), [1, 0x9B / 255, 0xE8 / 255, 1], atol=0.01)
-    assert contour.get_color(0)[3] == 0
 
 
 def test_mask_without_the_plugins_docks_hides_nothing(small_project):

@@ -145,7 +145,8 @@ class Stage(QObject):
             self._places.pop(id(layer), None)
 
     def _moved(self, event: Any) -> None:
-        if not np.array_equal(event.source.translate, self._places.get(id(event.source))):
+        place = self._places.get(id(event.source))
+        if place is None or not np.array_equal(event.source.translate, place):
             self._worked_on()
 
     def _worked_on(self, event: Any = None) -> None:
