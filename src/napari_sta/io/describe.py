@@ -612,6 +612,7 @@ def _tell_jobs(found: Description, project: Project) -> None:
             found.problems.append(f"{job.name} is in the pipeline file but its folder is missing")
         if job.status == "Failed":
             found.problems.append(f"{job.name} failed; see {job.name}run.err")
+    found.problems += project.problems()
     if (project.root / ".relion_lock").exists():
         found.problems.append(
             "the project is locked (.relion_lock); if no RELION is running, remove that folder"

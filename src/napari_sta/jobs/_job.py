@@ -62,12 +62,19 @@ class Context:
         ``auto``, ``cpu``, ``cuda`` or ``cuda:0,1``.
     log
         Lines for run.out; warnings reach the user's card.
+    fingerprint
+        Of values and inputs (``_fingerprint``), for parts that can be gone on from.
+    kept
+        Names of files in ``out``, seen from there, that an earlier run of this job wrote with the same
+        values and inputs: those that are whole need not be made again. No other file there is the job's.
     """
 
     out: Path
     threads: int = 1
     device: str = "auto"
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("napari_sta"))
+    fingerprint: str = ""
+    kept: frozenset[str] = frozenset()
 
     def devices(self) -> list[Any]:
         """Return the torch devices to use, best first.
@@ -151,6 +158,12 @@ class Job(BaseModel):
         Whether ``run`` needs torch; the runner sets its threads then.
     uses_ranks
         Whether several processes, started by torchrun, can share the work.
+    edition
+        Raised when the same values give other numbers than before: work half done is made again then.
+    may_grow
+        Fields that say how far to go, not what is computed: with another value a job goes on.
+    is_long
+        Whether what is half done may be the work of days: it is not deleted for other values or inputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
@@ -162,6 +175,9 @@ class Job(BaseModel):
     order: ClassVar[int] = 100
     uses_torch: ClassVar[bool] = True
     uses_ranks: ClassVar[bool] = False
+    edition: ClassVar[int] = 1
+    may_grow: ClassVar[frozenset[str]] = frozenset()
+    is_long: ClassVar[bool] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +204,14 @@ class Job(BaseModel):
     def warnings(self) -> list[str]:
         """Return what looks odd but does not stop the job."""
         return []
+
+    def read_besides(self) -> dict[str, Any]:
+        """Say what else is read, by name: something that changes when it does (``_fingerprint``)."""
+        return {}
+
+    def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
+        """Return which files of an earlier run in the folder stay although values or inputs changed."""
+        return frozenset()
 
     def run(self, context: Context) -> RunSteps:
         """Do the work: yield progress, write files below ``context.out``, return the result record."""

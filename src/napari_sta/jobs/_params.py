@@ -126,6 +126,19 @@ class StaInputsJob(Job):
             kept.inputs = inputs
         return inputs
 
+    def read_besides(self) -> dict[str, Any]:
+        """Add tilt series as they were read, and size and date of their images."""
+        from napari_sta.jobs._fingerprint import of_files, of_table
+
+        series = self.load().tilt_series
+        if not series:
+            return {}
+        images = (path for one in series.values() for path, _ in one.images)
+        return {
+            "tilt series": of_table(series),
+            **({"tilt images": of_files(images)} if self.needs_tomograms() else {}),
+        }
+
     def particles_name(self) -> str:
         """Return the particle set as RELION's command lines name it; a plain name while it cannot be found."""
         from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set

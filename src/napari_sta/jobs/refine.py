@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
-from napari_sta.io.files import resolve
+from napari_sta.io.files import resolve, sha256
 from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_symmetry
 
@@ -73,6 +72,8 @@ class Refine(StaInputsJob):
     relion_type: ClassVar[str] = "relion.refine3d"
     order: ClassVar[int] = 60
     uses_ranks: ClassVar[bool] = True
+    may_grow: ClassVar[frozenset[str]] = frozenset({"max_iterations"})
+    is_long: ClassVar[bool] = True
     outputs: ClassVar[dict[str, Node]] = {
         "run_class001.mrc": Node("DensityMap.mrc.relion.refine3d", 1, "refined map"),
         "run_half1_class001_unfil.mrc": Node("DensityMap.mrc.relion.halfmap.refine3d", 1, "half map 1"),
@@ -252,6 +253,37 @@ class Refine(StaInputsJob):
         if job.solvent_flattened_fsc and not job.in_mask:
             found.append("solvent-flattened FSCs are measured in a sphere, because no mask is given")
         return found
+
+    def read_besides(self) -> dict[str, Any]:
+        """Add tilt series, the particles' images, and what was refined before."""
+        from napari_sta.jobs._fingerprint import of_files, of_table
+
+        job, optimiser = self.with_continued()
+        inputs = job.load()
+        images = (
+            resolve(str(name).rpartition("@")[2], inputs.particles_path)
+            for label in ("rlnImageName", "rlnCtfImage")
+            for name in inputs.particles.text.get(label, ())
+        )
+        found: dict[str, Any] = {
+            "tilt series": of_table(inputs.tilt_series),
+            "particle images": of_files(images),
+        }
+        if optimiser is not None:
+            # The particle set that is gone on with, and reference and mask taken over, are named in no field.
+            taken = [inputs.particles_path, job.in_3dref, job.in_mask]
+            found["taken over"] = [sha256(resolve(path)) if path else "" for path in taken]
+        return found
+
+    def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
+        """Keep the iterations that the job continues, where it does so in the same folder."""
+        from napari_sta.jobs import _refine_files as files
+
+        optimiser = self.with_continued()[1]
+        last = self._kept(out, optimiser)
+        again = {"run_history.json", "run_solvent_mask.mrc"}  # are written anew without loss
+        gone = files.iterations(written, after=last) - again
+        return written - gone if last >= 0 else frozenset()
 
     def with_continued(self) -> tuple[Refine, Optimiser | None]:
         """Return the job with what it takes over from the one it continues."""
@@ -451,22 +483,6 @@ class Refine(StaInputsJob):
             )
         return given.astype(np.int64)
 
-    def _fingerprint(self, inputs: StaInputs) -> str:
-        """Tell whether a checkpoint is of these values and inputs, however their paths are spelled."""
-        from napari_sta.io.files import sha256
-
-        files = self.input_files()
-        values = {
-            k: v for k, v in self.model_dump(mode="json").items() if k not in files and k != "max_iterations"
-        }
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-        for path in (
-            inputs.particles_path, inputs.tomograms_path, inputs.trajectories_path, self.in_3dref, self.in_mask,
-            self.continue_from,
-        ):  # fmt: skip
-            digest.update(sha256(resolve(path)).encode() if path else b"-")
-        return digest.hexdigest()
-
     # ---- the run
 
     def run(self, context: Context) -> RunSteps:
@@ -483,14 +499,15 @@ class Refine(StaInputsJob):
         if devices and ranks.size > 1:  # a device a process
             devices = [devices[ranks.local % len(devices)]]
         inputs, loop, references, start = job._prepared(context.log, context.threads, ranks, devices)
-        fingerprint = self._fingerprint(inputs)
         writer = files.Writer(
             out=context.out, inputs=inputs, loop=loop, start=start, first_peak=job.ignore_ctf_until_first_peak,
             zero_mask=job.zero_mask, has_mask=bool(job.in_mask), command=self.command_line(str(context.out)),
-            fingerprint=fingerprint,
+            fingerprint=context.fingerprint,
         )  # fmt: skip
         saved = ranks.from_first(
-            files.latest_checkpoint(context.out, fingerprint) if ranks.is_first else None
+            files.latest_checkpoint(context.out, context.kept, context.fingerprint)
+            if ranks.is_first
+            else None
         )
         history: list[dict[str, Any]] = []
         if saved is not None and not saved.state.converged:
@@ -498,14 +515,15 @@ class Refine(StaInputsJob):
             state = saved.state
             if ranks.is_first:
                 history = _read_history(context.out, state.iteration)
-                files.remove_iterations(context.out, after=state.iteration)
+                files.remove_iterations(context.out, context.kept, after=state.iteration)
                 _write_history(context.out, history)  # it may be stopped again before an iteration ends
             context.log.info("continuing after iteration %d", state.iteration)
         else:
             if optimiser is not None:
                 state = self._continued(optimiser, loop, start, context.log)
             if ranks.is_first:
-                files.remove_iterations(context.out, after=self._kept(context.out, optimiser))
+                after = self._kept(context.out, optimiser)
+                files.remove_iterations(context.out, context.kept, after=after)
             if optimiser is None:
                 assert references is not None
                 state = yield from self._begin(job, loop, references, start, context)

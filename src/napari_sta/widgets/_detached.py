@@ -15,7 +15,6 @@ from typing import IO, Any
 
 from napari_sta.data.errors import JobError
 from napari_sta.io.files import open_log, sentence_for
-from napari_sta.jobs._job import Job
 
 # Command lines one after the other, as the queue would have run them; the worst status of all.
 _CODE = """
@@ -25,7 +24,7 @@ from napari_sta.cli import main
 worst = 0
 for folder, words in json.loads(sys.argv[1]):
     os.chdir(folder)
-    worst = max(worst, main(words))
+    worst = max(worst, main([*words, "--quiet"]))
 sys.exit(worst)
 """
 
@@ -33,28 +32,9 @@ Line = tuple[Path, list[str]]
 """A folder to work in, and a command line as after ``napari-sta``."""
 
 
-def words_of(job: Job, *, threads: int = 0, device: str = "auto", out: Path | None = None) -> list[str]:
-    """Return the command line that runs a job, as after ``napari-sta``.
-
-    Parameters
-    ----------
-    job
-        What to run.
-    threads, device
-        As in the preferences.
-    out
-        Output folder; None: the next job folder of the project.
-    """
-    # As one word: a value may begin with a dash.
-    words = [job.name(), *(f"--{key}={value}" for key, value in job.as_text(only_given=True).items())]
-    if out is not None:
-        words.append(f"--o={out}")
-    return [*words, f"--j={threads}", f"--device={device}", "--quiet"]
-
-
 def resume_words(folder: Path, *, threads: int = 0, device: str = "auto") -> list[str]:
-    """Return the command line that lets an interrupted job go on."""
-    return ["resume", str(folder), f"--j={threads}", f"--device={device}", "--quiet"]
+    """Return the words after ``napari-sta`` that let an interrupted job go on."""
+    return ["resume", str(folder), f"--j={threads}", f"--device={device}"]
 
 
 @dataclass(eq=False)

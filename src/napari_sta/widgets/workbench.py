@@ -19,11 +19,12 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QDockWidget, QPushButton, QWidget
 from superqt.utils import create_worker
 
+from napari_sta.cli import words_of
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
 from napari_sta.jobs._job import Job, Progress
 from napari_sta.layers import get_reader, is_job_folder
 from napari_sta.widgets._background import Outcome, guarded, in_background
-from napari_sta.widgets._detached import Detached, Line, resume_words, words_of
+from napari_sta.widgets._detached import Detached, Line, resume_words
 from napari_sta.widgets._warm_up import warm_up_once
 from napari_sta.widgets.project_files import ProjectView, no_files, read_project, trace_of
 from napari_sta.widgets.stage import Stage
@@ -891,7 +892,7 @@ def line_of(ticket: Ticket) -> Line:
         return ticket.project or ticket.out, resume_words(ticket.out, **settings)
     job = with_absolute_paths(ticket.job, ticket.project)
     project, out = place_for(job, ticket.project, ticket.out)
-    return project or Path.cwd(), words_of(job, out=out, **settings)
+    return project or Path.cwd(), words_of(job, str(out or ""), **settings)
 
 
 def preferences() -> tuple[str, int]:
