@@ -317,15 +317,16 @@ def test_tilt_series_are_mapped_not_read(small_project):
     data, meta, kind = made[0]
     assert kind == "image"
     assert isinstance(data, np.memmap)
-    assert meta["axis_labels"] == ("tilt", "y", "x")
-    assert meta["units"] == ("angstrom",) * 3
+    assert meta["axis_labels"] == ("tilt", "z", "y", "x")
+    assert meta["units"] == ("dimensionless", *("angstrom",) * 3)
+    assert meta["scale"][0] == 1.0  # the number of a tilt is no length
     assert [m["visible"] for _, m, _ in made] == [True] + [False] * (len(made) - 1)
 
 
 def test_stack_of_images_is_no_map(tmp_path, rng):
     write_stack(tmp_path / "a.mrcs", rng.normal(size=(3, 8, 9)).astype(np.float32), 2.0)
     [(data, meta, _)] = layers.read_layers(tmp_path / "a.mrcs")
-    assert data.shape == (3, 8, 9)
+    assert data.shape == (3, 1, 8, 9)
     assert meta["metadata"]["napari_sta"]["kind"] == "tilt_series"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_sta.cli import detached_command
+from napari_sta.cli import words_of
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
 from napari_sta.io.project import status_of
@@ -72,7 +72,7 @@ def as_script(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 def detached(folder: Path) -> tuple[list[str], dict[str, str]]:
     job = job_named("make_mask").from_text({"in_3dref": "map.mrc", "threshold": "0.5"})
-    return detached_command(job, "out", threads=1), environment()
+    return [sys.executable, "-P", "-m", "napari_sta", *words_of(job, "out", threads=1)], environment()
 
 
 @pytest.mark.parametrize("start", [as_module, as_safe_module, as_script, detached])
@@ -86,11 +86,11 @@ def test_no_python_file_of_the_current_folder_is_imported(trapped, start):
     assert not (trapped / "cache").exists()
 
 
-def test_the_detached_command_gives_the_job_back():
+def test_the_words_give_the_job_back():
     job = job_named("recenter").from_text({"in_parts": "-a b.star", "center_z_px": "-3"})
-    words = detached_command(job, "-out", threads=3, device="cuda:0")
-    assert words[:4] == [sys.executable, "-P", "-m", "napari_sta"]
-    assert "--center_z_px=-3" in words
+    words = words_of(job, "-out", threads=3, device="cuda:0")
+    assert words[0] == "recenter"
+    assert {"--in_parts=-a b.star", "--center_z_px=-3"} <= set(words)
     assert words[-3:] == ["--o=-out", "--j=3", "--device=cuda:0"]
 
 

@@ -227,10 +227,8 @@ def _rank() -> int:
     return found["RANK"]
 
 
-def detached_command(job: Job, out: str = "", threads: int = 0, device: str = "auto") -> list[str]:
-    """Return the command line that runs a job as a process of its own, from the project folder.
-
-    Nothing is imported from that folder, whatever Python files lie there.
+def words_of(job: Job, out: str = "", threads: int = 0, device: str = "auto") -> list[str]:
+    """Return the words after ``napari-sta`` that run a job.
 
     Parameters
     ----------
@@ -239,10 +237,8 @@ def detached_command(job: Job, out: str = "", threads: int = 0, device: str = "a
     threads, device
         As for any job; 0 threads: all there are.
     """
-    words = [sys.executable, "-P", "-m", "napari_sta", job.name()]
-    for key, value in job.as_text(only_given=True).items():
-        # One word, because a value may begin with a dash.
-        words.append(f"--{key}={value}")
+    # A value is one word with its option, because it may begin with a dash.
+    words = [job.name(), *(f"--{key}={value}" for key, value in job.as_text(only_given=True).items())]
     words += [f"--o={out}"] if out else []
     words += [f"--j={threads}"] if threads else []
     return words + ([f"--device={device}"] if device != "auto" else [])

@@ -129,7 +129,12 @@ def display_range(data: NDArray[np.floating[Any]]) -> tuple[float, float, float]
 
 
 def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list[LayerData]:
-    """Show a mask as a translucent coloured Image, and its 0.5 contour as Labels for slices."""
+    """Show a mask as a translucent coloured Image, and its 0.5 contour as Labels for slices.
+
+    A layer's keywords can give Labels their colour but not make them a line: the contour comes hidden,
+    and :class:`napari_sta.widgets.workbench.Workbench` makes it a line and shows it. Without it nothing
+    covers the map.
+    """
     name, pixel = name or layer_name(volume.path), volume.stated_pixel_size_angst
     body = _common(name, "mask", volume.path, pixel, **more)
     body |= _grid(volume.data.shape, pixel)
@@ -144,26 +149,48 @@ def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list
     }
     edge = _common(f"{name} · contour", "contour", volume.path, pixel, **more)
     edge |= _grid(volume.data.shape, pixel)
-    edge |= {"opacity": 0.9, "blending": "translucent_no_depth"}
+    edge |= {
+        "opacity": 0.9,
+        "blending": "translucent_no_depth",
+        "colormap": {None: "transparent", 0: "transparent", 1: CONTOUR_COLOUR},
+        "visible": False,
+    }
     return [(volume.data, body, "image"), ((volume.data >= 0.5).astype(np.uint8), edge, "labels")]
 
 
 def tilt_layer(images: Any, pixel_size_angst: float | None, path: str, name: str) -> LayerData:
-    """Show a tilt series as a stack; the slider's axis is the tilt's number, one pixel apart."""
+    """Show a tilt series as 2D images with a slider of their own: the number of a tilt is no length.
+
+    Parameters
+    ----------
+    images
+        (tilts, y, x); what a slider asks for is read, one image at a time.
+    pixel_size_angst
+        Along y and x; None where nobody knows.
+    path, name
+        File, and name of the layer.
+
+    Returns
+    -------
+    layer
+        An Image (tilts, 1, y, x): the first axis counts tilts, the others lie in Å about the image's centre.
+    """
     meta = _common(name, "tilt_series", path, pixel_size_angst)
     scale = pixel_size_angst or 1.0
     _, h, w = images.shape
     middle = np.asarray(images[images.shape[0] // 2, ::4, ::4], dtype=np.float32)
-    low, high = (float(v) for v in np.percentile(middle[np.isfinite(middle)], (0.5, 99.5)))
+    middle = middle[np.isfinite(middle)]
+    low, high = (float(v) for v in np.percentile(middle, (0.5, 99.5))) if middle.size else (0.0, 1.0)
     meta |= {
-        "scale": (scale,) * 3,
-        "translate": (0.0, -(h / 2) * scale, -(w / 2) * scale),
-        "axis_labels": ("tilt", "y", "x"),
+        "units": ("dimensionless", *(UNITS if pixel_size_angst else ("pixel",) * 3)),
+        "scale": (1.0, *(scale,) * 3),
+        "translate": (0.0, 0.0, -(h / 2) * scale, -(w / 2) * scale),
+        "axis_labels": ("tilt", *AXES),
         "colormap": "gray",
         "contrast_limits": (low, max(high, low + 1e-6)),
         "interpolation2d": "linear",
     }
-    return images, meta, "image"
+    return images[:, None], meta, "image"
 
 
 def particle_layers(
@@ -608,9 +635,8 @@ def practice_project() -> list[LayerData]:
 
     from napari_sta.phantoms import make_practice_project
 
-    folder = Path(tempfile.mkdtemp(prefix="napari-sta-practice-"))
-    project = make_practice_project(folder)
+    project = make_practice_project(Path(tempfile.mkdtemp(prefix="napari-sta-practice-")) / "project")
     layers = read_layers(project.map_path) + read_layers(project.mask_path)
     for _, meta, _ in layers:
-        meta["metadata"]["napari_sta"]["project"] = str(folder)
+        meta["metadata"]["napari_sta"]["project"] = str(project.root)
     return layers

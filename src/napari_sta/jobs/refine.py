@@ -539,6 +539,7 @@ class Refine(StaInputsJob):
             if ranks.is_first:
                 history = _read_history(context.out, state.iteration)
                 files.remove_iterations(context.out, context.kept, after=state.iteration)
+                _write_history(context.out, history)  # it may be stopped again before an iteration ends
             context.log.info("continuing after iteration %d", state.iteration)
         else:
             if optimiser is not None:

@@ -427,6 +427,7 @@ class InspectDock(Dock):
             tuples[0][1]["visible"] = False  # the contour says enough over a map that is already masked
         if result.map is not None:
             tuples.insert(0, map_layer(result.map, name=name))
+        self.bench.stage.leave()  # the half maps of a refinement may have it
         layers = self.bench.add(tuples)
         self._layer = weakref.ref(layers[0]) if result.map is not None else None
         if self._layer is not None:

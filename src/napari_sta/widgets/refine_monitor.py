@@ -69,6 +69,7 @@ class RefineMonitor(QWidget):
         self._reading = Latest(self, 0)
         self._mapping = Latest(self, 0)
         self._layers: dict[int, weakref.ref[Any]] = {}
+        self._view_before = ""
 
         self.headline = QLabel()
         self.headline.setWordWrap(True)
@@ -90,6 +91,7 @@ class RefineMonitor(QWidget):
         for key, words in VIEWS.items():
             self.view.addItem(words, key)
         self.view.setToolTip(
+            "What is on the canvas; other maps and masks are hidden meanwhile.\n"
             "Both halves: half map 1 in green, half map 2 in magenta; white is where they agree (on slices)"
         )
         self.continue_button = QPushButton("Continue from here …")
@@ -124,6 +126,7 @@ class RefineMonitor(QWidget):
         box.addWidget(self.command)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
 
+        bench.monitors.add(self)
         self._clock = QTimer(self)
         self._clock.setInterval(LOOK_AGAIN_MS)
         self._clock.timeout.connect(self._look_again)
@@ -133,6 +136,7 @@ class RefineMonitor(QWidget):
         bench.started.connect(self._job_started)
         bench.progressed.connect(self._progressed)
         bench.ended.connect(self._ended)
+        bench.stage.taken.connect(self._stage_taken)
         self._slid()
         self._show()
 
@@ -140,8 +144,10 @@ class RefineMonitor(QWidget):
 
     def follow(self, ticket: Ticket) -> None:
         """Show a job from its start; its folder becomes known with its first step."""
-        self._forget()
+        if ticket.out is None or ticket.out != self._folder:  # else it is resumed
+            self._forget()
         self.ticket = ticket
+        self.banner.hide()
         self.command.set(ticket.job.command_line(), None)
         self._progressed(ticket)
         self._slid()
@@ -164,7 +170,8 @@ class RefineMonitor(QWidget):
         self._mapping.cancel()
         self.run, self.ticket, self.shown, self._folder = None, None, None, None
         self._seen = self._drawn = ()
-        self._layers = {}
+        self._remove_layers()
+        self._set_view(self._view_before)
         self.banner.hide()
 
     def refresh(self) -> None:
@@ -319,6 +326,16 @@ class RefineMonitor(QWidget):
         found = {half: reference() for half, reference in self._layers.items()}
         return {half: layer for half, layer in found.items() if layer in self.bench.viewer.layers}
 
+    def _remove_layers(self) -> None:
+        """Take the half maps out of the viewer, unless another monitor shows them too."""
+        mine = list(self.layers.values())
+        self._layers = {}
+        self.bench.stage.leave(self)
+        used = [layer for other in self.bench.monitors for layer in other.layers.values()]
+        for layer in mine:
+            if layer not in used:
+                self.bench.viewer.layers.remove(layer)
+
     def _show_maps(self) -> None:
         shown, folder = self.shown, self._folder
         if shown is None or folder is None or self.view.currentData() == "none" or not shown.maps:
@@ -360,19 +377,42 @@ class RefineMonitor(QWidget):
         QTimer.singleShot(20, lambda: self._add_one_by_one(tuples[1:]))
 
     def _view_chosen(self) -> None:
-        if self.view.currentData() != "none" and not self.layers:
-            self._layers = {}
+        self._view_before = ""
+        if self.view.currentData() != "none":
+            if not self.layers:
+                self._layers = {}
             self._show_maps()
         self._arrange()
 
     def _arrange(self) -> None:
-        """Show one half map in grey, or both in two colours that add up to white."""
+        """Show one half map in grey, or both in two colours that add up to white; nothing covers them."""
         view = self.view.currentData()
-        for half, layer in self.layers.items():
+        there = self.layers
+        if view == "none":
+            self.bench.stage.leave(self)
+            for layer in there.values():
+                layer.visible = self.bench.stage.shows(layer)
+            return
+        for half, layer in there.items():
             both = view == "both"
-            layer.visible = both or view == f"half{half}"
             layer.colormap = BOTH_COLOURS[half] if both else "gray"
             layer.blending = "additive" if both else "translucent"
+        seen = [layer for half, layer in there.items() if view in ("both", f"half{half}")]
+        if seen:
+            self.bench.stage.take(self, seen)
+        for layer in there.values():
+            layer.visible = layer in seen
+
+    def _stage_taken(self, owner: object) -> None:
+        """Something else is to be seen: say so; choosing a view, or another refinement, brings them back."""
+        if owner is not self and self.layers and self.view.currentData() != "none":
+            self._view_before = str(self.view.currentData())
+            self._set_view("none")
+
+    def _set_view(self, key: str) -> None:
+        if key:
+            with QSignalBlocker(self.view):
+                self.view.setCurrentIndex(self.view.findData(key))
 
 
 def draw_curves(
