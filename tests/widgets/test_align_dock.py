@@ -360,7 +360,8 @@ def delete(viewer, *kinds):
 
 def displacement(dock, viewer) -> float:
     """Return how far the mask lies from the map along Z on the canvas, in the map's pixels."""
-    mask, density = layer_of(viewer, "mask"), layer_of(viewer, "map")
+    by_path = {one.metadata["napari_sta"]["path"]: one for one in dock.bench.ours("map", "half", "mask")}
+    mask, density = by_path[dock.mask_box.path()], by_path[dock.map_box.path()]
     centres = [one.data_to_world(np.array(one.data.shape) // 2)[0] for one in (mask, density)]
     return (centres[0] - centres[1]) / dock.pixel_size_angst
 
@@ -401,7 +402,7 @@ def test_what_cannot_be_compared_cannot_be_applied(at_275, tmp_path, wait, what,
     for kind in kinds:
         box.set_path(str(unreadable(tmp_path, kind)))
         assert "being read" in refused(at_275)
-        wait(at_275.card.isVisible)
+        wait(lambda: "cannot be compared" in at_275.card.text)
         refused(at_275)
         assert at_275.pixel_size_angst is None
         assert at_275.angstrom.text() == ""
@@ -431,8 +432,9 @@ def test_a_pixel_size_that_no_header_states_is_asked_for(
     at_275, monkeypatch, viewer, wait, stated, unknown, project
 ):
     """2.75 px on a map without a pixel size was 2.75 Å."""
-    import napari_sta.io.mrc as mrc
     from dataclasses import replace
+
+    import napari_sta.io.mrc as mrc
 
     def without(path):
         volume = read_volume(path)
@@ -441,7 +443,7 @@ def test_a_pixel_size_that_no_header_states_is_asked_for(
 
     monkeypatch.setattr(mrc, "read_volume", without)
     at_275.load(at_275.map_box.path(), str(project / "masks/mask_fsc.mrc"))
-    wait(at_275.card.isVisible)
+    wait(lambda: "cannot be compared" in at_275.card.text)
     assert "no pixel size" in at_275.card.text
     assert "no pixel size" in refused(at_275)
     for what, box in (("map", at_275.map_box), ("mask", at_275.mask_box)):
@@ -517,7 +519,7 @@ def test_several_maps_do_not_disturb_the_two_that_are_compared(at_275, viewer, b
 
 
 def _move(layer):
-    layer.translate = np.array(layer.translate) + [10.0, 0.0, 0.0]
+    layer.translate = np.add(layer.translate, [10.0, 0.0, 0.0])
 
 
 def _scale(layer):
@@ -525,7 +527,7 @@ def _scale(layer):
 
 
 def _turn(layer):
-    layer.rotate = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    layer.rotate = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
 
 
 def _deform(layer):

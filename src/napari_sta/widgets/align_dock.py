@@ -593,8 +593,9 @@ class AlignDock(Dock):
         profile, score = self.plot.panes
         pair = self.pair
         if pair is None:
-            for line in (self._map_line, self._mask_line, self._score_line, self._peaks):
+            for line in (self._map_line, self._mask_line, self._score_line, self._peaks, self._here):
                 line.set_data([], [])
+            self._cursor.set_xdata([np.nan, np.nan])
             self.plot.draw_idle()
             return
         curve = pair.curve
@@ -654,7 +655,7 @@ class AlignDock(Dock):
             # What was dropped into the viewer is what the user wants to compare, unless that is there; the
             # half maps of a refinement come by themselves, an iteration after the other.
             ours = [one for one in self.bench.ours(*box.kinds) if "run" not in one.metadata["napari_sta"]]
-            if new in ours and path_of(new) and not self._is_shown(box):
+            if new in ours and path_of(new) and not self._is_shown(box, but=new):
                 box.set_path(path_of(new), quiet=True)
                 took = True
         boxes = (self.map_box, self.mask_box)
@@ -663,9 +664,10 @@ class AlignDock(Dock):
         else:
             self._canvas_look.start()
 
-    def _is_shown(self, box: SourceBox) -> bool:
-        """Whether the file chosen in a box is among the layers."""
-        return bool(box.path()) and any(path_of(one) == box.path() for one in self.bench.ours(*box.kinds))
+    def _is_shown(self, box: SourceBox, but: Any = None) -> bool:
+        """Whether the file chosen in a box is among the layers, one of them left out."""
+        shown = [path_of(one) for one in self.bench.ours(*box.kinds) if one is not but]
+        return bool(box.path()) and box.path() in shown
 
     def _sources_changed(self) -> None:
         map_path, mask_path = self.map_box.path(), self.mask_box.path()
@@ -746,11 +748,13 @@ class AlignDock(Dock):
 
     def _hold(self, what: str, layer: Any, meta: Mapping[str, Any]) -> None:
         """Take a layer into the pair: it stands as the file says, and what becomes of it is watched."""
-        layer.affine = np.eye(layer.ndim + 1)
-        layer.rotate = np.eye(layer.ndim)
-        layer.shear = np.zeros(layer.ndim * (layer.ndim - 1) // 2)
-        layer.scale = meta["scale"]
-        layer.translate = meta["translate"]
+        if not _is_upright(layer):
+            layer.affine = np.eye(layer.ndim + 1)
+            layer.rotate = np.eye(layer.ndim)
+            layer.shear = np.zeros(layer.ndim * (layer.ndim - 1) // 2)
+        for name in ("scale", "translate"):
+            if not np.array_equal(getattr(layer, name), meta[name]):
+                setattr(layer, name, meta[name])
         self._layers[what].append(weakref.ref(layer))
         self._base[id(layer)] = np.array(meta["translate"], dtype=np.float64)
         self._scored[id(layer)] = layer.data
@@ -813,6 +817,8 @@ class AlignDock(Dock):
         if self._refusal:
             return f"Nothing can be applied: {self._refusal}"
         if gone := self._gone():
+            boxes = {"map": self.map_box, "mask": self.mask_box}
+            gone = [what for what in gone if not self._is_shown(boxes[what])] or gone
             words = " and ".join(gone)
             verb = "are" if len(gone) > 1 else "is"
             return f"Nothing can be applied: the {words} {verb} no longer in the viewer."
@@ -832,13 +838,10 @@ class AlignDock(Dock):
     def _stands_right(self, what: str, layer: Any) -> bool:
         assert self.pair is not None
         pixel = (self.pair.map if what == "map" else self.pair.mask).pixel_size_angst
-        plain = np.eye(layer.ndim)
         return bool(
             np.allclose(layer.translate, self._base[id(layer)] + self._shifts()[what], atol=1e-4 * pixel)
             and np.allclose(layer.scale, pixel, rtol=1e-6)
-            and np.allclose(layer.rotate, plain)
-            and not np.any(layer.shear)
-            and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
+            and _is_upright(layer)
         )
 
     def _compare(self, pair: Pair | None, settings: dict[str, str], first: bool) -> None:
@@ -848,7 +851,7 @@ class AlignDock(Dock):
         again = chosen == self._compared and pair is not None  # the same two: the number stays
         if pair is not None:
             self._compared = chosen
-        maps = [r() for r in self._layers["map"] if r() is not None]
+        maps = self._held("map")
         if maps:
             layers = self.bench.viewer.layers
             layers.move(layers.index(maps[0]), 0)  # the mask is drawn over the map
@@ -870,8 +873,7 @@ class AlignDock(Dock):
         if first or (self.bench.viewer.dims.ndisplay == 2 and not again):
             self.show_xz()
         for layer in maps:
-            if layer is not None:
-                layer.visible = True
+            layer.visible = True
         self._fill_particles(
             fresh=not again or back is not None, wanted=None if back is None else back.particles
         )
@@ -950,12 +952,13 @@ class AlignDock(Dock):
         """Go back to the offset before the last change (Ctrl+Z)."""
         if self._history:
             z, *yx = self._history.pop()
+            self._noted = False
             self._set_sideways(yx)
             self.set_offset(z, note=False)
 
     def _note(self) -> None:
         """Remember where the offset is, for Ctrl+Z: once for a whole drag or a held key, however slow."""
-        if not (self._noted if self._gesture else self._settle.isActive()):
+        if not (self._noted and (self._gesture or self._settle.isActive())):
             self._history.append(tuple(float(v) for v in self._offset))
             self._noted = True
 
@@ -1061,9 +1064,11 @@ class AlignDock(Dock):
         while self.candidates.count():
             item = self.candidates.takeAt(0)
             if item.widget() is not None:
+                item.widget().hide()
                 item.widget().deleteLater()
         self.suggest_button.setEnabled(False)
         if self.pair is None:
+            self.candidates.addStretch(1)
             self.confidence.setText("")
             return
         found = _maxima(self.pair.curve)
@@ -1440,6 +1445,15 @@ class NoPixelSizeError(InputError):
 def path_of(layer: Any) -> str:
     """Return the file that a layer of ours was read from; empty if it does not say."""
     return str(layer.metadata.get("napari_sta", {}).get("path") or "")
+
+
+def _is_upright(layer: Any) -> bool:
+    """Whether nothing but scale and translation takes a layer to the world."""
+    return bool(
+        np.allclose(layer.rotate, np.eye(layer.ndim))
+        and not np.any(layer.shear)
+        and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
+    )
 
 
 def _is_size(pixel_size_angst: float | None) -> bool:

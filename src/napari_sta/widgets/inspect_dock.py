@@ -563,10 +563,11 @@ class InspectDock(Dock):
         parts += [f"{pixel:.4g} Å/px", f"Nyquist {2 * pixel:.4g} Å"]
         if self.other is not None:
             better = self.other.resolution_angst - result.resolution_angst
-            word = "better" if better > 0 else "worse" if better < 0 else "the same"
-            by = f"{abs(better):.2f} Å {word}" if better else word
+            by = "neither better nor worse than"
+            if better:
+                by = f"{abs(better):.2f} Å {'better' if better > 0 else 'worse'} than"
             parts.append(
-                f"<br>{by} than {html.escape(self._shown(str(self.other.path)))} "
+                f"<br>{by} {html.escape(self._shown(str(self.other.path)))} "
                 f"({self.other.resolution_angst:.2f} Å)"
             )
         self.headline.setText(" · ".join(parts).replace(" · <br>", "<br>"))
@@ -625,7 +626,7 @@ class InspectDock(Dock):
             if fit.between is not None:
                 plot.tint("grey", axis.axvspan(low, high, alpha=0.15, lw=0))
                 where = f"fitted from {low**-0.5:.3g} to {high**-0.5:.3g} Å"
-                axis.set_title(where, loc="left")
+                axis.set_title(where)
         values = np.concatenate(useful) if useful else np.zeros(0)
         if values.size:
             bottom, top = float(values.min()), float(values.max())

@@ -73,7 +73,8 @@ def colours_of(viewer: Any) -> Mapping[str, str]:
     -------
     colours
         ``background``, ``text`` and ``line`` of the theme; the names of :data:`WORDS` and :data:`LINES`;
-        ``button`` and ``button_text`` for the button that starts something.
+        ``placeholder`` for what stands in an empty field; ``button`` and ``button_text`` for the button that
+        starts something.
     """
     from napari.utils.theme import get_theme
 
@@ -90,6 +91,7 @@ def on_theme(background: str, foreground: str, text: str, line: str) -> Mapping[
     colours = {"background": background, "text": readable(text, behind, TEXT_CONTRAST), "line": line}
     colours |= {name: readable(shades[light], behind, TEXT_CONTRAST) for name, shades in WORDS.items()}
     colours |= {name: readable(shades[light], behind, LINE_CONTRAST) for name, shades in LINES.items()}
+    colours["placeholder"] = readable(WORDS["quiet"][light], [line], TEXT_CONTRAST)  # fields stand out by it
     return colours | {"button": BUTTON[light], "button_text": "#ffffff"}
 
 
@@ -102,6 +104,7 @@ def style_sheet(colours: Mapping[str, str]) -> str:
             f'QFrame#sta_card[sta="{name}"] {{ border: 1px solid {colours[name]}; '
             f"border-left: 4px solid {colours[name]}; }}"
         )
+    rules.append(f"QLineEdit {{ placeholder-text-color: {colours['placeholder']}; }}")
     rules.append(f'QLabel[sta="changed"] {{ color: {colours["warning"]}; font-size: 14pt; padding: 0; }}')
     rules.append(
         f'QPushButton[sta="go"]:enabled {{ font-weight: bold; color: {colours["button_text"]}; '
