@@ -408,7 +408,7 @@ def test_what_cannot_be_compared_cannot_be_applied(at_275, tmp_path, wait, what,
         assert at_275.angstrom.text() == ""
         assert "Nothing can be applied" in at_275.sentence.text()
     box.set_path(good)
-    wait(lambda: at_275.pair is not None, 30)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     wait(at_275.apply_button.isEnabled)  # the same two: the number has stayed
     assert at_275.offset_px == 2.75
 
@@ -416,7 +416,7 @@ def test_what_cannot_be_compared_cannot_be_applied(at_275, tmp_path, wait, what,
 def test_nothing_is_applied_while_another_map_is_read_or_none_is_chosen(at_275, project, wait):
     at_275.map_box.set_path(str(project / "Reconstruct/job003/half1.mrc"))
     assert "being read" in refused(at_275)
-    wait(lambda: at_275.pair is not None, 30)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert at_275.offset_px == 0  # another map: from the start
     at_275.set_offset(1.0)
     wait(at_275.apply_button.isEnabled)
@@ -432,14 +432,12 @@ def test_a_pixel_size_that_no_header_states_is_asked_for(
     at_275, monkeypatch, viewer, wait, stated, unknown, project
 ):
     """2.75 px on a map without a pixel size was 2.75 Å."""
-    from dataclasses import replace
-
     import napari_sta.io.mrc as mrc
 
     def without(path):
         volume = read_volume(path)
         kind = "mask" if "mask" in Path(path).name else "map"
-        return replace(volume, pixel_size_angst=stated) if kind in unknown else volume
+        return Volume(volume.data, stated, volume.path) if kind in unknown else volume
 
     monkeypatch.setattr(mrc, "read_volume", without)
     at_275.load(at_275.map_box.path(), str(project / "masks/mask_fsc.mrc"))
@@ -451,7 +449,7 @@ def test_a_pixel_size_that_no_header_states_is_asked_for(
         if what in unknown:
             box.pixel_size.setValue(5.0)
             box.pixel_size.editingFinished.emit()
-    wait(lambda: at_275.pair is not None, 30)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert {one for one in ("map", "mask") if getattr(at_275.pair, one).pixel_size_angst == 5.0} == unknown
     at_275.set_offset(2.0)
     wait(at_275.apply_button.isEnabled)
@@ -472,7 +470,7 @@ def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, ben
         assert at_275.offset_px == 2.75
         assert [at_275.map_box.path(), at_275.mask_box.path()] == paths
         bench.show(paths)  # what a drop on the canvas does
-        wait(lambda: at_275.pair is not None, 30)
+        wait(lambda: at_275.pair is not None and not at_275._loading, 30)
         wait(at_275.apply_button.isEnabled)
         assert at_275.offset_px == 2.75
         assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
@@ -489,7 +487,7 @@ def test_only_one_back_is_not_enough_and_a_button_brings_both(at_275, viewer, be
     assert "mask is no longer" in refused(at_275)
     assert at_275.mend_button.isVisible()
     at_275.mend_button.click()
-    wait(lambda: at_275.pair is not None, 30)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     wait(at_275.apply_button.isEnabled)
     assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
 
@@ -499,7 +497,7 @@ def test_another_map_dropped_for_a_removed_one_is_compared(at_275, viewer, bench
     delete(viewer, "map")
     wait(lambda: at_275.pair is None)
     bench.show([other])
-    wait(lambda: at_275.pair is not None, 30)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert at_275.map_box.path() == at_275.pair.map.path == other
     assert at_275.offset_px == 0
 
@@ -548,7 +546,7 @@ def test_a_layer_changed_by_hand_is_not_applied(at_275, viewer, wait, kind, movi
         assert kind in refused(at_275)
         assert kind in at_275.sentence.text()
         at_275.mend_button.click()
-        wait(lambda: at_275.pair is not None, 30)
+        wait(lambda: at_275.pair is not None and not at_275._loading, 30)
         wait(at_275.apply_button.isEnabled)
         assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
         assert at_275.offset_px == 2.75

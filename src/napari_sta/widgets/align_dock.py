@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -674,11 +674,11 @@ class AlignDock(Dock):
         self._going_back = None
         self._placing = None
         self.card.hide()
-        self._release()
         self._refusal = ""
         self._loading = bool(map_path)
         if not map_path:
             self._reading.cancel()
+            self._release()
             self._forget_layers()
             self._tell_state()
             return
@@ -691,14 +691,13 @@ class AlignDock(Dock):
             volumes = {
                 what: read_volume(path) for what, path in (("map", map_path), ("mask", mask_path)) if path
             }
-            unknown = [
-                w for w, one in volumes.items() if given[w] is None and not _is_size(one.pixel_size_angst)
-            ]
+            sizes = {what: given[what] or _pixel_size_of(one) for what, one in volumes.items()}
+            unknown = [what for what, size in sizes.items() if size is None]
             if unknown:
                 raise NoPixelSizeError(unknown, [volumes[what].path for what in unknown])
-            for what, size in given.items():
-                if what in volumes and size is not None:
-                    volumes[what] = replace(volumes[what], pixel_size_angst=size)
+            for what, size in sizes.items():
+                if size is not None:
+                    volumes[what] = Volume(volumes[what].data, size, volumes[what].path)
             # The box it was chosen in says what a file is, not its name or values.
             layers = {"map": [map_layer(volumes["map"])], "mask": []}
             if mask_path:
@@ -712,8 +711,8 @@ class AlignDock(Dock):
 
     def _not_read(self, error: StaError) -> None:
         self._loading = False
+        self._release()
         self._forget_layers()
-        self.confidence.setText("")
         self._refusal = in_plain_words(str(error), root=self.bench.root)
         if isinstance(error, NoPixelSizeError):
             for what in error.unknown:
@@ -752,6 +751,8 @@ class AlignDock(Dock):
             layer.affine = np.eye(layer.ndim + 1)
             layer.rotate = np.eye(layer.ndim)
             layer.shear = np.zeros(layer.ndim * (layer.ndim - 1) // 2)
+        if [str(unit) for unit in layer.units] != list(meta["units"]):
+            layer.units, layer.name = meta["units"], meta["name"]  # its pixel size is known by now
         for name in ("scale", "translate"):
             if not np.array_equal(getattr(layer, name), meta[name]):
                 setattr(layer, name, meta[name])
@@ -773,7 +774,7 @@ class AlignDock(Dock):
 
     def _look_at_canvas(self) -> None:
         """Let go of a map or mask that is no longer in the viewer; say what else is not as it was."""
-        if self.bench.closed:
+        if self.bench.closed or self._loading:
             return
         if self.pair is not None and self._gone():
             self._release()
@@ -1032,7 +1033,7 @@ class AlignDock(Dock):
         self._slid.add(id(layer))
 
     def _show_numbers(self) -> None:
-        d, pixel = self.offset_px, self.pixel_size_angst
+        d, pixel = self.offset_px, None if self._loading else self.pixel_size_angst
         with QSignalBlocker(self.offset_box):
             self.offset_box.setValue(d)
         self.angstrom.setText("" if pixel is None else f"= {d * pixel:+.2f} Å" if d else "= 0 Å")
@@ -1456,8 +1457,13 @@ def _is_upright(layer: Any) -> bool:
     )
 
 
-def _is_size(pixel_size_angst: float | None) -> bool:
-    return pixel_size_angst is not None and math.isfinite(pixel_size_angst) and pixel_size_angst > 0
+def _pixel_size_of(volume: Volume) -> float | None:
+    """Return the pixel size that a file states; None if it states none."""
+    try:
+        size = volume.pixel_size_angst
+    except InputError:
+        return None
+    return size if size and math.isfinite(size) and size > 0 else None
 
 
 def _score(density: Volume, mask: Volume) -> Pair:
