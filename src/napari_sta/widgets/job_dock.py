@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,11 +28,12 @@ from napari_sta.data.errors import StaError
 from napari_sta.jobs._job import Job, Progress, all_jobs
 from napari_sta.layers import viewable_outputs
 from napari_sta.widgets._background import Latest
-from napari_sta.widgets.cards import COLOURS, MARKS, Card
+from napari_sta.widgets.cards import MARKS, Card
 from napari_sta.widgets.command_line import CommandLine, fixed_font
 from napari_sta.widgets.form import JobForm
 from napari_sta.widgets.project_files import can_resume
 from napari_sta.widgets.refine_monitor import RefineMonitor
+from napari_sta.widgets.themes import mark
 from napari_sta.widgets.workbench import (
     Dock,
     Ticket,
@@ -63,7 +63,7 @@ class JobDock(Dock):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, jobs: Mapping[str, type[Job]] | None = None) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.bench = Workbench.of(viewer)
         self.jobs = dict(jobs) if jobs is not None else all_jobs()
         self.forms: dict[str, JobForm] = {}
@@ -72,6 +72,7 @@ class JobDock(Dock):
         self._logged = 0
         self._pace = Pace()
         self._checks = Latest(self, CHECK_AFTER_MS)
+        self._checked: list[tuple[str, str]] = []
 
         self.chooser = QComboBox()
         for name, job_class in self.jobs.items():
@@ -87,7 +88,7 @@ class JobDock(Dock):
         top.addWidget(self.reset_button)
         self.about = QLabel()
         self.about.setWordWrap(True)
-        self.about.setStyleSheet("color: #9aa3ad;")
+        mark(self.about, "quiet")
         self.stack = QStackedWidget()
         self.monitor: RefineMonitor | None = None
         self.pages = QTabBar()
@@ -103,8 +104,7 @@ class JobDock(Dock):
         self.command = CommandLine()
 
         self.run_button = QPushButton("Run")
-        self.run_button.setObjectName("sta_run")
-        self.run_button.setStyleSheet("#sta_run:enabled { font-weight: bold; background: #2f6f4f; }")
+        mark(self.run_button, "go")
         self.detach_button = QPushButton("Run detached")
         self.detach_button.setToolTip(
             "Hand the same job to the command line: it goes on when napari is closed.\n"
@@ -269,23 +269,22 @@ class JobDock(Dock):
         self._checks.request(look, done=answered, failed=lambda error: self._show_checks(str(error), []))
 
     def _show_checks(self, problem: str, warnings: list[str]) -> None:
-        lines = []
-        if problem:
-            lines.append(_check_line("error", self._plain(problem)))
-        else:
-            lines += [_check_line("warning", w) for w in warnings]
-            lines.append(_check_line("good", "Ready to run"))
-        self.checks.setText("".join(lines))
-        self._set_blocking(problem)
+        job = self.form.job_class
+        found = (
+            [("error", problem)]
+            if problem
+            else [*(("warning", w) for w in warnings), ("good", "Ready to run")]
+        )
+        found = [(kind, self.card.plain(words, job)) for kind, words in found]
+        self._checked = found
+        self.recolour()
+        self._set_blocking(found[0][1] if problem else "")
 
-    def _plain(self, sentence: str) -> str:
-        """Say a field by its label: people look at the form, not at a command line."""
-        for name, row in self.form.rows.items():
-            sentence = sentence.replace(
-                f"--{name} ({row.info.title}) must be given", f"{row.info.title} must be given"
-            )
-            sentence = re.sub(rf"--{name}\b", f"“{row.info.title}”", sentence)
-        return sentence
+    def recolour(self) -> None:
+        """Draw the marks of the checks anew."""
+        self.checks.setText(
+            "".join(_check_line(self.colours[kind], kind, words) for kind, words in self._checked)
+        )
 
     def _set_blocking(self, reason: str) -> None:
         self._blocking = reason
@@ -306,7 +305,7 @@ class JobDock(Dock):
         try:
             job = self.form.value()
         except StaError as error:
-            self.card.tell("error", "Not started", str(error))
+            self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return None
         self.card.hide()
         return self.bench.run(job)
@@ -319,7 +318,7 @@ class JobDock(Dock):
             ticket = Ticket(job, project=self.bench.root, device=device, threads=threads)
             apart = self.bench.detach([line_of(ticket)])
         except StaError as error:
-            self.card.tell("error", "Not started", str(error))
+            self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return
         self.card.tell(
             "info",
@@ -420,8 +419,9 @@ class JobDock(Dock):
             if "GPU" in str(ticket.error):
                 actions.append(("Retry on the CPU", lambda: self._again(ticket, device="cpu")))
             self.card.tell(
-                "error", f"{label} failed", str(ticket.error), details=_details(ticket), actions=actions
-            )
+                "error", f"{label} failed", str(ticket.error), details=_details(ticket), actions=actions,
+                job=type(ticket.job),
+            )  # fmt: skip
 
     def _resume_action(self, ticket: Ticket) -> list[tuple[str, Any]]:
         """Return the button that lets an interrupted refinement go on, if it can."""
@@ -452,7 +452,8 @@ class JobDock(Dock):
         if out is not None and name == "postprocess":
             actions.append(("Inspect", lambda: self.bench.go_inspect(out)))
         result = _result_words(ticket)
-        words = "\n".join(([result] if result else []) + [f"⚠ {w}" for w in ticket.warnings[:4]])
+        warned = [f"⚠ {self.card.plain(w, type(ticket.job))}" for w in ticket.warnings[:4]]
+        words = "\n".join(([result] if result else []) + warned)
         self.card.tell("good", f"{ticket.title} finished in {_span(ticket.seconds)}", words, actions=actions)
 
 
@@ -537,18 +538,19 @@ class QueueList(QWidget):
         return row
 
 
-def _check_line(kind: str, text: str) -> str:
-    mark = f'<span style="color:{COLOURS[kind]}">{MARKS[kind]}</span>'
-    return f'<p style="margin:1px 0">{mark} {html.escape(text)}</p>'
+def _check_line(colour: str, kind: str, text: str) -> str:
+    sign = f'<span style="color:{colour}">{MARKS[kind]}</span>'
+    return f'<p style="margin:1px 0">{sign} {html.escape(text)}</p>'
 
 
 def _details(ticket: Ticket) -> str:
+    """Return the end of the traceback of what nobody foresaw; an error of ours says all in its sentence."""
     import traceback
 
-    lines = list(ticket.messages[-8:])
-    if ticket.error is not None and ticket.error.__cause__ is not None:
-        lines += traceback.format_exception(ticket.error.__cause__)[-6:]
-    return "\n".join(line.rstrip() for line in lines)
+    cause = ticket.error.__cause__ if ticket.error is not None else None
+    if cause is None or "unexpectedly" not in str(ticket.error):
+        return ""
+    return "\n".join(line.rstrip() for line in traceback.format_exception(cause)[-6:])
 
 
 UNITS = {"_angst": "Å", "_angst2": "Å²", "_px": "px", "_deg": "°"}

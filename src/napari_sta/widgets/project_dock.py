@@ -29,7 +29,7 @@ from qtpy.QtWidgets import (
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.jobs._job import all_jobs
 from napari_sta.widgets._background import Latest, in_background
-from napari_sta.widgets.cards import COLOURS, Card
+from napari_sta.widgets.cards import Card
 from napari_sta.widgets.project_files import ProjectView, commands_of, next_values
 from napari_sta.widgets.workbench import Dock, Workbench, literal, small_button
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     import napari.viewer
 
 STATUS = {
-    "Succeeded": ("✔", COLOURS["good"]),
-    "Running": ("▶", COLOURS["info"]),
-    "Scheduled": ("…", COLOURS["info"]),
-    "Failed": ("✖", COLOURS["error"]),
-    "Aborted": ("■", COLOURS["warning"]),
-    "Unknown": ("", "#9aa3ad"),
+    "Succeeded": ("✔", "good"),
+    "Running": ("▶", "info"),
+    "Scheduled": ("…", "info"),
+    "Failed": ("✖", "error"),
+    "Aborted": ("■", "warning"),
+    "Unknown": ("", "quiet"),
 }
 NAME, PATH = Qt.ItemDataRole.UserRole, Qt.ItemDataRole.UserRole + 1
 
@@ -57,7 +57,7 @@ class ProjectDock(Dock):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.bench = Workbench.of(viewer)
         self._notes = Latest(self)
 
@@ -225,6 +225,11 @@ class ProjectDock(Dock):
         """Show an error as a card."""
         self.card.tell("error", "That did not work", str(error))
 
+    def recolour(self) -> None:
+        """Draw the marks anew."""
+        self._fill(self.bench.view)
+        self._selected()
+
     # -- the tree ----------------------------------------------------------------------------------
 
     def _fill(self, view: ProjectView | None) -> None:
@@ -261,7 +266,7 @@ class ProjectDock(Dock):
             words = [number, job.alias.rstrip("/").rpartition("/")[2], view.labels.get(name, "")]
             item = QTreeWidgetItem(["  ".join(word for word in words if word), mark])
             item.setData(0, NAME, name)
-            item.setForeground(1, QColor(colour))
+            item.setForeground(1, QColor(self.colours[colour]))
             item.setToolTip(0, f"{name}: {job.status}")
             item.setToolTip(1, job.status)
             for path in view.outputs.get(name, []):
@@ -342,7 +347,7 @@ class ProjectDock(Dock):
         job = next((j for j in view.jobs if j.name.rstrip("/") == name), None)
         status = job.status if job is not None else "Unknown"
         inputs = ", ".join(job.inputs) if job is not None else ""
-        colour = STATUS.get(status, STATUS["Unknown"])[1]
+        colour = self.colours[STATUS.get(status, STATUS["Unknown"])[1]]
         text = f"<b>{html.escape(name)}</b>"
         if status != "Unknown":
             text += f" · <span style='color:{colour}'>{status}</span>"

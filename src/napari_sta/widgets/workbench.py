@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QEventLoop, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QShowEvent
+from qtpy.QtGui import QColor, QPalette, QShowEvent
 from qtpy.QtWidgets import QApplication, QDockWidget, QPushButton, QWidget
 from superqt.utils import create_worker
 
@@ -28,6 +28,8 @@ from napari_sta.widgets._detached import Detached, Line, resume_words
 from napari_sta.widgets._warm_up import warm_up_once
 from napari_sta.widgets.project_files import ProjectView, no_files, read_project, trace_of
 from napari_sta.widgets.stage import Stage
+from napari_sta.widgets.themes import colours_of, style_sheet
+from napari_sta.widgets.words import in_plain_words
 
 logger = logging.getLogger("napari_sta")
 
@@ -217,7 +219,7 @@ class Workbench(QObject):
         if not any(isalive(dock) and in_sight(dock) for dock in self.tellers):
             from napari.utils.notifications import show_error
 
-            show_error(str(error))
+            show_error(in_plain_words(str(error), root=self.root))
 
     @property
     def closed(self) -> bool:
@@ -823,12 +825,37 @@ def literal(text: str) -> str:
 
 
 class Dock(QWidget):
-    """Base of our docks: names its tab, and has what the first layers need loaded in a thread."""
+    """Base of our docks: names its tab, wears the theme's colours, has what the first layers need loaded.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    viewer
+        Its theme gives the colours, also when it changes.
+    """
+
+    def __init__(self, viewer: Any) -> None:
         super().__init__()
+        self._themed = Workbench.of(viewer).viewer
+        self._themed.events.theme.connect(self._wear_theme)
+        self._wear_theme()
         # Once the event loop turns: the docks come first.
         QTimer.singleShot(300, warm_up_once)
+
+    @property
+    def colours(self) -> Mapping[str, str]:
+        """Colours by their names (see :mod:`napari_sta.widgets.themes`)."""
+        return colours_of(self._themed)
+
+    def _wear_theme(self, event: Any = None) -> None:
+        palette = self.palette()
+        palette.setColor(QPalette.ColorRole.Link, QColor(self.colours["info"]))
+        self.setPalette(palette)
+        self.setStyleSheet(style_sheet(self.colours))
+        if event is not None:
+            self.recolour()
+
+    def recolour(self) -> None:
+        """Give what has its colours in its text those of the new theme."""
 
     def showEvent(self, event: QShowEvent) -> None:
         """Name the tab once napari has put the widget into its dock."""
