@@ -526,7 +526,6 @@ class JobRun:
         name = self._folder_name()
         try:
             self._record |= {
-                "status": status,
                 "finished": datetime.now().isoformat(timespec="seconds"),
                 "seconds": round(time.time() - began, 3),
                 "warnings": list(self.warnings),
@@ -540,6 +539,9 @@ class JobRun:
                     inputs = self._input_nodes()
                     write_job_pipeline(self.out, name, self.job.relion_type, status, inputs, outputs)
             mark(self.out, status)
+            # Last: while it says Running and the process is dead, the job is known to have been killed.
+            self._record["status"] = status
+            self._write_record(self.out)
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
             if status == "Succeeded":
