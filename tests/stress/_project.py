@@ -9,9 +9,12 @@ import os
 import re
 import shutil
 import sys
+import tempfile
+import threading
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -96,6 +99,21 @@ def make(root: Path) -> Path:
     return root
 
 
+@contextlib.contextmanager
+def workbench(project: Path | None = None) -> Iterator[tuple[Path, Path]]:
+    """Give a project (made here if there is none) and an empty folder to harm copies in."""
+    from _forks import Forks
+
+    with tempfile.TemporaryDirectory(prefix="sta-stress-") as scratch:
+        if project is None:
+            project = Path(scratch) / "project"
+            with Forks() as forks:
+                made = forks.call("_project:make_in", root=str(project))
+            if made.status != 0:
+                raise SystemExit(f"the project could not be made: {made.err}")
+        yield project, Path(scratch)
+
+
 def make_in(root: str) -> None:
     """Do the same in a child of :class:`_forks.Forks`."""
     make(Path(root))
@@ -136,16 +154,21 @@ _LOGS = (
 _TIMES = re.compile(rb"/CreationDate \([^)]*\)|\"seconds\": [0-9.]+")
 
 
-def results(folder: Path) -> dict[str, str]:
+def results(folder: Path, root: Path) -> dict[str, str]:
     """Return hashes of a job's results: every file but logs and records, without time stamps and its own name."""
-    own = f"{folder.parent.name}/{folder.name}".encode()
+    own = str(folder.relative_to(root)).encode()
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in _LOGS:
-            data = _TIMES.sub(b"", path.read_bytes())
-            if path.suffix in (".star", ".json", ".npz"):
-                data = data.replace(own, b"OWN")
-            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+        if not path.is_file() or path.name in _LOGS:
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".npz":  # the archive keeps the time, its members do not
+            with zipfile.ZipFile(path) as archive:
+                data = b"".join(name.encode() + archive.read(name) for name in sorted(archive.namelist()))
+        data = _TIMES.sub(b"", data)
+        if path.suffix in (".star", ".json", ".npz", ".pdf"):
+            data = data.replace(own, b"OWN")
+        found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
 
 
@@ -182,7 +205,7 @@ def unreadable(folder: Path) -> list[str]:
 
     bad = []
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith("."):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
             if path.suffix == ".star":
@@ -224,18 +247,17 @@ class Report:
         self.title = title
         self.checks = 0
         self.failures: list[str] = []
+        self._lock = threading.Lock()
 
     def check(self, holds: object, what: str) -> None:
         """Count a check; tell it if it does not hold."""
-        self.checks += 1
-        if not holds:
-            self.failures.append(what)
-            print(f"FAILED {what}", flush=True)
+        with self._lock:
+            self.checks += 1
+            if not holds:
+                self.failures.append(what)
+                print(f"FAILED {what}", flush=True)
 
     def end(self) -> int:
         """Print the sum; return the exit status."""
         print(f"{self.title}: {self.checks} checks, {len(self.failures)} failed")
         return 1 if self.failures else 0
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.failures)
