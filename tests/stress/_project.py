@@ -159,7 +159,7 @@ def results(folder: Path, root: Path) -> dict[str, str]:
     own = str(folder.relative_to(root)).encode()
     found = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name in _LOGS:
+        if not path.is_file() or path.name in _LOGS or path.name.startswith("."):
             continue
         data = path.read_bytes()
         if path.suffix == ".npz":  # the archive keeps the time, its members do not
@@ -167,7 +167,7 @@ def results(folder: Path, root: Path) -> dict[str, str]:
                 data = b"".join(name.encode() + archive.read(name) for name in sorted(archive.namelist()))
         data = _TIMES.sub(b"", data)
         if path.suffix in (".star", ".json", ".npz", ".pdf"):
-            data = data.replace(own, b"OWN")
+            data = data.replace(str(root).encode(), b"ROOT").replace(own, b"OWN")
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
 

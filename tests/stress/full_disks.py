@@ -73,7 +73,10 @@ def run(project: Path, scratch: Path, report: Report, cases: Sequence[str], shar
                 for share in shares:
                     with small_disk(disk, start + int(need * share)):
                         fitted += _one(forks, project, scratch, report, case, disk, truth, whole, share)
-            print(f"{case}: {2 * len(shares)} disks, {fitted} large enough, {len(report.failures) - before} failed", flush=True)
+            print(
+                f"{case}: {2 * len(shares)} disks, {fitted} large enough, {len(report.failures) - before} failed",
+                flush=True,
+            )
 
 
 def _places(project: Path, scratch: Path, disk: Path, whole: bool) -> tuple[Path, Path]:
@@ -100,7 +103,9 @@ def _one(
             problems.append(f"status {outcome.status}: {said[-1:]}")
         if (out / "RELION_JOB_EXIT_SUCCESS").exists():
             problems.append("marked as a success")
-    problems += [f"half-written {one}" for one in unreadable(disk)] + [f"left {one}" for one in leftovers(disk)]
+    problems += [f"half-written {one}" for one in unreadable(disk)] + [
+        f"left {one}" for one in leftovers(disk)
+    ]
     make_room(disk)
     problems += state(root)
     if not fits:
@@ -114,7 +119,9 @@ def _one(
             problems += [f"result {one}" for one in changed[:5] if not whole or "changed" not in one]
         problems += [f"after it {one}" for one in (*leftovers(disk), *state(root))]
     where = "the project" if whole else "the output folder"
-    report.check(not problems, f"{case}, {where} on a disk of {share:.0%} of what it needs: {'; '.join(problems)}")
+    report.check(
+        not problems, f"{case}, {where} on a disk of {share:.0%} of what it needs: {'; '.join(problems)}"
+    )
     return fits
 
 
@@ -126,7 +133,9 @@ def main() -> int:
     report = Report("full disks")
     with workbench() as (project, scratch):
         if not can_mount(scratch):
-            print("full disks: NOT TRIED, because this user may not mount a small disk; run it as root on Linux")
+            print(
+                "full disks: NOT TRIED, because this user may not mount a small disk; run it as root on Linux"
+            )
             return 0
         run(project, scratch, report, found.case or list(CASES), SHARES)
     return report.end()

@@ -72,7 +72,9 @@ def alter(root: Path, case: str) -> None:
         write_particles(path, particles)
     for path in (root / "truth/truth_map.mrc", root / "Reconstruct/job004/half1.mrc"):
         data = path.read_bytes()
-        values = np.frombuffer(data, "<f4", offset=1024) * np.linspace(0.8, 1.0, (len(data) - 1024) // 4, dtype="<f4")
+        values = np.frombuffer(data, "<f4", offset=1024) * np.linspace(
+            0.8, 1.0, (len(data) - 1024) // 4, dtype="<f4"
+        )
         path.write_bytes(data[:1024] + values.tobytes())
 
 
@@ -98,7 +100,15 @@ class Reuser:
             raise SystemExit(f"{case} {changes} does not run: {outcome.last_line}")
         return results(root / OUT, root)
 
-    def again(self, case: str, changes: dict[str, str], *, altered: bool = False, killed: bool = False, resumed: bool = False) -> None:
+    def again(
+        self,
+        case: str,
+        changes: dict[str, str],
+        *,
+        altered: bool = False,
+        killed: bool = False,
+        resumed: bool = False,
+    ) -> None:
         """Run a case, whole or killed in the middle; then with changes, or of other inputs, or resume it then."""
         truth = self._fresh(case, changes, altered)
         root = self._root()
@@ -109,15 +119,24 @@ class Reuser:
         if altered:
             alter(root, case)
         there = results(root / OUT, root)
-        outcome = self.forks.run(["resume", OUT, "--quiet", "--j", "1"], root) if resumed else self._run(root, case, changes)
+        outcome = (
+            self.forks.run(["resume", OUT, "--quiet", "--j", "1"], root)
+            if resumed
+            else self._run(root, case, changes)
+        )
         what = f"{case}{' killed,' if killed else ''} then {'resumed' if resumed else 'run'} with {changes or 'the same values'}"
         what += " and changed inputs" if altered else ""
         if outcome.status == 2:
             # A refusal may tidy temporary files and logs, but not results.
-            self.report.check(not (lost := differences(there, results(root / OUT, root))), f"{what}: refused, but {lost[:4]}")
+            self.report.check(
+                not (lost := differences(there, results(root / OUT, root))),
+                f"{what}: refused, but {lost[:4]}",
+            )
         elif outcome.status == 0:
             wrong = differences(truth, results(root / OUT, root))
-            self.report.check(not wrong, f"{what}: against a new folder {wrong[:4]}{' …' if len(wrong) > 4 else ''}")
+            self.report.check(
+                not wrong, f"{what}: against a new folder {wrong[:4]}{' …' if len(wrong) > 4 else ''}"
+            )
         else:
             self.report.check(False, f"{what}: ended with {outcome.status}: {outcome.last_line}")
 
@@ -128,7 +147,9 @@ class Reuser:
         words = [*CASES[case].words(), "--quiet", "--o", OUT]
         self.forks.run(words, tried, before="kills:watch", root=str(tried), told=str(told))
         steps = len(told.read_text().splitlines())
-        self.forks.run(words, root, before="kills:watch", root=str(root), signal_name="SIGKILL", at=steps * 2 // 3)
+        self.forks.run(
+            words, root, before="kills:watch", root=str(root), signal_name="SIGKILL", at=steps * 2 // 3
+        )
 
     def foreign(self, case: str, owner: str) -> None:
         """Give a case the folder of another job, or of another program (``owner`` is a file name then)."""
