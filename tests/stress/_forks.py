@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MAKING_S = 300.0
+"""What a project may take to be made where nothing is compiled yet."""
 _MEMORY_BYTES = 6 * 2**30
 
 

@@ -102,13 +102,13 @@ def make(root: Path) -> Path:
 @contextlib.contextmanager
 def workbench(project: Path | None = None) -> Iterator[tuple[Path, Path]]:
     """Give a project (made here if there is none) and an empty folder to harm copies in."""
-    from _forks import Forks
+    from _forks import MAKING_S, Forks
 
     with tempfile.TemporaryDirectory(prefix="sta-stress-") as scratch:
         if project is None:
             project = Path(scratch) / "project"
             with Forks() as forks:
-                made = forks.call("_project:make_in", root=str(project))
+                made = forks.call("_project:make_in", MAKING_S, root=str(project))
             if made.status != 0:
                 raise SystemExit(f"the project could not be made: {made.err}")
         yield project, Path(scratch)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _forks import Forks
+from _forks import MAKING_S, Forks
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,6 @@ def forks() -> Iterator[Forks]:
 def project(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny project, shared: copy it before anything is harmed."""
     root = tmp_path_factory.mktemp("stress") / "project"
-    made = forks.call("_project:make_in", root=str(root))
+    made = forks.call("_project:make_in", MAKING_S, root=str(root))
     assert made.status == 0, made.err
     return root

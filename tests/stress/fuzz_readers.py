@@ -622,10 +622,10 @@ class Fuzz:
 
 
 def _seeds(folder: Path) -> Path:
-    from _forks import Forks
+    from _forks import MAKING_S, Forks
 
     with Forks() as forks:
-        made = forks.call("fuzz_readers:make_seeds", root=str(folder))
+        made = forks.call("fuzz_readers:make_seeds", MAKING_S, root=str(folder))
     if made.status != 0:
         raise SystemExit(f"the files to harm could not be made: {made.err}")
     return folder

@@ -10,7 +10,6 @@ byte, and everything in the project that is not the job's is compared too.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -180,7 +179,7 @@ def pipelines(stage: Stage) -> None:
         plots.append(
             (
                 f"label {name}",
-                original.replace("ProcessData.star.relion.postprocess", name).replace(
+                original.replace("ProcessData.star.relion.postprocess", name or '""').replace(
                     "DensityMap.mrc", name or '""'
                 ),
             )
@@ -280,38 +279,20 @@ def imports(stage: Stage) -> None:
     for module in MODULES:
         line = f"open({str(told)!r}, 'a').write({module!r} + '\\n')\nraise SystemExit('imported {module}')\n"
         (root / f"{module}.py").write_text(line)
-    for module in ("encodings", "concurrent"):
-        (root / module).mkdir()
-        (root / module / "__init__.py").write_text(f"open({str(told)!r}, 'a').write({module!r} + '\\n')\n")
     job = CASES["recenter"].words()
     starts = {
         "-m": [sys.executable, "-m", "napari_sta", *job],
         "-m, with an empty part of PYTHONPATH": [sys.executable, "-m", "napari_sta", *job],
         "--help": [sys.executable, "-m", "napari_sta", "--help"],
-        "the script": [shutil.which("napari-sta", path=str(Path(sys.executable).parent)) or "", *job],
-        "detached": _detached(root),
+        "the script": [_script("napari-sta"), *job],
+        "detached": _detached(),
     }
-    if importlib.util.find_spec("torch.distributed"):
-        refine = [*CASES["refine"].words(), "--o", OUT]
-        ours = (
-            "import sys; sys.path[:] = [p for p in sys.path if p not in ('', %r)]; from torch.distributed.run import main; main()"
-            % str(root)
-        )
-        starts["torchrun"] = [
-            sys.executable,
-            "-P",
-            "-c",
-            ours,
-            "--standalone",
-            "--nproc-per-node",
-            "1",
-            "-m",
-            "napari_sta",
-            *refine,
-        ]
+    starts["torchrun"] = [
+        _script("torchrun"), "--standalone", "--nproc-per-node", "1", "-m", "napari_sta", *CASES["refine"].words(), "--o", OUT,
+    ]  # fmt: skip
     for what, words in starts.items():
-        if not words or not words[0]:
-            continue
+        if not words[0]:
+            continue  # not installed as a script
         told.unlink(missing_ok=True)
         path = os.environ.get("PYTHONPATH", "")
         env = {**os.environ, "PYTHONPATH": f"{path}:" if "PYTHONPATH" in what else path}
@@ -325,7 +306,11 @@ def imports(stage: Stage) -> None:
         )
 
 
-def _detached(root: Path) -> list[str]:
+def _script(name: str) -> str:
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or ""
+
+
+def _detached() -> list[str]:
     from napari_sta import cli
     from napari_sta.jobs._job import job_named
 

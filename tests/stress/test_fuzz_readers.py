@@ -6,13 +6,13 @@ from pathlib import Path
 
 import fuzz_readers
 import pytest
-from _forks import Forks
+from _forks import MAKING_S, Forks
 
 
 @pytest.fixture(scope="module")
 def seeds(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fuzz") / "seeds"
-    made = forks.call("fuzz_readers:make_seeds", root=str(root))
+    made = forks.call("fuzz_readers:make_seeds", MAKING_S, root=str(root))
     assert made.status == 0, made.err
     return root
 
