@@ -166,6 +166,8 @@ def results(folder: Path, root: Path) -> dict[str, str]:
             with zipfile.ZipFile(path) as archive:
                 data = b"".join(name.encode() + archive.read(name) for name in sorted(archive.namelist()))
         data = _TIMES.sub(b"", data)
+        if path.suffix == ".star":  # comments hold the command line
+            data = re.sub(rb"(?m)^#.*$", b"", data)
         if path.suffix in (".star", ".json", ".npz", ".pdf"):
             data = data.replace(str(root).encode(), b"ROOT").replace(own, b"OWN")
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()

@@ -258,9 +258,8 @@ def _continued_from_relion(path: Path) -> object:
 
 @_reader
 def _checkpoint(path: Path) -> object:
-    from napari_sta.jobs._refine_files import latest_checkpoint, read_checkpoint
+    from napari_sta.jobs._refine_files import read_checkpoint
 
-    latest_checkpoint(path.parent, "other")
     return read_checkpoint(path)
 
 
@@ -285,14 +284,6 @@ def _images(path: Path) -> object:
     files = [(path, 0), (path, 1)]
     check_images(files)
     return read_images(files)
-
-
-@_reader
-def _mask(path: Path) -> object:
-    from napari_sta.io.mrc import read_volume
-    from napari_sta.jobs._maps import read_mask
-
-    return read_mask(str(path), read_volume("truth/truth_map.mrc"), logging.getLogger("napari_sta.unheard"))
 
 
 def _started(name: str, **values: str) -> object:
@@ -331,11 +322,19 @@ def _checked(name: str) -> Reader:
 READERS |= {f"check {name}": _checked(name) for name in CASES}
 READERS |= {
     f"start {name}": lambda _, name=name: _started(name)
-    for name in ("recenter", "remove_duplicates", "refine")
+    for name in (
+        "recenter",
+        "remove_duplicates",
+        "refine",
+        "measure_offset",
+        "process_map",
+        "postprocess",
+        "make_mask",
+    )
 }
 
 _PARTICLES = ("particles", "inputs", "describe", "layers", "written_again")
-_MAP = ("volume", "header", "images", "describe", "layers", "mask")
+_MAP = ("volume", "header", "images", "describe", "layers")
 _PICKING = ("check extract", "check reconstruct", "start recenter", "start remove_duplicates")
 TARGETS = (
     Target("Select/job002/particles.star", "star", (*_PARTICLES, *_PICKING), 5),
@@ -365,8 +364,8 @@ TARGETS = (
     Target(f"{REFINE}/run_it001_data.star", "star", ("particles", "describe", "continued_from_relion", "layers")),
     Target(f"{REFINE}/run_history.json", "json", ("history",)),
     Target(f"{REFINE}/run_it001_checkpoint.npz", "zip", ("checkpoint", "checkpoint", "checkpoint", "continued"), 4),
-    Target("masks/mask.mrc", "mrc", (*_MAP, "check postprocess", "check measure_offset"), 3),
-    Target("truth/truth_map.mrc", "mrc", (*_MAP, "check make_mask", "check process_map"), 3),
+    Target("masks/mask.mrc", "mrc", (*_MAP, "start postprocess", "start measure_offset"), 3),
+    Target("truth/truth_map.mrc", "mrc", (*_MAP, "start make_mask", "start process_map"), 3),
     Target(f"{AVERAGE}/half1.mrc", "mrc", ("volume", "describe", "check refine", "check postprocess")),
     Target("tilt_stacks/TS_01.mrc", "mrc", ("images", "header", "describe", "layers", "inputs_of_set", "check extract"), 3),
     Target(f"{EXTRACT}/Subtomograms/TS_01/1_stack2d.mrcs", "mrc", ("images", "describe", "layers", "check refine")),
@@ -577,6 +576,7 @@ class Fuzz:
     def __init__(self, seeds: Path, seed: int, reads: int, jobs: int, seconds: float = 1e9) -> None:
         self.faults: dict[int, str] = {}
         self.reads = 0
+        self._broken = ""
         self._end = time.monotonic() + seconds
         threads = [
             threading.Thread(target=self._watch, args=(seeds, seed, first, jobs, reads))
@@ -586,6 +586,8 @@ class Fuzz:
             thread.start()
         for thread in threads:
             thread.join()
+        if self._broken:
+            raise SystemExit(f"a worker did not start: {self._broken}")
 
     def _watch(self, seeds: Path, seed: int, first: int, step: int, last: int) -> None:
         while first < last:
@@ -610,7 +612,8 @@ class Fuzz:
                 said.seek(0)
                 lines = said.read().strip().splitlines()
             if index < 0:
-                raise SystemExit("a worker did not start: " + "\n".join(lines[-20:]))
+                self._broken = "\n".join(lines[-20:])
+                return
             what = signal.Signals(-code).name if code < 0 else f"exit {code}"
             ours = [line.strip() for line in lines if "/napari_sta/" in line]
             self._tell(index, f"the process died ({what})  at {[*ours, *lines[-1:], '?'][0]}")

@@ -30,7 +30,7 @@ NAMES = (
 """What particles and tomograms call themselves."""
 
 MODULES = ("tqdm", "torch", "numpy", "scipy", "numba", "pandas", "mrcfile", "starfile", "pydantic", "matplotlib", "json", "argparse",
-           "logging", "typing_extensions", "random", "socket", "sitecustomize", "usercustomize")  # fmt: skip
+           "logging", "typing_extensions", "random", "socket")  # fmt: skip
 
 
 class Stage:
