@@ -22,11 +22,14 @@ from jaxtyping import install_import_hook
 import napari_sta
 
 # The shapes in the signatures of the kernels are checked in every call that a test makes. Not so in
-# modules that numba compiles (_*.py): it cannot compile the check.
+# what numba compiles: it cannot compile the check.
 _KERNELS = Path(napari_sta.__file__).parent / "kernels"
-_hook = install_import_hook(
-    [f"napari_sta.kernels.{path.stem}" for path in _KERNELS.glob("[!_]*.py")], "beartype.beartype"
-)
+CHECKED = [
+    ".".join(("napari_sta.kernels", *path.relative_to(_KERNELS).with_suffix("").parts))
+    for path in sorted(_KERNELS.rglob("[!_]*.py"))
+    if "compiled" not in path.parts
+]
+_hook = install_import_hook(CHECKED, "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -8,12 +8,32 @@ import numpy as np
 import pytest
 import torch
 
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_accuracy as accuracy
-from napari_sta.kernels import refinement_maps as maps
-from napari_sta.kernels import refinement_sums as sums_of
-from napari_sta.kernels import refinement_volumes as voxels
+from napari_sta.kernels.refine import accuracy, calibration, maps
+from napari_sta.kernels.refine import noise as noise_of
+from napari_sta.kernels.refine import sums as sums_of
+from napari_sta.kernels.refine.backend import placed
+from napari_sta.kernels.refine.images import soft_disc
+from napari_sta.kernels.refine.on_cpu import gather, shift_images
+from napari_sta.kernels.refine.particle import ParticleImages
+from napari_sta.kernels.refine.posterior import Posterior, at_pose
+from napari_sta.kernels.refine.projector import (
+    interpolation_falloff,
+    make_projector,
+    padded_radius,
+    slice_axes,
+)
+from napari_sta.kernels.refine.scores import evidence_constant, score_poses, score_shared
+from napari_sta.kernels.refine.volumes import (
+    initial_volume_noise,
+    moved_by_voxels,
+    spreading_falloff,
+    volume_transform,
+    volume_window_power,
+    weights_of,
+)
+from napari_sta.kernels.refine.voxels import make_voxel_list, voxels_per_shell
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
+from twins import gather_reference, shift_images_reference
 
 SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
 SHELLS = SIZE // 2 + 1
@@ -41,8 +61,8 @@ def turned(projector, rotation, pixels):
     """Transform of the turned map at all listed voxels, complex, by the plain twin of the gather."""
     out = []
     for part in pixels.parts:
-        rows, _ = rf.gather_reference(
-            projector, rf.slice_axes(rotation[None], PADDING, 3), part, np.zeros(len(part))
+        rows, _ = gather_reference(
+            projector, slice_axes(rotation[None], PADDING, 3), part, np.zeros(len(part))
         )
         row = rows[0].numpy()
         out.append(row[: len(part)] + 1j * row[len(part) :])
@@ -67,7 +87,7 @@ def ramp(shift, pixels):
 def toy_volume(pixels, rotation, shift, *, noise=0.002, seed=1, scale=1.0, **changes):
     """Subtomogram of the map at a pose, with a missing wedge, and the projector it was made with."""
     rng = np.random.default_rng(seed)
-    projector = rf.make_projector(blob_map(), pixels.radius, PADDING, n_dim=3)
+    projector = make_projector(blob_map(), pixels.radius, PADDING, n_dim=3)
     slices = np.where(
         np.abs(pixels.w) > 1.5 * np.hypot(pixels.v, pixels.u), 0, 0.05 + rng.uniform(0, 3, pixels.count)
     )
@@ -77,7 +97,7 @@ def toy_volume(pixels, rotation, shift, *, noise=0.002, seed=1, scale=1.0, **cha
     values = planar(x, pixels)
     power = np.bincount(pixels.shell, np.abs(x) ** 2, SHELLS)[None]
     n_parts = len(pixels.parts)
-    particle = rf.ParticleImages(
+    particle = ParticleImages(
         masked=values, unmasked=values * np.float32(1.1), model=pixels.split(ctf2), ctf=None,
         matrices_zyx=np.broadcast_to(np.eye(3), (n_parts, 3, 3)), power=power,
         sigma2=np.linspace(8e-6, 2e-6, SHELLS), offset_zyx_px=np.zeros(3), offset_prior_zyx_px=np.zeros(3),
@@ -97,7 +117,7 @@ def difference(projector, particle, pixels, rotation, shift):
 
 @pytest.fixture(scope="module")
 def toy():
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=150)
+    pixels = make_voxel_list(SIZE, RADIUS, part=150)
     rotation, shift = random_rotations(1, 5)[0], np.array([0.4, -0.7, 1.2])
     projector, particle = toy_volume(pixels, rotation, shift, scale=1.2)
     return pixels, projector, particle, rotation, shift
@@ -108,7 +128,7 @@ def toy():
 
 @pytest.mark.parametrize(("size", "radius", "part"), [(16, 5, 37), (16, 8, 4096), (20, 7, 100)])
 def test_list_holds_each_friedel_pair_once(size, radius, part):
-    pixels = voxels.make_voxel_list(size, radius, part=part)
+    pixels = make_voxel_list(size, radius, part=part)
     listed = set(zip(pixels.w.tolist(), pixels.v.tolist(), pixels.u.tolist(), strict=True))
     assert len(listed) == pixels.count
     k = range(-radius, radius + 1)
@@ -137,8 +157,8 @@ def test_list_holds_each_friedel_pair_once(size, radius, part):
 
 
 def test_shells_count_what_the_list_holds():
-    pixels = voxels.make_voxel_list(SIZE, SIZE // 2)
-    count = voxels.voxels_per_shell(SIZE)
+    pixels = make_voxel_list(SIZE, SIZE // 2)
+    count = voxels_per_shell(SIZE)
     np.testing.assert_array_equal(np.bincount(pixels.shell, minlength=SHELLS)[: SHELLS - 1], count[:-1])
     assert count[0] == 1
     assert count[1] == 9  # 26 neighbours less 8 corners at sqrt(3), half of them
@@ -146,16 +166,16 @@ def test_shells_count_what_the_list_holds():
 
 def test_list_of_a_larger_box_counts_the_shells_of_the_reference():
     # Edge of the reference 2/3 of the volume's: its shell k is the volume's k · 3/2.
-    pixels = voxels.make_voxel_list(24, 6, 2 / 3)
+    pixels = make_voxel_list(24, 6, 2 / 3)
     radius = np.sqrt(pixels.w**2 + pixels.v**2 + pixels.u**2)
     assert radius.max() == pytest.approx(9)
     np.testing.assert_array_equal(pixels.shell, np.floor(radius * 2 / 3 + 0.5))
 
 
 def test_smaller_list_is_found_in_the_larger():
-    whole = voxels.make_voxel_list(SIZE, RADIUS, part=150)
-    small = voxels.make_voxel_list(SIZE, 4, part=70)
-    place = rf.place_in(whole, small)
+    whole = make_voxel_list(SIZE, RADIUS, part=150)
+    small = make_voxel_list(SIZE, 4, part=70)
+    place = whole.places_of(small)
     assert (place.ravel()[small.count :] == -1).all()
     for name in ("w", "v", "u"):
         np.testing.assert_array_equal(
@@ -168,16 +188,16 @@ def test_smaller_list_is_found_in_the_larger():
     assert part.model.shape == place.shape
     assert not part.model.ravel()[small.count :].any()
     assert len(part.matrices_zyx) == len(small.parts)
-    assert rf.score_poses(projector, part, small, random_rotations(2, 1), np.zeros((1, 3))).shape == (2, 1)
+    assert score_poses(projector, part, small, random_rotations(2, 1), np.zeros((1, 3))).shape == (2, 1)
 
 
 def test_transform_of_a_wave_is_one_voxel():
     k = torch.arange(SIZE) - SIZE // 2
     wave = 2 * torch.cos(2 * torch.pi * (3 * k[None, None] - 2 * k[None, :, None] + k[:, None, None]) / SIZE)
-    spectrum = voxels.volume_transform(wave.float())
+    spectrum = volume_transform(wave.float())
     assert spectrum[1, -2 % SIZE, 3].real == pytest.approx(1, abs=1e-6)
     assert float(spectrum.abs().sum()) == pytest.approx(1, abs=1e-3)
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=100)
+    pixels = make_voxel_list(SIZE, RADIUS, part=100)
     taken = joined(pixels.take(spectrum), pixels)
     at = (pixels.w == 1) & (pixels.v == -2) & (pixels.u == 3)
     assert taken[at] == pytest.approx(1, abs=1e-6)
@@ -186,11 +206,11 @@ def test_transform_of_a_wave_is_one_voxel():
 
 def test_volume_moves_by_whole_voxels_with_zeros_behind():
     volume = torch.arange(64.0).reshape(4, 4, 4)
-    moved = voxels.moved_by_voxels(volume, (1, -2, 0))
+    moved = moved_by_voxels(volume, (1, -2, 0))
     assert moved[2, 1, 3] == volume[1, 3, 3]
     assert not moved[0].any()
     assert not moved[:, 2:].any()
-    assert not voxels.moved_by_voxels(volume, (5, 0, 0)).any()
+    assert not moved_by_voxels(volume, (5, 0, 0)).any()
 
 
 def test_weights_are_empty_where_no_slice_came():
@@ -198,7 +218,7 @@ def test_weights_are_empty_where_no_slice_came():
     stored[:2] = -0.5
     stored[2:] = 3.0
     stored[2, 0, 0] = 0.005
-    weights = voxels.weights_of(stored)
+    weights = weights_of(stored)
     assert weights.ctf2[0, 0, 0] == 0
     assert weights.multiplicity[0, 0, 0] == 0
     assert weights.ctf2[1, 0, 0] == 0.5
@@ -223,27 +243,27 @@ def test_spreading_fades_a_volume_like_sinc_squared():
             shape = [-1 if a == axis else 1 for a in range(3)]
             wave = wave * (one * np.exp(-2j * np.pi * k[axis] * r / size)).reshape(shape)
         total += wave / n
-    np.testing.assert_allclose(total.real, voxels.spreading_falloff(size).numpy(), atol=0.03)
+    np.testing.assert_allclose(total.real, spreading_falloff(size).numpy(), atol=0.03)
 
 
 # -- gather, ramps, insertion ------------------------------------------------------------------------
 
 
 def test_gather_equals_trilinear_interpolation_by_hand():
-    volume, pixels = blob_map(), voxels.make_voxel_list(SIZE, RADIUS, part=200)
-    projector = rf.make_projector(volume, RADIUS, PADDING, n_dim=3)
+    volume, pixels = blob_map(), make_voxel_list(SIZE, RADIUS, part=200)
+    projector = make_projector(volume, RADIUS, PADDING, n_dim=3)
     matrix = random_rotations(1, 3)[0]
     big = int(PADDING * SIZE)
     padded = np.zeros((big,) * 3)
     first = big // 2 - SIZE // 2
-    padded[(slice(first, first + SIZE),) * 3] = (volume / rf.interpolation_falloff(SIZE, PADDING)).numpy()
+    padded[(slice(first, first + SIZE),) * 3] = (volume / interpolation_falloff(SIZE, PADDING)).numpy()
     full = np.fft.fftn(np.fft.ifftshift(padded)) / SIZE**3
     for t, i in ((0, 0), (0, 17), (1, 100), (2, 150)):
         part = pixels.part(t)
         n = len(part)
         rows, norm = np.zeros((1, 2 * n), np.float32), np.zeros(1)
         weight = np.linspace(0, 1, n).astype(np.float32)
-        rf.gather(projector, rf.slice_axes(matrix[None], PADDING, 3), part, weight, rows, norm)
+        gather(projector, slice_axes(matrix[None], PADDING, 3), part, weight, rows, norm)
         at = PADDING * (part.w[i] * matrix[0] + part.v[i] * matrix[1] + part.u[i] * matrix[2])
         low = np.floor(at).astype(int)
         total = 0j
@@ -259,14 +279,14 @@ def test_gather_equals_trilinear_interpolation_by_hand():
 
 
 def test_gather_fast_equals_reference():
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=130)
-    projector = rf.make_projector(blob_map(), RADIUS, PADDING, n_dim=3)
-    axes = rf.slice_axes(random_rotations(7, 4), PADDING, 3)
+    pixels = make_voxel_list(SIZE, RADIUS, part=130)
+    projector = make_projector(blob_map(), RADIUS, PADDING, n_dim=3)
+    axes = slice_axes(random_rotations(7, 4), PADDING, 3)
     for part in pixels.parts:
         weight = np.random.default_rng(0).uniform(size=len(part)).astype(np.float32)
         rows, norm = np.zeros((7, 2 * len(part)), np.float32), np.zeros(7)
-        rf.gather(projector, axes, part, weight, rows, norm)
-        expected, expected_norm = rf.gather_reference(projector, axes, part, weight)
+        gather(projector, axes, part, weight, rows, norm)
+        expected, expected_norm = gather_reference(projector, axes, part, weight)
         np.testing.assert_allclose(rows, expected.numpy(), atol=3e-6 * float(expected.abs().max()) + 1e-9)
         np.testing.assert_allclose(norm, expected_norm.numpy(), rtol=1e-5)
 
@@ -284,24 +304,24 @@ def test_gather_fast_equals_reference():
 def test_turned_map_is_the_transform_of_the_turned_map(matrix, turn):
     """On grid points nothing is interpolated: gather and FFT agree, so do axes and signs."""
     volume = blob_map()
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=150)
-    projector = rf.make_projector(volume, RADIUS, PADDING, n_dim=3)
-    corrected = volume / rf.interpolation_falloff(SIZE, PADDING)
-    expected = joined(pixels.take(voxels.volume_transform(turn(corrected).float())), pixels)
+    pixels = make_voxel_list(SIZE, RADIUS, part=150)
+    projector = make_projector(volume, RADIUS, PADDING, n_dim=3)
+    corrected = volume / interpolation_falloff(SIZE, PADDING)
+    expected = joined(pixels.take(volume_transform(turn(corrected).float())), pixels)
     np.testing.assert_allclose(turned(projector, matrix, pixels), expected, atol=3e-7)
 
 
 def test_shift_moves_by_whole_voxels(rng):
     volume = torch.from_numpy(rng.normal(size=(SIZE,) * 3).astype(np.float32))
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=150)
-    parts = pixels.take(voxels.volume_transform(volume))
-    moved = pixels.take(voxels.volume_transform(volume.roll((3, -2, 1), dims=(0, 1, 2))))
+    pixels = make_voxel_list(SIZE, RADIUS, part=150)
+    parts = pixels.take(volume_transform(volume))
+    moved = pixels.take(volume_transform(volume.roll((3, -2, 1), dims=(0, 1, 2))))
     shifts = np.array([[3.0, -2.0, 1.0], [0.3, 0.6, -1.7]])
     for t in range(len(pixels.parts)):
         out = np.full((2, parts.shape[1]), np.nan, np.float32)
-        rf.shift_images(parts[t], shifts, pixels.part(t), out)
+        shift_images(parts[t], shifts, pixels.part(t), out)
         np.testing.assert_allclose(out[0], moved[t], atol=1e-7)
-        reference = rf.shift_images_reference(parts[t], shifts, pixels.part(t))
+        reference = shift_images_reference(parts[t], shifts, pixels.part(t))
         np.testing.assert_allclose(out, reference.numpy(), atol=1e-8)
 
 
@@ -313,7 +333,7 @@ def test_scores_are_the_explicit_differences_per_slice(toy):
     pixels, projector, particle, _, _ = toy
     rotations = random_rotations(5, 11)
     shifts = np.random.default_rng(3).uniform(-2, 2, (4, 3))
-    scores = rf.score_poses(projector, particle, pixels, rotations, shifts)
+    scores = score_poses(projector, particle, pixels, rotations, shifts)
     slices = particle.multiplicity.ravel()[: pixels.count].astype(float)
     assert ((slices > 0) & (slices < 0.1)).any()
     weight = (pixels.shell > 0) / (2 * particle.sigma2[pixels.shell] * np.where(slices > 0.1, slices, 1))
@@ -329,11 +349,11 @@ def test_parts_do_not_matter(toy):
     rotations, shifts = random_rotations(16, 2), np.random.default_rng(3).uniform(-2, 2, (8, 3))
     found = []
     for part in (90, 4096):
-        pixels = voxels.make_voxel_list(SIZE, RADIUS, part=part)
+        pixels = make_voxel_list(SIZE, RADIUS, part=part)
         _, particle = toy_volume(pixels, rotation, shift, scale=1.2)
-        found.append(rf.score_poses(projector, particle, pixels, rotations, shifts))
+        found.append(score_poses(projector, particle, pixels, rotations, shifts))
         pairs = np.array([[True, False], [False, True]])
-        some = rf.score_pairs(projector, particle, pixels, rotations, shifts, pairs)
+        some = score_poses(projector, particle, pixels, rotations, shifts, pairs=pairs)
         np.testing.assert_allclose(some[:8, :4], found[-1][:8, :4], rtol=2e-5, atol=1e-3)
         assert (some[:8, 4:] == -np.inf).all()
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-2)
@@ -341,7 +361,7 @@ def test_parts_do_not_matter(toy):
 
 def test_noise_of_its_own_scores_the_tilt_images_that_made_the_volume(rng):
     """X = sum of C x over slices on grid planes: the score is the likelihood of all images x, exactly."""
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=150)
+    pixels = make_voxel_list(SIZE, RADIUS, part=150)
     rotation, shift = random_rotations(1, 5)[0], np.array([0.4, -0.7, 1.2])
     noise = np.linspace(3e-3, 1e-3, SHELLS)
     projector, particle = toy_volume(pixels, rotation, shift)
@@ -357,7 +377,7 @@ def test_noise_of_its_own_scores_the_tilt_images_that_made_the_volume(rng):
         noise=np.broadcast_to(noise, (len(pixels.parts), SHELLS)),
     )  # fmt: skip
     rotations, shifts = random_rotations(4, 3), rng.normal(0, 1, (3, 3))
-    scores = rf.score_poses(projector, particle, pixels, rotations, shifts)
+    scores = score_poses(projector, particle, pixels, rotations, shifts)
     weight = (pixels.shell > 0) / (2 * noise[pixels.shell])
     for o in range(4):
         v = turned(projector, rotations[o], pixels)
@@ -372,35 +392,33 @@ def test_noise_of_its_own_scores_the_tilt_images_that_made_the_volume(rng):
 def test_evidence_constant_completes_the_log_likelihood(toy):
     pixels, projector, particle, rotation, shift = toy
     particle = replace(particle, multiplicity=None)
-    score = rf.score_poses(projector, particle, pixels, rotation[None], shift[None])[0, 0]
+    score = score_poses(projector, particle, pixels, rotation[None], shift[None])[0, 0]
     apart, _ = difference(projector, particle, pixels, rotation, shift)
     good = pixels.shell > 0
     whole = -(apart / (2 * particle.sigma2[pixels.shell]))[good].sum()
-    normaliser = (voxels.voxels_per_shell(SIZE) * np.log(2 * np.pi * particle.sigma2))[1 : RADIUS + 1].sum()
+    normaliser = (voxels_per_shell(SIZE) * np.log(2 * np.pi * particle.sigma2))[1 : RADIUS + 1].sum()
     # Without voxels whose shell is within the radius but they are not (corners of the last shell).
-    assert score + rf.evidence_constant(particle, pixels) == pytest.approx(whole - normaliser, rel=1e-4)
+    assert score + evidence_constant(particle, pixels) == pytest.approx(whole - normaliser, rel=1e-4)
 
 
 def test_true_pose_scores_best(toy):
     pixels, projector, particle, rotation, shift = toy
     rotations = np.concatenate([rotation[None], random_rotations(30, 9)])
     shifts = np.concatenate([shift[None], shift + np.random.default_rng(1).normal(0, 1, (9, 3))])
-    scores = rf.score_poses(projector, particle, pixels, rotations, shifts)
+    scores = score_poses(projector, particle, pixels, rotations, shifts)
     assert np.unravel_index(scores.argmax(), scores.shape) == (0, 0)
 
 
 def test_cross_correlation_of_a_noiseless_volume_is_one():
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=150)
+    pixels = make_voxel_list(SIZE, RADIUS, part=150)
     rotation = random_rotations(1, 8)[0]
     projector, particle = toy_volume(pixels, rotation, np.zeros(3), noise=0.0)
     both = np.concatenate([one.multiplicity for one in pixels.parts])[: pixels.count]
     power = (both * np.abs(joined(particle.masked, pixels)) ** 2).sum()
     particle = replace(particle, window_power=np.array([power]))
-    score = rf.score_poses(
-        projector, particle, pixels, rotation[None], np.zeros((1, 3)), cross_correlation=True
-    )
+    score = score_poses(projector, particle, pixels, rotation[None], np.zeros((1, 3)), cross_correlation=True)
     assert score[0, 0] == pytest.approx(1, abs=1e-5)
-    other = rf.score_poses(
+    other = score_poses(
         projector, particle, pixels, random_rotations(5, 1), np.zeros((1, 3)), cross_correlation=True
     )
     assert other.max() < 0.97
@@ -408,34 +426,31 @@ def test_cross_correlation_of_a_noiseless_volume_is_one():
 
 def test_window_power_counts_both_mates(rng):
     volume = torch.from_numpy(rng.normal(size=(SIZE,) * 3).astype(np.float32))
-    spectrum = voxels.volume_transform(volume)
+    spectrum = volume_transform(volume)
     full = np.fft.fftn(volume.numpy()) / SIZE**3
     rows = np.arange(-4, 6)
     expected = (np.abs(full[np.ix_(rows, rows, np.arange(6))]) ** 2).sum()
-    assert voxels.window_power(spectrum, 5) == pytest.approx(expected, rel=1e-5)
+    assert volume_window_power(spectrum, 5) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("cross_correlation", [False, True])
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_particles_that_share_turned_volumes_score_as_each_alone(toy, device, cross_correlation, monkeypatch):
-    from napari_sta.kernels import refinement_torch
 
     pixels, projector, particle, _, _ = toy
-    there = projector if device is None else refinement_torch.on_device(projector, device)
+    there = projector if device is None else placed(projector, device)
     _, other = toy_volume(
         pixels, random_rotations(1, 77)[0], np.zeros(3), seed=9, offset_zyx_px=np.array([0.3, -1.0, 0.6])
     )
     rotations, shifts = random_rotations(10, 4), np.random.default_rng(3).uniform(-2, 2, (3, 3))
     monkeypatch.setattr(rf, "_MOST_ROWS", 4)
     parts = [np.arange(len(pixels.parts))] * 2
-    found = rf.score_shared(
+    found = score_shared(
         there, [particle, other], parts, np.tile(np.eye(3), (2, 1, 1)), pixels, rotations, shifts,
         cross_correlation=cross_correlation,
     )  # fmt: skip
     for one, scores in zip((particle, other), found, strict=True):
-        expected = rf.score_poses(
-            projector, one, pixels, rotations, shifts, cross_correlation=cross_correlation
-        )
+        expected = score_poses(projector, one, pixels, rotations, shifts, cross_correlation=cross_correlation)
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -447,7 +462,7 @@ def test_sums_are_the_explicit_loops(toy):
     rotations = rotation @ euler_to_matrix_zyx(np.random.default_rng(0).normal(0, 3, (3, 3)))
     shifts = shift + np.random.default_rng(1).normal(0, 0.5, (2, 3))
     weights = np.array([[0.5, 0.2], [0.0, 0.1], [0.15, 0.0]])
-    posterior = rf.Posterior(rotations, shifts, weights, np.zeros(3, dtype=int), (0, 0), 1, 0.0)
+    posterior = Posterior(rotations, shifts, weights, np.zeros(3, dtype=int), (0, 0), 1, 0.0)
     sums = sums_of.new_sums(RADIUS, PADDING, 1, 2, SHELLS, 1)
     sums_of.add_particle(
         sums, posterior, projector, particle, pixels, 0, 1, ANGST,
@@ -483,28 +498,28 @@ def test_sums_are_the_explicit_loops(toy):
     assert data.imag == pytest.approx(total_data.imag, rel=1e-3, abs=1e-3 * abs(total_data))
     assert sums.n_images[0] == pytest.approx(0.95)
     np.testing.assert_allclose(sums.slices[0], 0.95 * particle.slices)
-    noise = maps.update_noise(sums, SIZE)
+    noise = noise_of.update_noise(sums, SIZE)
     good = slice(1, RADIUS)
     np.testing.assert_allclose(noise[0, good], (residual / (2 * 0.95 * particle.slices))[good], rtol=1e-3)
 
 
 def test_map_comes_back_from_its_turned_transforms():
     """Insert noiseless volumes at their poses, reconstruct: the map of all orientations."""
-    pixels = voxels.make_voxel_list(SIZE, SIZE // 2, part=500)
-    volume = blob_map() * rf.soft_disc(SIZE, 5.0, 2.0, n_dim=3)
+    pixels = make_voxel_list(SIZE, SIZE // 2, part=500)
+    volume = blob_map() * soft_disc(SIZE, 5.0, 2.0, n_dim=3)
     rotations = random_rotations(40, 3)
     sums = sums_of.new_sums(SIZE // 2, PADDING, 1, 1, SHELLS, 1)
     for rotation in rotations:
         projector, particle = toy_volume(pixels, rotation, np.zeros(3), noise=0.0)
-        projector = rf.make_projector(volume, SIZE // 2, PADDING, n_dim=3)
+        projector = make_projector(volume, SIZE // 2, PADDING, n_dim=3)
         x = turned(projector, rotation, pixels) * particle.model.ravel()[: pixels.count]
         particle = replace(particle, unmasked=planar(x, pixels), sigma2=np.ones(SHELLS))
         sums_of.add_particle(
-            sums, sums_of.at_pose(rotation), projector, particle, pixels, 0, 0, ANGST, statistics=False
+            sums, at_pose(rotation), projector, particle, pixels, 0, 0, ANGST, statistics=False
         )
-    full = maps.complete_sums(sums.volume, np.eye(3)[None], rf.padded_radius(SIZE // 2, PADDING))
+    full = maps.complete_sums(sums.volume, np.eye(3)[None], padded_radius(SIZE // 2, PADDING))
     found = maps.reconstruct(full, SIZE, SIZE // 2, PADDING, n_dim=3)
-    inside = rf.soft_disc(SIZE, 6.0, 1.0, n_dim=3) > 0.5
+    inside = soft_disc(SIZE, 6.0, 1.0, n_dim=3) > 0.5
     assert float((found - volume)[inside].abs().max()) < 0.05 * float(volume.max())
     ratio = float((found * volume)[inside].sum() / (volume**2)[inside].sum())
     assert ratio == pytest.approx(1, abs=0.02)
@@ -514,12 +529,12 @@ def test_noise_at_the_start_is_that_of_one_slice(rng):
     signal = rng.normal(size=(SIZE,) * 3)
     slices = torch.full((SIZE, SIZE, SHELLS), 3.0)
     spectra = [
-        voxels.volume_transform(
+        volume_transform(
             torch.from_numpy((signal + np.sqrt(3) * rng.normal(size=signal.shape)).astype(np.float32))
         )
         for _ in range(60)
     ]
-    sigma2 = voxels.initial_noise(spectra, [slices] * 60)
+    sigma2 = initial_volume_noise(spectra, [slices] * 60)
     np.testing.assert_allclose(sigma2[2:], 0.5 / SIZE**3, rtol=0.1)
 
 
@@ -527,7 +542,7 @@ def test_noise_at_the_start_is_that_of_one_slice(rng):
 
 
 def test_overconfidence_of_independent_noise_is_one_and_of_correlated_noise_is_more():
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=250)
+    pixels = make_voxel_list(SIZE, RADIUS, part=250)
     rng = np.random.default_rng(0)
     found = {1: [], 3: []}
     sigma, m = 1e-3, pixels.count
@@ -542,13 +557,13 @@ def test_overconfidence_of_independent_noise_is_one_and_of_correlated_noise_is_m
             noisy = replace(
                 clean, masked=planar(x, pixels), noise=np.full((len(pixels.parts), SHELLS), sigma**2)
             )
-            into.append(accuracy.pose_information(projector, noisy, pixels, rotation, np.zeros(3)))
-    assert accuracy.overconfidence(found[1]) == pytest.approx(1, abs=0.15)
-    assert accuracy.overconfidence(found[3]) > 1.3
+            into.append(calibration.pose_information(projector, noisy, pixels, rotation, np.zeros(3)))
+    assert calibration.overconfidence(found[1]) == pytest.approx(1, abs=0.15)
+    assert calibration.overconfidence(found[3]) > 1.3
 
 
 def test_accuracy_is_where_the_evidence_passes_the_limit():
-    pixels = voxels.make_voxel_list(SIZE, RADIUS, part=250)
+    pixels = make_voxel_list(SIZE, RADIUS, part=250)
     angles = np.array([30.0, 60.0, -20.0])
     projector, particle = toy_volume(pixels, euler_to_matrix_zyx(angles), np.zeros(3))
     found = accuracy.expected_accuracy(projector, particle, pixels, angles, np.random.default_rng(3))
@@ -583,19 +598,18 @@ def test_accuracy_is_where_the_evidence_passes_the_limit():
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("cross_correlation", [False, True])
 def test_devices_score_and_average_volumes_as_the_compiled_loops_do(toy, device, cross_correlation):
-    from napari_sta.kernels import refinement_torch
 
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     pixels, projector, particle, _, _ = toy
-    there = refinement_torch.on_device(projector, device)
+    there = placed(projector, device)
     rotations, shifts = random_rotations(5, 11), np.random.default_rng(3).uniform(-2, 2, (3, 3))
     expected, found = (
-        rf.score_poses(one, particle, pixels, rotations, shifts, cross_correlation=cross_correlation)
+        score_poses(one, particle, pixels, rotations, shifts, cross_correlation=cross_correlation)
         for one in (projector, there)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    posterior = rf.Posterior(
+    posterior = Posterior(
         rotations[:2], shifts[:2], np.array([[0.5, 0.2], [0.0, 0.3]]), np.zeros(2, dtype=int), (0, 0), 1, 0.0
     )
     mine, theirs = (sums_of.new_sums(RADIUS, PADDING, 1, 1, SHELLS, 1) for _ in range(2))
