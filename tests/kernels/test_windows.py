@@ -10,7 +10,7 @@ import torch
 
 import extraction_oracle as oracle
 from laws import assert_inputs_untouched
-from napari_sta.kernels.compiled.fft import transform_rows
+from napari_sta.kernels.compiled.fft import factors_of, transform_rows
 from napari_sta.kernels.compiled.float16 import round_to_half, sum_up
 from napari_sta.kernels.crop import cut_windows
 from napari_sta.kernels.extraction import contrast_spectra, middle_images
@@ -66,7 +66,6 @@ def test_circle_factor():
 @pytest.mark.parametrize(("width", "step"), [(16, 1), (48, 2)])
 def test_transform_of_rows(rng, n, width, step):
     """The discrete Fourier transform by its matrix, for all kinds of factors, and back."""
-
     factors = factors_of(n)
     assert np.prod(factors) == n
     turns = -2 * np.pi * np.arange(n * step) / (n * step)

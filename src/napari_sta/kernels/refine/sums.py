@@ -131,7 +131,8 @@ def add_particle(
         CPUs does: its last two shells hold fewer data.
     """
     n, n_shells = len(pixels), sums.residual.shape[1]
-    total = float(posterior.weights.sum())
+    # Axis by axis: a sum over all at once may differ in its last bit from process to process.
+    total = float(posterior.weights.sum(axis=1).sum())
     shifts = particle.offset_zyx_px + posterior.shifts_zyx_px
     kept = np.ones(n)
     if drop_row_ends and isinstance(pixels, PixelList):
