@@ -102,7 +102,7 @@ class VoxelList:
         return self.parts[index]
 
     def places_of(self, fewer: Any) -> Int[ndarray, "t n"]:
-        """Return where those of a smaller :class:`VoxelList` are in this one, part by part; -1 for filling."""
+        """Return where a smaller :class:`VoxelList` is in this one, part by part; -1 for filling."""
         r = self.radius
         index = np.full((2 * r + 1, 2 * r + 1, r + 1), -1, dtype=np.int64)
         index[self.w + r, self.v + r, self.u] = np.arange(self.count)

@@ -1,42 +1,62 @@
-"""From sums to maps: closed forms, twins, and numbers of a RELION run."""
+"""Half maps, their FSC and what limits them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from napari_sta.kernels.refine import maps
-from napari_sta.kernels.refine import noise as noise_of
 from napari_sta.kernels.refine import sums as sums_of
-from napari_sta.kernels.refine.images import image_transforms, shell_powers
+from napari_sta.kernels.refine.images import soft_disc
 from napari_sta.kernels.refine.on_cpu import gather
-from napari_sta.kernels.refine.particle import ParticleImages
-from napari_sta.kernels.refine.pixels import half_plane_shells, make_pixel_list
-from napari_sta.kernels.refine.posterior import Posterior
-from napari_sta.kernels.refine.projector import make_projector, padded_radius, radius_grid, slice_axes
-from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
+from napari_sta.kernels.refine.pixels import make_pixel_list
+from napari_sta.kernels.refine.posterior import at_pose
+from napari_sta.kernels.refine.projector import (
+    make_projector,
+    padded_radius,
+    radius_grid,
+    slice_axes,
+)
+from napari_sta.kernels.refine.voxels import make_voxel_list
+from napari_sta.kernels.rotations import symmetry_operators_zyx
+from toy_refinement import (
+    ANGST,
+    PADDING,
+    RADIUS,
+    SHELLS,
+    SIZE,
+    blob_map,
+    planar,
+    random_rotations,
+    toy_volume,
+    turned,
+)
+from twins import complete_sums_reference
 
-SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
 
-
-def blob_map(size=SIZE, seed=0, n=6):
-    """A few Gaussian blobs near the centre."""
-    rng = np.random.default_rng(seed)
-    k = np.arange(size) - size // 2
-    z, y, x = np.meshgrid(k, k, k, indexing="ij")
-    out = np.zeros((size,) * 3)
-    for _ in range(n):
-        c = rng.uniform(-3, 3, 3)
-        out += rng.uniform(0.5, 1) * np.exp(-((z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2) / 3)
-    return torch.from_numpy(out)
-
-
-def random_rotations(n, seed=0):
-    rng = np.random.default_rng(seed)
-    return euler_to_matrix_zyx(
-        np.stack([rng.uniform(-180, 180, n), rng.uniform(0, 180, n), rng.uniform(-180, 180, n)], axis=1)
-    )
+def test_map_comes_back_from_its_turned_transforms():
+    """Insert noiseless volumes at their poses, reconstruct: the map of all orientations."""
+    pixels = make_voxel_list(SIZE, SIZE // 2, part=500)
+    volume = blob_map() * soft_disc(SIZE, 5.0, 2.0, n_dim=3)
+    rotations = random_rotations(40, 3)
+    sums = sums_of.new_sums(SIZE // 2, PADDING, 1, 1, SHELLS, 1)
+    for rotation in rotations:
+        projector, particle = toy_volume(pixels, rotation, np.zeros(3), noise=0.0)
+        projector = make_projector(volume, SIZE // 2, PADDING, n_dim=3)
+        x = turned(projector, rotation, pixels) * particle.model.ravel()[: pixels.count]
+        particle = replace(particle, unmasked=planar(x, pixels), sigma2=np.ones(SHELLS))
+        sums_of.add_particle(
+            sums, at_pose(rotation), projector, particle, pixels, 0, 0, ANGST, statistics=False
+        )
+    full = maps.complete_sums(sums.volume, np.eye(3)[None], padded_radius(SIZE // 2, PADDING))
+    found = maps.reconstruct(full, SIZE, SIZE // 2, PADDING, n_dim=3)
+    inside = soft_disc(SIZE, 6.0, 1.0, n_dim=3) > 0.5
+    assert float((found - volume)[inside].abs().max()) < 0.05 * float(volume.max())
+    ratio = float((found * volume)[inside].sum() / (volume**2)[inside].sum())
+    assert ratio == pytest.approx(1, abs=0.02)
 
 
 def test_map_comes_back_from_its_own_slices():
@@ -122,43 +142,6 @@ def test_current_resolution():
     assert maps.current_resolution_shell(np.array([9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])) == 5
     late = np.array([999, 50, 20, 9, 7, 6, 0.5, 0.5, 2, 2, 2, 0.1])
     assert maps.current_resolution_shell(late) == 10
-
-
-def test_scales():
-    sums = sums_of.new_sums(3, 2.0, 1, 3, 4)
-    sums.norm[:] = 1
-    sums.cross[:] = np.array([1.0, 2.0, 30.0])[:, None, None]
-    scale = noise_of.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2]))
-    clamped = np.array([1, 2, 10.0])
-    np.testing.assert_allclose(scale, clamped / ((1 + 2 + 20) / 4))
-    sums.cross *= -1  # images that contradict the reference
-    np.testing.assert_allclose(
-        noise_of.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2])), 1
-    )
-
-
-def test_noise_of_pure_noise_is_its_power():
-    rng = np.random.default_rng(0)
-    pixels = make_pixel_list(SIZE, RADIUS)
-    shells = SIZE // 2 + 1
-    projector = make_projector(torch.zeros((SIZE,) * 3), RADIUS, PADDING)
-    sums = sums_of.new_sums(RADIUS, PADDING, 1, 1, shells, 400)
-    images = torch.from_numpy(rng.normal(size=(400, SIZE, SIZE)).astype(np.float32))
-    spectra = image_transforms(images)
-    planar = pixels.take(spectra)
-    particle = ParticleImages(
-        planar, planar, np.ones((400, len(pixels)), np.float32), None, np.repeat(np.eye(3)[None], 400, axis=0),
-        shell_powers(spectra, half_plane_shells(SIZE, RADIUS), shells), np.ones(shells), np.zeros(3),
-        np.zeros(3), 1.0, np.ones(400),
-    )  # fmt: skip
-    posterior = Posterior(
-        np.eye(3)[None], np.zeros((1, 3)), np.ones((1, 1)), np.zeros(1, dtype=int), (0, 0), 1, 0.0
-    )
-    sums_of.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
-    sigma2 = noise_of.update_noise(sums, SIZE)[0]
-    # White noise of variance 1: abs(F)² = 1 / n², half of it in each component.
-    np.testing.assert_allclose(sigma2[1:], 0.5 / SIZE**2, rtol=0.12)
-    assert sigma2[0] == pytest.approx(0.5 / SIZE**2, rel=0.6)
 
 
 def test_fsc_of_sums_is_that_of_the_averages():
