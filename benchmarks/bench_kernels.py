@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from napari_sta.kernels import neighbours, reconstruction, volumes
-from napari_sta.kernels._numba_images import round_to_half, sum_up
+from napari_sta.kernels.compiled.float16 import round_to_half, sum_up
 from napari_sta.kernels.devices import available_threads, run_in_threads
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, tilt_envelope
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx

@@ -34,11 +34,13 @@ from napari_sta.io.relion import read_particles
 from napari_sta.jobs import _refine_loop as loops
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs.refine import Refine
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_maps as maps
-from napari_sta.kernels import refinement_sums as sums_of
-from napari_sta.kernels._numba_refine import add_pair_products, add_products
+from napari_sta.kernels.compiled.products import add_pair_products, add_products
 from napari_sta.kernels.devices import available_threads
+from napari_sta.kernels.refine import maps
+from napari_sta.kernels.refine import sums as sums_of
+from napari_sta.kernels.refine.on_cpu import gather, shift_images, spread
+from napari_sta.kernels.refine.pixels import make_pixel_list
+from napari_sta.kernels.refine.projector import make_projector, slice_axes
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
 
@@ -74,12 +76,12 @@ def kernels(box: int, tilts: int, n_orientations: int = 175, n_shifts: int = 81,
     torch.set_num_threads(1)
     peak, copy = sgemm_rate(), copy_rate()
     rng = np.random.default_rng(0)
-    pixels = rf.make_pixel_list(box, box // 2)
+    pixels = make_pixel_list(box, box // 2)
     n = len(pixels)
-    projector = rf.make_projector(torch.from_numpy(rng.normal(size=(box,) * 3)), box // 2, 2.0)
+    projector = make_projector(torch.from_numpy(rng.normal(size=(box,) * 3)), box // 2, 2.0)
     turns = rng.uniform(-7, 7, (n_orientations, 3)) * [1, 1, 0]
     rotations = euler_to_matrix_zyx(np.array([30.0, 50, 70])) @ euler_to_matrix_zyx(turns)
-    axes = rf.slice_axes(rotations, 2.0)
+    axes = slice_axes(rotations, 2.0)
     slices = np.empty((n_orientations, 2 * n), np.float32)
     norm, weight = np.zeros(n_orientations), np.ones(n, np.float32)
     image = rng.normal(size=2 * n).astype(np.float32)
@@ -94,12 +96,12 @@ def kernels(box: int, tilts: int, n_orientations: int = 175, n_shifts: int = 81,
     ones = np.ones(n_poses, np.float32)
 
     def scatter() -> None:
-        sums_of._scatter(data, weight, ones, axes[:n_poses], pixels, sums.volume)
+        spread(data, weight, ones, axes[:n_poses], pixels, sums.volume)
 
     rows = [
-        ("gather slices", lambda: rf.gather(projector, axes, pixels, weight, slices, norm),
+        ("gather slices", lambda: gather(projector, axes, pixels, weight, slices, norm),
          n_orientations * n, 45 * n_orientations * n),
-        ("shift images", lambda: rf.shift_images(image, shifts, pixels, ramps), n_shifts * n,
+        ("shift images", lambda: shift_images(image, shifts, pixels, ramps), n_shifts * n,
          14 * n_shifts * n),
         ("products", lambda: add_products(slices, ramps, scores), n_orientations * n_shifts,
          4 * n_orientations * n_shifts * n),
@@ -127,7 +129,7 @@ def kernels(box: int, tilts: int, n_orientations: int = 175, n_shifts: int = 81,
     steps = [
         ("symmetrise (C6)", lambda: maps.complete_sums(full, six, box)),
         ("reconstruct", lambda: maps.reconstruct(full, box, box // 2, 2.0)),
-        ("transform reference", lambda: rf.make_projector(torch.zeros((box,) * 3), box // 2, 2.0)),
+        ("transform reference", lambda: make_projector(torch.zeros((box,) * 3), box // 2, 2.0)),
         ("FSC of sums", lambda: maps.average_fsc(full, full, box // 2, 2.0, box // 2 + 1)),
     ]
     print("maximisation, a half map: " + ", ".join(f"{name} {best(w, 3) * 1e3:.0f} ms" for name, w in steps))

@@ -23,13 +23,23 @@ from napari_sta.io.mrc import image_size_yx_px, read_images, read_volume
 from napari_sta.io.relion import read_optimisation_set, read_particles, read_tilt_series_set
 from napari_sta.io.star import parse_vector, read_star
 from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
-from napari_sta.kernels import fsc, sampling
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_accuracy as accuracy
-from napari_sta.kernels import refinement_control as control
-from napari_sta.kernels import refinement_maps as maps
-from napari_sta.kernels import refinement_sums as sums_of
+from napari_sta.kernels import fsc
 from napari_sta.kernels.ctf import dose_weight
+from napari_sta.kernels.refine import accuracy, control, maps, sampling
+from napari_sta.kernels.refine import noise as noise_of
+from napari_sta.kernels.refine import sums as sums_of
+from napari_sta.kernels.refine.images import (
+    fill_outside,
+    image_transforms,
+    pixel_ctf,
+    shell_powers,
+    soft_disc,
+    window_power,
+)
+from napari_sta.kernels.refine.particle import ParticleImages
+from napari_sta.kernels.refine.pixels import half_plane_shells, make_pixel_list, pixels_per_shell
+from napari_sta.kernels.refine.posterior import Search, find_posterior
+from napari_sta.kernels.refine.projector import make_projector, padded_radius
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
 
 
@@ -83,9 +93,9 @@ def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: fl
     initial = initial[np.array([order[name] for name in it.particles.name])]
     group = it.particles.optics[0]
     size, pixel_size = group.image_size_px, group.image_pixel_size_angst
-    pixels = rf.make_pixel_list(size, radius)
-    disc = rf.soft_disc(size, diameter / (2 * pixel_size), edge)
-    window = rf.half_plane_shells(size, radius)
+    pixels = make_pixel_list(size, radius)
+    disc = soft_disc(size, diameter / (2 * pixel_size), edge)
+    window = half_plane_shells(size, radius)
     frequency = np.hypot(pixels.v, pixels.u) / (size * pixel_size)
     out = [None] * len(initial)
     for name in initial.tomograms:
@@ -105,10 +115,10 @@ def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: fl
             coefficients = np.stack(
                 [ctf_coefficients(series, t, geometry.depth_angst[j : j + 1, t])[0] for t in seen]
             )
-            ctf = rf.pixel_ctf(coefficients, envelopes[seen], pixels, pixel_size)
-            masked = rf.image_transforms(rf.fill_outside(images, disc))
-            unmasked = rf.image_transforms(images)
-            power = rf.shell_powers(masked, window, size // 2 + 1)
+            ctf = pixel_ctf(coefficients, envelopes[seen], pixels, pixel_size)
+            masked = image_transforms(fill_outside(images, disc))
+            unmasked = image_transforms(images)
+            power = shell_powers(masked, window, size // 2 + 1)
             out[i] = dict(  # noqa: C408
                 masked=pixels.take(masked),
                 unmasked=pixels.take(unmasked),
@@ -116,7 +126,7 @@ def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: fl
                 ctf=None,
                 matrices_zyx=geometry.tilt_rotation_zyx[seen] @ geometry.subtomogram_rotation_zyx[j],
                 power=power,
-                window_power=rf.window_power(masked, radius),
+                window_power=window_power(masked, radius),
             )
     return out, pixels, size, pixel_size
 
@@ -163,7 +173,7 @@ def main():
         f"{len(translations)} translations a particle"
     )
     halves = old.particles.half_set
-    projectors = [rf.make_projector(m, radius, 2.0) for m in old.maps]
+    projectors = [make_projector(m, radius, 2.0) for m in old.maps]
     names = list(old.scale(0))
     count = arguments.limit or len(particles)
     sums = [sums_of.new_sums(radius, 2.0, 1, len(names), size // 2 + 1, 64) for _ in (1, 2)]
@@ -175,7 +185,7 @@ def main():
         torch.set_num_threads(1)
         for i in rows:
             h = halves[i] - 1
-            p = rf.ParticleImages(
+            p = ParticleImages(
                 **particles[i],
                 sigma2=old.sigma2(h, size // 2 + 1),
                 offset_zyx_px=np.floor(old.particles.origin_zyx_angst[i] / a + 0.5),
@@ -184,7 +194,7 @@ def main():
             )
             images[i] = p
             choice = choices[i]
-            search = rf.Search(
+            search = Search(
                 sampling.perturbed_rotations_zyx(
                     grid.angles_deg(choice.orientation), perturbation, grid.step_deg
                 ),
@@ -201,7 +211,7 @@ def main():
                 True,
             )
             t = time.time()
-            posterior = rf.find_posterior(projectors[h], p, pixels, search, cross_correlation=cc)
+            posterior = find_posterior(projectors[h], p, pixels, search, cross_correlation=cc)
             clock["search"] += time.time() - t
             t = time.time()
             series = names.index(old.particles.tomogram[i])
@@ -255,7 +265,7 @@ def maximise(sums, old, new, size, a, radius, cc):
     symmetry = old.sampling["rlnSymmetryGroup"][0]
     operators = symmetry_operators_zyx(symmetry)
     padding, opt = 2.0, old.optimiser
-    full = [maps.complete_sums(s.volume, operators, rf.padded_radius(radius, padding)) for s in sums]
+    full = [maps.complete_sums(s.volume, operators, padded_radius(radius, padding)) for s in sums]
     resolution = value(old.models[0]["model_general"], "rlnCurrentResolution")
     if not np.isfinite(resolution):
         resolution = size * a / round(size * a / 20)
@@ -302,11 +312,13 @@ def maximise(sums, old, new, size, a, radius, cc):
             count = np.array(
                 [((new.particles.half_set == h + 1) & (new.particles.tomogram == n)).sum() for n in names]
             )
-            scales = maps.update_scales(sums[h], column(old.models[h]["model_class_1"], "rlnSsnrMap"), count)
+            scales = noise_of.update_scales(
+                sums[h], column(old.models[h]["model_class_1"], "rlnSsnrMap"), count
+            )
             print(f"scales half {h + 1}: ours", np.round(scales, 5), "RELION's", list(new.scale(h).values()))
         print(
             "sigma_offset",
-            np.sqrt(maps.update_sigma2_offset(sums[h])).round(5),
+            np.sqrt(noise_of.update_sigma2_offset(sums[h])).round(5),
             value(new.models[h]["model_general"], "rlnSigmaOffsetsAngst"),
         )
         ssnr = column(table, "rlnSsnrMap")
@@ -399,7 +411,7 @@ def compare_control(posteriors, images, old, new, a, grid, projectors, pixels, c
 
 
 def compare_noise(sums, old, new, size):
-    count = rf.pixels_per_shell(size)
+    count = pixels_per_shell(size)
     for h in (0, 1):
         ours = sums[h].residual[0] / (2 * sums[h].n_images[0] * count)
         ratio = ours / new.sigma2(h, size // 2 + 1)

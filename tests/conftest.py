@@ -16,18 +16,22 @@ os.environ.setdefault("NAPARI_ASYNC", "0")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests say `from laws import ...`, those of stress `import kills`.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "stress")]
+sys.path.insert(0, str(Path(__file__).parent / "stress"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 
 import napari_sta
 
 # The shapes in the signatures of the kernels are checked in every call that a test makes. Not so in
-# modules that numba compiles (_*.py): it cannot compile the check.
+# what numba compiles: it cannot compile the check.
 _KERNELS = Path(napari_sta.__file__).parent / "kernels"
-_hook = install_import_hook(
-    [f"napari_sta.kernels.{path.stem}" for path in _KERNELS.glob("[!_]*.py")], "beartype.beartype"
-)
+CHECKED = [
+    ".".join(("napari_sta.kernels", *path.relative_to(_KERNELS).with_suffix("").parts))
+    for path in sorted(_KERNELS.rglob("[!_]*.py"))
+    if "compiled" not in path.parts
+]
+_hook = install_import_hook(CHECKED, "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -22,8 +22,9 @@ from napari_sta.io.star import read_star, write_star
 from napari_sta.jobs._job import job_named, value_as_text
 from napari_sta.jobs._refine_loop import Refinement
 from napari_sta.jobs._refine_volumes import VolumeSource
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_volumes as voxels
+from napari_sta.kernels.refine.images import fill_outside, soft_disc
+from napari_sta.kernels.refine.on_cpu import shift_images
+from napari_sta.kernels.refine.volumes import volume_transform, weights_of
 from refine_project import BOX_PX, PIXEL_ANGST, Refinable, errors_of, make_refinable
 from tiny_project import finish
 
@@ -133,14 +134,14 @@ def test_parity_moves_the_volume_under_the_mask(subtomograms):
     stored = torch.from_numpy(read_volume(source._stack(0)).data)
     moved = torch.zeros_like(stored)
     moved[2:, :-1] = stored[:-2, 1:]  # by (2, -1, 0), zeros behind
-    disc = rf.soft_disc(BOX_PX, source.diameter_angst / (2 * PIXEL_ANGST), source.edge_px, 3)
-    weights = voxels.weights_of(torch.from_numpy(read_volume(source._stack(0, "rlnCtfImage")).data))
+    disc = soft_disc(BOX_PX, source.diameter_angst / (2 * PIXEL_ANGST), source.edge_px, 3)
+    weights = weights_of(torch.from_numpy(read_volume(source._stack(0, "rlnCtfImage")).data))
     there = weights.multiplicity > 0
-    for found, volume in ((loaded.masked, rf.fill_outside(moved, disc, 3)), (loaded.unmasked, moved)):
-        expected = pixels.take(voxels.volume_transform(volume) * there)
+    for found, volume in ((loaded.masked, fill_outside(moved, disc, 3)), (loaded.unmasked, moved)):
+        expected = pixels.take(volume_transform(volume) * there)
         for t in range(len(pixels.parts)):
             out = np.empty((1, expected.shape[1]), np.float32)
-            rf.shift_images(found[t], np.array([[2.0, -1.0, 0.0]]), pixels.part(t), out)
+            shift_images(found[t], np.array([[2.0, -1.0, 0.0]]), pixels.part(t), out)
             np.testing.assert_allclose(out[0], expected[t], atol=2e-6 * np.abs(expected).max())
     np.testing.assert_array_equal(loaded.model, pixels.pick(weights.ctf2))
     np.testing.assert_array_equal(loaded.multiplicity, pixels.pick(weights.multiplicity))

@@ -10,7 +10,8 @@ import torch
 
 import extraction_oracle as oracle
 from laws import assert_inputs_untouched
-from napari_sta.kernels._numba_images import round_to_half, sum_up, transform_rows
+from napari_sta.kernels.compiled.fft import factors_of, transform_rows
+from napari_sta.kernels.compiled.float16 import round_to_half, sum_up
 from napari_sta.kernels.crop import cut_windows
 from napari_sta.kernels.extraction import contrast_spectra, middle_images
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, zernike_phase
@@ -65,9 +66,7 @@ def test_circle_factor():
 @pytest.mark.parametrize(("width", "step"), [(16, 1), (48, 2)])
 def test_transform_of_rows(rng, n, width, step):
     """The discrete Fourier transform by its matrix, for all kinds of factors, and back."""
-    from napari_sta.kernels._numba_images import _factors
-
-    factors = _factors(n)
+    factors = factors_of(n)
     assert np.prod(factors) == n
     turns = -2 * np.pi * np.arange(n * step) / (n * step)
     tables = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
@@ -90,7 +89,7 @@ def test_transform_of_rows(rng, n, width, step):
 @pytest.mark.parametrize("with_extra", [True, False])
 def test_contrast_is_the_sine_of_any_phase(rng, n_half_turns, end, with_extra):
     """From within the first turn to far beyond what any defocus gives, for every column below the end."""
-    from napari_sta.kernels._numba_images import _contrast_row
+    from napari_sta.kernels.compiled.windows import _contrast_row
 
     half, row = 49, 2
     ky, kx = np.array([0.0, 0.1, -0.17]), np.zeros(64)

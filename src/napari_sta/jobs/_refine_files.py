@@ -24,8 +24,8 @@ from napari_sta.io.files import path_for, remove_written, replacing, resolve
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.relion import particle_numbers, read_particles, write_optimisation_set
 from napari_sta.jobs._refine_loop import HALVES, Maps, Refinement, State
-from napari_sta.kernels import refinement_control as control
-from napari_sta.kernels.sampling import AngularPrior, angular_step_deg, directions_zyx
+from napari_sta.kernels.refine import control
+from napari_sta.kernels.refine.sampling import AngularPrior, angular_step_deg, directions_zyx
 
 if TYPE_CHECKING:
     from napari_sta.io.relion import StaInputs

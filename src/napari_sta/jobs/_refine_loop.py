@@ -24,12 +24,22 @@ from napari_sta.jobs._job import Progress
 from napari_sta.jobs._ranks import Ranks
 from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
 from napari_sta.kernels import fsc as fsc_of
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_accuracy as accuracy
-from napari_sta.kernels import refinement_control as control
-from napari_sta.kernels import refinement_maps as maps
-from napari_sta.kernels import refinement_sums as sums_of
-from napari_sta.kernels import sampling
+from napari_sta.kernels.refine import accuracy, calibration, control, maps, sampling
+from napari_sta.kernels.refine import noise as noise_of
+from napari_sta.kernels.refine import sums as sums_of
+from napari_sta.kernels.refine.backend import placed
+from napari_sta.kernels.refine.particle import ParticleImages
+from napari_sta.kernels.refine.pixels import pixels_per_shell
+from napari_sta.kernels.refine.posterior import (
+    Posterior,
+    Search,
+    at_pose,
+    find_posterior,
+    mean_pose,
+    resampled,
+)
+from napari_sta.kernels.refine.projector import Projector, make_projector, padded_radius
+from napari_sta.kernels.refine.scores import evidence_constant, score_shared
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, matrix_zyx_to_euler, symmetry_operators_zyx
 
 Array = NDArray[np.float64]
@@ -389,7 +399,7 @@ class Refinement:
         for half in HALVES:
             projector = self.projector(volumes[half], shell)
 
-            def work(rows: NDArray[np.int64], projector: rf.Projector = projector) -> sums_of.Sums:
+            def work(rows: NDArray[np.int64], projector: Projector = projector) -> sums_of.Sums:
                 torch.set_num_threads(1)
                 mine = self._new_sums(1)
                 for i in rows:
@@ -398,7 +408,7 @@ class Refinement:
                     window = windows[self.source.optics_index[i]]
                     loaded = self.source.load(int(i), window)
                     particle = self._images(loaded, int(i), np.ones(self.n_shells), None, 1.0, offset)
-                    posterior = sums_of.at_pose(euler_to_matrix_zyx(angles[i]))
+                    posterior = at_pose(euler_to_matrix_zyx(angles[i]))
                     sums_of.add_particle(
                         mine, posterior, projector, particle, window.pixels, 0,
                         int(self.source.series_index[i]), self.pixel, tilts=loaded.tilts, average=False,
@@ -413,16 +423,16 @@ class Refinement:
             # tilt_residual = power + norm - 2 cross at scale 1
             cross, norm, weight = total.cross, total.norm, total.tilt_weight
             power = total.tilt_residual - norm + 2 * cross
-            count = weight[..., None] * rf.pixels_per_shell(self.size)
-            scale, certainty = sums_of.fitted_scale(cross, norm, power, count, shell)
+            count = weight[..., None] * pixels_per_shell(self.size)
+            scale, certainty = noise_of.fitted_scale(cross, norm, power, count, shell)
             fits.append((scale, certainty))
             residual = power + scale**2 * norm - 2 * scale * cross if certainty > 0 else power
             noise.append(self._tilt_noise(residual, weight))
         return fits, np.stack(noise)
 
-    def projector(self, volume: torch.Tensor, radius: int) -> rf.Projector:
+    def projector(self, volume: torch.Tensor, radius: int) -> Projector:
         """Transform a map for projection up to a radius."""
-        return rf.make_projector(volume, radius, self.settings.padding, self.source.n_dim)
+        return make_projector(volume, radius, self.settings.padding, self.source.n_dim)
 
     def _add_up(self, sums: sums_of.Sums) -> None:
         """Add the statistics of all processes."""
@@ -435,7 +445,7 @@ class Refinement:
 
     def _tilt_noise(self, residual: Array, weight: Array) -> Array:
         share = float(np.mean(self.source.mask_share)) if self.source.zero_mask else 1.0
-        return sums_of.noise_by_tilt(residual, weight, self._model_shells, share, self.source.n_dim)
+        return noise_of.noise_by_tilt(residual, weight, self._model_shells, share, self.source.n_dim)
 
     def _initial_sigma2(self) -> Array:
         """Measure the noise of the images as they are: RELION on 10 of half set 1, for both half sets."""
@@ -504,7 +514,7 @@ class Refinement:
         volumes: list[Any] = []
         statistics: list[sums_of.Sums] = []
         found_all: list[_Found] = []
-        informations: list[list[accuracy.Information]] = []
+        informations: list[list[calibration.Information]] = []
         done = 0
         for half in HALVES:
             step = self._expectation(
@@ -538,7 +548,7 @@ class Refinement:
                 )
             new, made_maps = self.ranks.from_first(made) or made  # type: ignore[misc]
             if Quirk.NO_CALIBRATION not in settings.quirks and not cc:
-                seen_factor = np.array([accuracy.overconfidence(one) for one in informations])
+                seen_factor = np.array([calibration.overconfidence(one) for one in informations])
                 new = replace(new, temperature=np.clip(state.temperature * seen_factor, 1.0, 100.0))
             return new, made_maps
 
@@ -588,11 +598,11 @@ class Refinement:
         noise: Array | None,
         scale: float,
         offset_zyx_angst: Array,
-    ) -> rf.ParticleImages:
+    ) -> ParticleImages:
         offset = offset_zyx_angst[index] / self.pixel
         if Quirk.WHOLE_PIXELS in self.settings.quirks:
             offset = np.floor(offset + 0.5)
-        return rf.ParticleImages(
+        return ParticleImages(
             masked=loaded.masked, unmasked=loaded.unmasked, model=loaded.model, ctf=loaded.ctf,
             matrices_zyx=loaded.matrices_zyx, power=loaded.power, sigma2=sigma2, offset_zyx_px=offset,
             offset_prior_zyx_px=self._offset_prior[index], scale=scale, window_power=loaded.window_power,
@@ -601,7 +611,7 @@ class Refinement:
 
     def particle(
         self, state: State, half: int, index: int, window: Window
-    ) -> tuple[rf.ParticleImages, LoadedParticle]:
+    ) -> tuple[ParticleImages, LoadedParticle]:
         optics, series = int(self.source.optics_index[index]), int(self.source.series_index[index])
         offset = state.offset_zyx_angst[index] / self.pixel
         loaded = self.source.load(index, window, state.sigma2[half, optics], offset)
@@ -624,7 +634,7 @@ class Refinement:
             torch.set_num_threads(self.threads)  # workers set theirs to 1, which is everybody's
 
     def _accuracy(
-        self, state: State, projector: rf.Projector, windows: list[Window], number: int
+        self, state: State, projector: Projector, windows: list[Window], number: int
     ) -> tuple[float, float]:
         if not self.ranks.is_first:
             return 0.0, 0.0
@@ -665,11 +675,11 @@ class Refinement:
         steer: control.Control,
         grid: sampling.OrientationGrid,
         perturbation: float,
-        projector: rf.Projector,
+        projector: Projector,
         windows: list[Window],
         coarse_radius: int,
         cc: bool,
-    ) -> Generator[int, None, tuple[Any, sums_of.Sums, list[_Found], list[accuracy.Information]]]:
+    ) -> Generator[int, None, tuple[Any, sums_of.Sums, list[_Found], list[calibration.Information]]]:
         """Search every particle of a half set; yields how many are done, returns what they add up to."""
         settings, rows = self.settings, self.rows[half]
         rng = np.random.default_rng([settings.seed, state.iteration + 1, half + 1])
@@ -683,7 +693,7 @@ class Refinement:
         rows = self.ranks.share(rows, self._seconds[rows])
         searcher = _Searcher(self, half, state, steer, grid, perturbation, coarse_radius, windows)
         found: dict[int, _Found] = {}
-        informations: dict[int, accuracy.Information] = {}
+        informations: dict[int, calibration.Information] = {}
         radius = windows[0].pixels.radius if abs(self.source.ratio(0) - 1) < 1e-9 else projector.radius
         shares, theirs, on_devices = self._shares(projector, radius)
         statistics = self._new_sums(1)
@@ -704,12 +714,12 @@ class Refinement:
                 shift = posterior.shifts_zyx_px[posterior.best[1]]
                 p_max, kept = posterior.p_max, posterior
                 if Quirk.BEST_POSE not in settings.quirks and not cc:
-                    rotation, shift = rf.mean_pose(posterior, self.operators, 3 * grid.step_deg)
+                    rotation, shift = mean_pose(posterior, self.operators, 3 * grid.step_deg)
                 if Quirk.ALL_SAMPLES not in settings.quirks and not cc:
                     start = float(np.random.default_rng([seed, index]).random())
-                    kept = rf.resampled(posterior, settings.samples, start)
+                    kept = resampled(posterior, settings.samples, start)
                 if index in calibrated:
-                    informations[index] = accuracy.pose_information(
+                    informations[index] = calibration.pose_information(
                         projector, particle, window.pixels, rotation, shift
                     )
                 sums_of.add_particle(
@@ -721,7 +731,7 @@ class Refinement:
                 sums.p_max += p_max - kept.p_max
                 evidence = posterior.log_evidence
                 if not cc and particle.noise is None:
-                    evidence += rf.evidence_constant(particle, window.pixels)
+                    evidence += evidence_constant(particle, window.pixels)
                 found[index] = _Found(
                     index, rotation, particle.offset_zyx_px + shift, p_max, evidence,
                     posterior.n_significant, choice[posterior.parents] // grid.n_psi,
@@ -773,15 +783,14 @@ class Refinement:
         return volume, statistics, ordered, [informations[i] for i in sorted(informations)]
 
     def _shares(
-        self, projector: rf.Projector, radius: int
-    ) -> tuple[list[sums_of.Sums], list[rf.Projector], list[torch.Tensor]]:
+        self, projector: Projector, radius: int
+    ) -> tuple[list[sums_of.Sums], list[Projector], list[torch.Tensor]]:
         """Give every thread sums and projector; threads that feed one device share a volume on it."""
         if not self.devices:
             shares = [self._new_sums(radius) for _ in range(self.threads)]
             return shares, [projector] * self.threads, []
-        from napari_sta.kernels import refinement_torch
 
-        there = [refinement_torch.on_device(projector, device) for device in self.devices]
+        there = [placed(projector, device) for device in self.devices]
         shape = self._new_sums(radius).volume.shape
         volumes = [torch.zeros(tuple(shape), device=device) for device in self.devices]
         place = [k % len(self.devices) for k in range(self.threads)]
@@ -803,7 +812,7 @@ class Refinement:
         settings, rules, padding = self.settings, self.rules, self.settings.padding
         size, n_shells, n_dim = self.size, self.n_shells, self.source.n_dim
         last = steer.converged
-        reach = rf.padded_radius(radius, padding)
+        reach = padded_radius(radius, padding)
         full = []
         while volumes:  # each is a gigabyte at box 192
             full.append(maps.complete_sums(volumes.pop(0), self.operators, reach, self.threads))
@@ -867,7 +876,7 @@ class Refinement:
         sigma2, noise, scale = state.sigma2, state.noise, state.scale
         if not cc:
             sigma2 = np.stack(
-                [maps.update_noise(s, size, premultiplied=self.source.premultiplied) for s in statistics]
+                [noise_of.update_noise(s, size, premultiplied=self.source.premultiplied) for s in statistics]
             )
             # A group without particles in a half set keeps what it had.
             for half in HALVES:
@@ -877,7 +886,7 @@ class Refinement:
                 noise = np.stack([self._tilt_noise(s.tilt_residual, s.tilt_weight) for s in statistics])
             if len(self.source.series_names) > 1:
                 scale = np.stack([self._scale(half, statistics[half], state, ssnr) for half in HALVES])
-        sigma2_offset = np.array([maps.update_sigma2_offset(s) for s in statistics])
+        sigma2_offset = np.array([noise_of.update_sigma2_offset(s) for s in statistics])
         pdf = self._directions(found, grid, state) if not steer.local_prior.is_set else state.pdf_direction
         new = State(
             iteration=state.iteration + 1,
@@ -914,10 +923,10 @@ class Refinement:
             self.source.series_index[self.rows[half]], minlength=len(self.source.series_names)
         )
         if Quirk.SHELL_NOISE in self.settings.quirks:
-            return maps.update_scales(sums, state.ssnr[half], counts)
+            return noise_of.update_scales(sums, state.ssnr[half], counts)
         inverse = 1 / state.noise[half]
         weighed = replace(sums, cross=sums.cross * inverse, norm=sums.norm * inverse)
-        return maps.update_scales(weighed, ssnr, counts)
+        return noise_of.update_scales(weighed, ssnr, counts)
 
     def _directions(self, found: list[_Found], grid: sampling.OrientationGrid, state: State) -> Array:
         pdf = np.zeros((2, grid.n_directions))
@@ -964,7 +973,7 @@ class _Searcher:
         self.kids = sampling.translation_children_zyx(step, loop.rules.oversampling)
         self.shift = perturbation * step
         self.coarse = [
-            (pixels, rf.place_in(window.pixels, pixels))
+            (pixels, window.pixels.places_of(pixels))
             for window, pixels in zip(
                 windows, (w.pixels for w in loop.source.coarse_windows(coarse_radius)), strict=True
             )
@@ -1006,8 +1015,8 @@ class _Searcher:
         return sampling.perturbed_rotations_zyx(angles, self.perturbation, self.grid.step_deg)
 
     def prepared(
-        self, rows: NDArray[np.int64], projector: rf.Projector, cc: bool, stop: threading.Event
-    ) -> Iterator[tuple[int, LoadedParticle, rf.ParticleImages, Array | None]]:
+        self, rows: NDArray[np.int64], projector: Projector, cc: bool, stop: threading.Event
+    ) -> Iterator[tuple[int, LoadedParticle, ParticleImages, Array | None]]:
         """Read particles one by one, or so many of a tilt series at a time as share their coarse slices."""
         loop = self.loop
         shared = self.whole is not None and self.frames is not None
@@ -1044,8 +1053,8 @@ class _Searcher:
     def _shared_scores(
         self,
         group: list[int],
-        images: list[tuple[rf.ParticleImages, LoadedParticle]],
-        projector: rf.Projector,
+        images: list[tuple[ParticleImages, LoadedParticle]],
+        projector: Projector,
         cc: bool,
         stop: threading.Event,
     ) -> list[Array | None]:
@@ -1058,7 +1067,7 @@ class _Searcher:
         tilts = [loaded.tilts for _, loaded in images]
         if self.loop.source.n_dim == 3:
             tilts = [np.arange(one.n_tilts) for one in particles]
-        found = rf.score_shared(
+        found = score_shared(
             projector, particles, tilts, self.frames[group], pixels, self.whole[2],
             (self.translations + self.shift) / self.loop.pixel, cross_correlation=cc,
             go_on=lambda: not stop.is_set(),
@@ -1068,12 +1077,12 @@ class _Searcher:
     def search(
         self,
         index: int,
-        particle: rf.ParticleImages,
+        particle: ParticleImages,
         window: Window,
-        projector: rf.Projector,
+        projector: Projector,
         cc: bool,
         scores: Array | None = None,
-    ) -> tuple[rf.Posterior, NDArray[np.int64]]:
+    ) -> tuple[Posterior, NDArray[np.int64]]:
         """Find one particle's posterior; also return the grid orientations that were tried."""
         loop = self.loop
         frame = np.eye(3) if self.frames is None else self.frames[index]
@@ -1090,7 +1099,7 @@ class _Searcher:
         def children(parents: NDArray[np.int64]) -> Array:
             return frame @ self._turned(self.grid.children_deg(chosen[parents], loop.rules.oversampling))
 
-        search = rf.Search(
+        search = Search(
             frame @ rotations, log_prior, children, self.translations, self.shift, self.kids, loop.pixel,
             float(self.state.sigma2_offset_angst2[self.half]), loop.settings.adaptive_fraction,
             Quirk.OFFSET_UNITS in loop.settings.quirks,
@@ -1099,7 +1108,7 @@ class _Searcher:
         coarse = None
         if pixels.count < window.pixels.count:
             coarse = (projector, particle.at_pixels(place), pixels)
-        posterior = rf.find_posterior(
+        posterior = find_posterior(
             projector, particle, window.pixels, search, coarse, scores, cross_correlation=cc
         )
         return posterior, chosen

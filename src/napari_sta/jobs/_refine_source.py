@@ -22,9 +22,18 @@ from napari_sta.io.relion import (
     visible_frames,
 )
 from napari_sta.jobs._geometry import TiltGeometry, tilt_coefficients, tilt_geometry
-from napari_sta.kernels import refinement as rf
 from napari_sta.kernels.ctf import dose_weight, zernike_phase
-from napari_sta.kernels.refinement_volumes import VoxelList
+from napari_sta.kernels.refine.images import (
+    fill_outside,
+    image_transforms,
+    initial_noise,
+    pixel_ctf,
+    shell_powers,
+    soft_disc,
+    window_power,
+)
+from napari_sta.kernels.refine.pixels import PixelList, half_plane_shells, make_pixel_list, pixels_per_shell
+from napari_sta.kernels.refine.voxels import VoxelList
 
 if TYPE_CHECKING:
     from napari_sta.data.particles import OpticsGroup, Particles
@@ -45,7 +54,7 @@ class Window(NamedTuple):
         Shell of every half-grid pixel of the full image, for power spectra.
     """
 
-    pixels: rf.PixelList | VoxelList
+    pixels: PixelList | VoxelList
     shells: torch.Tensor
 
 
@@ -69,7 +78,7 @@ class LoadedParticle(NamedTuple):
     tilts
         (t,) positions in the tilt series.
     multiplicity, slices
-        Of pseudo-subtomograms, as in :class:`~napari_sta.kernels.refinement.ParticleImages`.
+        Of pseudo-subtomograms, as in :class:`~napari_sta.kernels.refine.particle.ParticleImages`.
     """
 
     masked: NDArray[np.float32]
@@ -274,7 +283,7 @@ class ParticleSource:
         assert group.image_size_px is not None
         assert group.image_pixel_size_angst is not None
         radius = self.diameter_angst / (2 * group.image_pixel_size_angst)
-        return rf.soft_disc(group.image_size_px, radius, self.edge_px, self.n_dim)
+        return soft_disc(group.image_size_px, radius, self.edge_px, self.n_dim)
 
     def windows(self, radius: int) -> list[Window]:
         """Per optics group, the pixels up to a radius (in Fourier pixels of the reference)."""
@@ -294,17 +303,17 @@ class ParticleSource:
             made.append(Window(self._pixels(group, radius), torch.zeros(0, dtype=torch.int64)))
         return made
 
-    def _pixels(self, group: OpticsGroup, radius: int) -> rf.PixelList | VoxelList:
+    def _pixels(self, group: OpticsGroup, radius: int) -> PixelList | VoxelList:
         assert group.image_size_px is not None
-        return rf.make_pixel_list(group.image_size_px, radius, self._ratio(group))
+        return make_pixel_list(group.image_size_px, radius, self._ratio(group))
 
     def _shells(self, group: OpticsGroup, radius: int) -> torch.Tensor:
         assert group.image_size_px is not None
-        return rf.half_plane_shells(group.image_size_px, radius, self._ratio(group), self.size_px // 2 + 1)
+        return half_plane_shells(group.image_size_px, radius, self._ratio(group), self.size_px // 2 + 1)
 
     def pixels_per_shell(self) -> Array:
         """Pixels (voxels) of a whole image of the reference's box that count, shell by shell."""
-        return rf.pixels_per_shell(self.size_px)
+        return pixels_per_shell(self.size_px)
 
     def ratio(self, optics: int) -> float:
         """Edge of the reference box over that of an optics group's images."""
@@ -317,11 +326,11 @@ class ParticleSource:
         """
         n_shells = self.size_px // 2 + 1
         out = np.zeros((len(self._series), self.n_tilts, n_shells))
-        counts = rf.pixels_per_shell(self.size_px)
+        counts = pixels_per_shell(self.size_px)
         if not (self.premultiplied and self.apply_ctf):
             out[:] = counts
             return out
-        pixels = rf.make_pixel_list(self.size_px, self.size_px // 2)
+        pixels = make_pixel_list(self.size_px, self.size_px // 2)
         beyond = counts / np.maximum(np.bincount(pixels.shell, minlength=n_shells)[:n_shells], 1)
         group = self.particles.optics[0]
         for place, one in enumerate(self._series):
@@ -333,7 +342,7 @@ class ParticleSource:
                 out[place, t] = sums * beyond
         return out
 
-    def _envelope(self, series: TiltSeries, pixels: rf.PixelList, pixel_size_angst: float) -> Array:
+    def _envelope(self, series: TiltSeries, pixels: PixelList, pixel_size_angst: float) -> Array:
         """Dose weights times scales (t, n) of all tilts."""
         frequency = np.hypot(pixels.v, pixels.u) / (pixels.size * pixel_size_angst)
         radii, back = np.unique(frequency, return_inverse=True)
@@ -376,12 +385,12 @@ class ParticleSource:
                 images / ratio**2
             )  # transforms divided by the number of pixels: a larger box dilutes them
         pixels, disc = window.pixels, self._discs[optics]
-        assert isinstance(pixels, rf.PixelList)
-        unmasked = rf.image_transforms(images)
+        assert isinstance(pixels, PixelList)
+        unmasked = image_transforms(images)
         if self.zero_mask:
-            masked = rf.image_transforms(rf.fill_outside(images, disc))
+            masked = image_transforms(fill_outside(images, disc))
         else:
-            masked = rf.image_transforms(self._noise_filled(images, disc, index, sigma2))
+            masked = image_transforms(self._noise_filled(images, disc, index, sigma2))
         odd = self._odd_phase(group)
         if odd is not None:
             masked, unmasked = masked * odd, unmasked * odd
@@ -399,8 +408,8 @@ class ParticleSource:
             model=model,
             ctf=ctf,
             matrices_zyx=rotation * ratio,
-            power=rf.shell_powers(masked, window.shells, n_shells),
-            window_power=rf.window_power(masked, pixels.radius),
+            power=shell_powers(masked, window.shells, n_shells),
+            window_power=window_power(masked, pixels.radius),
             tilts=tilts,
         )
 
@@ -414,7 +423,7 @@ class ParticleSource:
         size = images.shape[-1]
         white = torch.fft.rfft2(torch.randn(images.shape, generator=generator))
         # Per component a transform of white noise of variance 1 has the power size² / 2.
-        shells = rf.half_plane_shells(size).clamp(max=len(sigma2) - 1)
+        shells = half_plane_shells(size).clamp(max=len(sigma2) - 1)
         factor = torch.as_tensor(np.sqrt(2 * sigma2), dtype=torch.float32)[shells] * size
         noise = torch.fft.irfft2(white * factor, s=(size, size))
         return images * disc.float() + noise * (1 - disc).float()
@@ -435,7 +444,7 @@ class ParticleSource:
         series: TiltSeries,
         depth_angst: Array,
         tilts: NDArray[np.int64],
-        pixels: rf.PixelList,
+        pixels: PixelList,
         group: OpticsGroup,
         envelopes: Array,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -447,13 +456,13 @@ class ParticleSource:
         assert pixel is not None
         coefficients = tilt_coefficients(series, tilts, depth_angst[tilts])
         extra = self._even_phase(group, pixels)
-        ctf = rf.pixel_ctf(
+        ctf = pixel_ctf(
             coefficients, envelopes[tilts], pixels, pixel, first_peak=self.first_peak, extra_phase=extra
         )
         model = (ctf * ctf if self.premultiplied else ctf).astype(np.float32)
         return model, None if self.premultiplied else ctf.astype(np.float32)
 
-    def _even_phase(self, group: OpticsGroup, pixels: rf.PixelList) -> Array | None:
+    def _even_phase(self, group: OpticsGroup, pixels: PixelList) -> Array | None:
         if not any(group.even_zernike):
             return None
         pixel = group.image_pixel_size_angst
@@ -470,7 +479,7 @@ class ParticleSource:
         spectra = self.first_transforms(optics, n_images, rows)
         if not len(spectra):
             return np.ones(self.size_px // 2 + 1)
-        values = rf.initial_noise(spectra)
+        values = initial_noise(spectra)
         own = np.arange(self.size_px // 2 + 1) / self.ratio(optics)
         return np.interp(own, np.arange(len(values)), values) / self.ratio(optics) ** 4
 
@@ -481,8 +490,8 @@ class ParticleSource:
             path = str(self._stack(int(index)))
             images = torch.from_numpy(read_images([(path, s) for s in range(len(self.visible[index]))]))
             if self.zero_mask:
-                images = rf.fill_outside(images, self._discs[optics])
-            found.append(rf.image_transforms(images))
+                images = fill_outside(images, self._discs[optics])
+            found.append(image_transforms(images))
             if sum(len(one) for one in found) >= n_images:
                 break
         if not found:

@@ -12,8 +12,20 @@ from numpy.typing import NDArray
 from napari_sta.data.errors import InputError
 from napari_sta.io.mrc import MrcHeader, read_header, read_volume
 from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_volumes as voxels
+from napari_sta.kernels.refine.images import fill_outside, shell_powers
+from napari_sta.kernels.refine.on_cpu import shift_images
+from napari_sta.kernels.refine.pixels import PixelList
+from napari_sta.kernels.refine.volumes import (
+    Weights,
+    initial_volume_noise,
+    moved_by_voxels,
+    shell_totals,
+    spreading_falloff,
+    volume_transform,
+    volume_window_power,
+    weights_of,
+)
+from napari_sta.kernels.refine.voxels import VoxelList, half_space_shells, make_voxel_list, voxels_per_shell
 
 if TYPE_CHECKING:
     from napari_sta.data.particles import OpticsGroup
@@ -24,7 +36,7 @@ _SAMPLED = 8
 """Particles of a tomogram whose weights say what those of the others are like."""
 
 _LEAST_FALLOFF = 0.4
-"""Of :func:`~napari_sta.kernels.refinement_volumes.spreading_falloff` within the inscribed ball."""
+"""Of :func:`~napari_sta.kernels.refine.volumes.spreading_falloff` within the inscribed ball."""
 
 
 class VolumeSource(ParticleSource):
@@ -35,7 +47,7 @@ class VolumeSource(ParticleSource):
     A volume X holds the sum of the CTF-multiplied images of all tilts, so that on average it is C2 · V, with
     the sum of CTF² C2 of its weights file. Were the noise of all tilts the same, sigma² a component, the
     log-likelihood of the images is sum (Re(conj(V) X) - C2 abs(V)² / 2) / sigma²: the likelihood of
-    :class:`~napari_sta.kernels.refinement.ParticleImages` with a noise of its own, one for each tomogram.
+    :class:`~napari_sta.kernels.refine.particle.ParticleImages` with a noise of its own, one for each tomogram.
     The trilinear spreading that made X has multiplied it by sinc² along each axis; that is undone first.
     In parity mode RELION's metric is used, abs(X - C2 V)² / 2 sigma² divided by the number of slices, with X as
     it is.
@@ -101,17 +113,17 @@ class VolumeSource(ParticleSource):
 
     # ---- reading
 
-    def _pixels(self, group: OpticsGroup, radius: int) -> rf.PixelList | voxels.VoxelList:
+    def _pixels(self, group: OpticsGroup, radius: int) -> PixelList | VoxelList:
         assert group.image_size_px is not None
-        return voxels.make_voxel_list(group.image_size_px, radius, self._ratio(group))
+        return make_voxel_list(group.image_size_px, radius, self._ratio(group))
 
     def _shells(self, group: OpticsGroup, radius: int) -> torch.Tensor:
         assert group.image_size_px is not None
-        return voxels.half_space_shells(group.image_size_px, self._ratio(group), self.size_px // 2 + 1)
+        return half_space_shells(group.image_size_px, self._ratio(group), self.size_px // 2 + 1)
 
     def pixels_per_shell(self) -> Array:
         """Voxels of a whole volume of the reference's box that count, shell by shell."""
-        return voxels.voxels_per_shell(self.size_px)
+        return voxels_per_shell(self.size_px)
 
     def model_shells(self) -> Array:
         """Shell sums (series, 1, shells) of what multiplies noise, the CTF² weights, over a few particles."""
@@ -123,16 +135,16 @@ class VolumeSource(ParticleSource):
             chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLED).astype(np.int64))]
             for index in chosen:
                 weights = self._weights(int(index))
-                totals = voxels.shell_totals(weights.ctf2, shells[self.optics_index[index]], n_shells)
+                totals = shell_totals(weights.ctf2, shells[self.optics_index[index]], n_shells)
                 out[place, 0] += totals / len(chosen)
         return out
 
-    def _weights(self, index: int) -> voxels.Weights:
+    def _weights(self, index: int) -> Weights:
         path, size = self._stack(index, "rlnCtfImage"), self._group(index).image_size_px
         assert size is not None
         stored = read_volume(path).data
         self._check_shape(path, "rlnCtfImage", stored.shape, (2 * size, size, size // 2 + 1))
-        return voxels.weights_of(torch.from_numpy(stored))
+        return weights_of(torch.from_numpy(stored))
 
     def _data(self, index: int) -> torch.Tensor:
         path, size = self._stack(index), self._group(index).image_size_px
@@ -144,7 +156,7 @@ class VolumeSource(ParticleSource):
 
     def _falloff(self, size: int) -> torch.Tensor:
         if size not in self._falloffs:
-            self._falloffs[size] = voxels.spreading_falloff(size).clamp(min=_LEAST_FALLOFF).float()
+            self._falloffs[size] = spreading_falloff(size).clamp(min=_LEAST_FALLOFF).float()
         return self._falloffs[size]
 
     def load(
@@ -159,7 +171,7 @@ class VolumeSource(ParticleSource):
         """
         optics = int(self.optics_index[index])
         pixels, disc = window.pixels, self._discs[optics]
-        assert isinstance(pixels, voxels.VoxelList)
+        assert isinstance(pixels, VoxelList)
         ratio = self.ratio(optics)
         data, weights = self._data(index) / ratio**3, self._weights(index)
         back = None
@@ -167,10 +179,10 @@ class VolumeSource(ParticleSource):
             # RELION moves the volume under the mask by whole voxels; the phases of the transform are moved back.
             whole = np.floor(offset_zyx_px / ratio + 0.5).astype(np.int64)
             if whole.any():
-                data = voxels.moved_by_voxels(data, [int(d) for d in whole])
+                data = moved_by_voxels(data, [int(d) for d in whole])
                 back = -whole
-        unmasked = voxels.volume_transform(data)
-        masked = voxels.volume_transform(rf.fill_outside(data, disc, n_dim=3))
+        unmasked = volume_transform(data)
+        masked = volume_transform(fill_outside(data, disc, n_dim=3))
         if self.parity:
             there = weights.multiplicity > 0
             unmasked, masked = unmasked * there, masked * there
@@ -179,9 +191,7 @@ class VolumeSource(ParticleSource):
         if back is not None:
             for one in taken:
                 for k in range(len(pixels.parts)):
-                    rf.shift_images(
-                        one[k].copy(), back[None].astype(np.float64), pixels.part(k), one[k : k + 1]
-                    )
+                    shift_images(one[k].copy(), back[None].astype(np.float64), pixels.part(k), one[k : k + 1])
         n_parts = len(pixels.parts)
         return LoadedParticle(
             masked=taken[0],
@@ -189,11 +199,11 @@ class VolumeSource(ParticleSource):
             model=pixels.pick(weights.ctf2),
             ctf=None,
             matrices_zyx=np.broadcast_to(np.eye(3) * ratio, (n_parts, 3, 3)),
-            power=rf.shell_powers(masked[None], window.shells, n_shells),
-            window_power=np.array([voxels.window_power(masked, pixels.radius)]),
+            power=shell_powers(masked[None], window.shells, n_shells),
+            window_power=np.array([volume_window_power(masked, pixels.radius)]),
             tilts=np.zeros(n_parts, dtype=np.int64),
             multiplicity=pixels.pick(weights.multiplicity),
-            slices=voxels.shell_totals(weights.multiplicity, window.shells, n_shells),
+            slices=shell_totals(weights.multiplicity, window.shells, n_shells),
         )
 
     # ---- for the noise at the start
@@ -205,7 +215,7 @@ class VolumeSource(ParticleSource):
             return np.ones(self.size_px // 2 + 1)
         spectra, multiplicities = [], []
         for index in chosen:
-            data = rf.fill_outside(self._data(int(index)), self._discs[optics], n_dim=3)
-            spectra.append(voxels.volume_transform(data))
+            data = fill_outside(self._data(int(index)), self._discs[optics], n_dim=3)
+            spectra.append(volume_transform(data))
             multiplicities.append(self._weights(int(index)).multiplicity)
-        return voxels.initial_noise(spectra, multiplicities)
+        return initial_volume_noise(spectra, multiplicities)

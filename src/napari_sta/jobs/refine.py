@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_sta.jobs._maps import Grid
     from napari_sta.jobs._ranks import Ranks
     from napari_sta.jobs._refine_loop import Refinement, State
-    from napari_sta.kernels.refinement_control import Control
+    from napari_sta.kernels.refine.control import Control
 
 Sampling = Literal["30", "15", "7.5", "3.7", "1.8", "0.9", "0.5", "0.2", "0.1"]
 """Angular steps of the fine grid as RELION's GUI names them."""
@@ -399,8 +399,8 @@ class Refine(StaInputsJob):
         from napari_sta.jobs._refine_loop import PARITY, Refinement, Settings
         from napari_sta.jobs._refine_source import ParticleSource, are_volumes
         from napari_sta.jobs._refine_volumes import VolumeSource
-        from napari_sta.kernels import refinement as rf
-        from napari_sta.kernels import refinement_control as control
+        from napari_sta.kernels.refine import control
+        from napari_sta.kernels.refine.maps import resolution_of
 
         inputs = self.load()
         kind = VolumeSource if are_volumes(inputs.particles) else ParticleSource
@@ -457,7 +457,7 @@ class Refine(StaInputsJob):
         loop = Refinement(source, settings, rules, mask, halves, threads, log, ranks, devices)
         start = control.start(
             rules, order, self.offset_range_px * pixel, 2 * self.offset_step_px * pixel,
-            self.initial_lowpass_angst or rf.resolution_of(references, size * pixel),
+            self.initial_lowpass_angst or resolution_of(references, size * pixel),
         )  # fmt: skip
         return inputs, loop, references, start
 
@@ -481,11 +481,11 @@ class Refine(StaInputsJob):
         import torch
 
         from napari_sta.jobs._maps import CLAMP_RINGING, read_mask
-        from napari_sta.kernels import refinement as rf
+        from napari_sta.kernels.refine.images import soft_disc
 
         if not self.in_mask:
             radius = self.mask_diameter_angst / (2 * grid.pixel_size_angst)
-            return rf.soft_disc(grid.box_px, radius, _EDGE_PX, n_dim=3)
+            return soft_disc(grid.box_px, radius, _EDGE_PX, n_dim=3)
         mask = read_mask(self.in_mask, grid, CLAMP_RINGING)
         return torch.from_numpy(mask.data.astype("f8"))
 

@@ -197,7 +197,7 @@ def pseudo_subtomograms(
     data = torch.zeros((n, crop, crop, half, 2), dtype=torch.float32)
     weight = torch.zeros((n, crop, crop, half), dtype=torch.float32)
     multiplicity = torch.zeros_like(weight)
-    from napari_sta.kernels._numba import scatter_slices
+    from napari_sta.kernels.compiled.scatter import scatter_slices
 
     arrays = (
         torch.view_as_real(spectra.cpu().contiguous()).numpy(),

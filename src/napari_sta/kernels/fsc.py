@@ -119,7 +119,7 @@ class PhaseStream:
         self._next(310)
 
     def _next(self, count: int) -> ndarray:
-        from napari_sta.kernels._numba import additive_generator
+        from napari_sta.kernels.compiled.random import additive_generator
 
         values = additive_generator(self._state, count)
         self._state = np.concatenate([self._state, values])[-31:]

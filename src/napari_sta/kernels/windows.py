@@ -129,7 +129,7 @@ def subtomogram_images(
     :func:`napari_sta.kernels.extraction.middle_images` do in turn. Serial, and it releases the GIL: give each
     thread its own tilt image.
     """
-    from napari_sta.kernels._numba_images import subtomogram_images as fast
+    from napari_sta.kernels.compiled.windows import subtomogram_images as fast
 
     crop, binning = out.shape[1], window_px / size
     corner, offset = window_corners(position_yx_px, window_px)
@@ -182,7 +182,7 @@ def weighed_slices(
     :func:`napari_sta.kernels.slices.weigh_transforms` do in turn. The circle crop comes before the transform
     and has the window's radius: what RELION does when it reconstructs.
     """
-    from napari_sta.kernels._numba_images import weighed_slices as fast
+    from napari_sta.kernels.compiled.windows import weighed_slices as fast
 
     binning = window_px / size
     corner, offset = window_corners(position_yx_px, window_px)
@@ -216,9 +216,9 @@ def _circle(size: int) -> tuple[Float32[ndarray, "s s"], Int[ndarray, "s 4"]]:
 
 def load_kernels() -> None:
     """Import the compiled kernels and call one, which loads the compiler; otherwise the first use does it."""
-    from napari_sta.kernels import _numba_images
+    from napari_sta.kernels.compiled import float16
 
-    _numba_images.sum_up(np.zeros(1, np.float32))
+    float16.sum_up(np.zeros(1, np.float32))
 
 
 def _tables(contrast: Contrast) -> tuple[ndarray, ndarray, ndarray]:
@@ -263,7 +263,7 @@ def add_slices(
     at once: the volume passes through the processor once a call. A voxel's sum is made in the order of the
     slices, whatever the number of threads.
     """
-    from napari_sta.kernels._numba_reconstruct import add_to_brick
+    from napari_sta.kernels.compiled.bricks import add_to_brick
 
     size = len(volume)
     if volume.shape != (size, size, size // 2 + 1, 4) or slices.shape[1:] != (size + 1, size // 2 + 3, 3):

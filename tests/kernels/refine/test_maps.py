@@ -1,54 +1,80 @@
-"""From sums to maps: closed forms, twins, and numbers of a RELION run."""
+"""Half maps, their FSC and what limits them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from napari_sta.kernels import refinement as rf
-from napari_sta.kernels import refinement_maps as maps
-from napari_sta.kernels import refinement_sums as sums_of
-from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
+from napari_sta.kernels.refine import maps
+from napari_sta.kernels.refine import sums as sums_of
+from napari_sta.kernels.refine.images import soft_disc
+from napari_sta.kernels.refine.on_cpu import gather
+from napari_sta.kernels.refine.pixels import make_pixel_list
+from napari_sta.kernels.refine.posterior import at_pose
+from napari_sta.kernels.refine.projector import (
+    make_projector,
+    padded_radius,
+    radius_grid,
+    slice_axes,
+)
+from napari_sta.kernels.refine.voxels import make_voxel_list
+from napari_sta.kernels.rotations import symmetry_operators_zyx
+from toy_refinement import (
+    ANGST,
+    PADDING,
+    RADIUS,
+    SHELLS,
+    SIZE,
+    blob_map,
+    planar,
+    random_rotations,
+    toy_volume,
+    turned,
+)
+from twins import complete_sums_reference
 
-SIZE, RADIUS, PADDING, ANGST = 16, 6, 2.0, 3.0
 
-
-def blob_map(size=SIZE, seed=0, n=6):
-    """A few Gaussian blobs near the centre."""
-    rng = np.random.default_rng(seed)
-    k = np.arange(size) - size // 2
-    z, y, x = np.meshgrid(k, k, k, indexing="ij")
-    out = np.zeros((size,) * 3)
-    for _ in range(n):
-        c = rng.uniform(-3, 3, 3)
-        out += rng.uniform(0.5, 1) * np.exp(-((z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2) / 3)
-    return torch.from_numpy(out)
-
-
-def random_rotations(n, seed=0):
-    rng = np.random.default_rng(seed)
-    return euler_to_matrix_zyx(
-        np.stack([rng.uniform(-180, 180, n), rng.uniform(0, 180, n), rng.uniform(-180, 180, n)], axis=1)
-    )
+def test_map_comes_back_from_its_turned_transforms():
+    """Insert noiseless volumes at their poses, reconstruct: the map of all orientations."""
+    pixels = make_voxel_list(SIZE, SIZE // 2, part=500)
+    volume = blob_map() * soft_disc(SIZE, 5.0, 2.0, n_dim=3)
+    rotations = random_rotations(40, 3)
+    sums = sums_of.new_sums(SIZE // 2, PADDING, 1, 1, SHELLS, 1)
+    for rotation in rotations:
+        projector, particle = toy_volume(pixels, rotation, np.zeros(3), noise=0.0)
+        projector = make_projector(volume, SIZE // 2, PADDING, n_dim=3)
+        x = turned(projector, rotation, pixels) * particle.model.ravel()[: pixels.count]
+        particle = replace(particle, unmasked=planar(x, pixels), sigma2=np.ones(SHELLS))
+        sums_of.add_particle(
+            sums, at_pose(rotation), projector, particle, pixels, 0, 0, ANGST, statistics=False
+        )
+    full = maps.complete_sums(sums.volume, np.eye(3)[None], padded_radius(SIZE // 2, PADDING))
+    found = maps.reconstruct(full, SIZE, SIZE // 2, PADDING, n_dim=3)
+    inside = soft_disc(SIZE, 6.0, 1.0, n_dim=3) > 0.5
+    assert float((found - volume)[inside].abs().max()) < 0.05 * float(volume.max())
+    ratio = float((found * volume)[inside].sum() / (volume**2)[inside].sum())
+    assert ratio == pytest.approx(1, abs=0.02)
 
 
 def test_map_comes_back_from_its_own_slices():
     volume, radius = blob_map(), SIZE // 2
-    pixels = rf.make_pixel_list(SIZE, radius)
-    projector = rf.make_projector(volume, radius, PADDING)
+    pixels = make_pixel_list(SIZE, radius)
+    projector = make_projector(volume, radius, PADDING)
     rotations = random_rotations(600, 21)
     n = len(pixels)
     sums = sums_of.new_sums(radius, PADDING, 1, 1, SIZE // 2 + 1)
     rows, norm = np.zeros((600, 2 * n), np.float32), np.zeros(600)
-    axes = rf.slice_axes(rotations, PADDING)
-    rf.gather(projector, axes, pixels, np.zeros(n, np.float32), rows, norm)
-    from napari_sta.kernels._numba_refine import scatter_rows
+    axes = slice_axes(rotations, PADDING)
+    gather(projector, axes, pixels, np.zeros(n, np.float32), rows, norm)
+    from napari_sta.kernels.compiled.slices import scatter_rows
 
     scatter_rows(
         rows, np.ones(n, np.float32), np.ones(600, np.float32), axes, pixels.kv, pixels.ku, sums.volume
     )
-    full = maps.complete_sums(sums.volume, np.eye(3)[None], rf.padded_radius(radius, PADDING))
+    full = maps.complete_sums(sums.volume, np.eye(3)[None], padded_radius(radius, PADDING))
     back = maps.reconstruct(full, SIZE, radius, PADDING)
     k = torch.arange(SIZE) - SIZE // 2
     inside = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, :] ** 2) < 36
@@ -67,7 +93,7 @@ def test_complete_sums_fast_equals_reference(symmetry):
     volume = rng.normal(size=(15, 15, 8, 4)).astype(np.float32)
     operators = symmetry_operators_zyx(symmetry)
     fast = maps.complete_sums(volume, operators, 6, threads=2)
-    slow = maps.complete_sums_reference(volume, operators, 6).numpy()
+    slow = complete_sums_reference(volume, operators, 6).numpy()
     np.testing.assert_allclose(fast[..., :3], slow[..., :3], atol=1e-9)
     plane = fast[:, :, 0]
     flipped = plane[::-1, ::-1]
@@ -91,7 +117,7 @@ def test_joining_shares_low_resolution_only():
     a, b = rng.normal(size=(15, 15, 8, 4)), rng.normal(size=(15, 15, 8, 4))
     a0, b0 = a.copy(), b.copy()
     maps.join_low_resolution(a, b, 2, 2.0)
-    inside = rf.radius_grid(7, 8).numpy() <= 16
+    inside = radius_grid(7, 8).numpy() <= 16
     np.testing.assert_allclose(a[inside], (a0[inside] + b0[inside]) / 2)
     np.testing.assert_array_equal(a[inside], b[inside])
     np.testing.assert_array_equal(a[~inside], a0[~inside])
@@ -118,47 +144,10 @@ def test_current_resolution():
     assert maps.current_resolution_shell(late) == 10
 
 
-def test_scales():
-    sums = sums_of.new_sums(3, 2.0, 1, 3, 4)
-    sums.norm[:] = 1
-    sums.cross[:] = np.array([1.0, 2.0, 30.0])[:, None, None]
-    scale = maps.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2]))
-    clamped = np.array([1, 2, 10.0])
-    np.testing.assert_allclose(scale, clamped / ((1 + 2 + 20) / 4))
-    sums.cross *= -1  # images that contradict the reference
-    np.testing.assert_allclose(
-        maps.update_scales(sums, np.array([999, 10, 3.0, 0.1]), np.array([1, 1, 2])), 1
-    )
-
-
-def test_noise_of_pure_noise_is_its_power():
-    rng = np.random.default_rng(0)
-    pixels = rf.make_pixel_list(SIZE, RADIUS)
-    shells = SIZE // 2 + 1
-    projector = rf.make_projector(torch.zeros((SIZE,) * 3), RADIUS, PADDING)
-    sums = sums_of.new_sums(RADIUS, PADDING, 1, 1, shells, 400)
-    images = torch.from_numpy(rng.normal(size=(400, SIZE, SIZE)).astype(np.float32))
-    spectra = rf.image_transforms(images)
-    planar = pixels.take(spectra)
-    particle = rf.ParticleImages(
-        planar, planar, np.ones((400, len(pixels)), np.float32), None, np.repeat(np.eye(3)[None], 400, axis=0),
-        rf.shell_powers(spectra, rf.half_plane_shells(SIZE, RADIUS), shells), np.ones(shells), np.zeros(3),
-        np.zeros(3), 1.0, np.ones(400),
-    )  # fmt: skip
-    posterior = rf.Posterior(
-        np.eye(3)[None], np.zeros((1, 3)), np.ones((1, 1)), np.zeros(1, dtype=int), (0, 0), 1, 0.0
-    )
-    sums_of.add_particle(sums, posterior, projector, particle, pixels, 0, 0, ANGST)
-    sigma2 = maps.update_noise(sums, SIZE)[0]
-    # White noise of variance 1: abs(F)² = 1 / n², half of it in each component.
-    np.testing.assert_allclose(sigma2[1:], 0.5 / SIZE**2, rtol=0.12)
-    assert sigma2[0] == pytest.approx(0.5 / SIZE**2, rel=0.6)
-
-
 def test_fsc_of_sums_is_that_of_the_averages():
     """Sums without a mask: the same map twice gives 1, independent ones give 0, half noise gives its SNR."""
     rng = np.random.default_rng(3)
-    half = rf.padded_radius(RADIUS, PADDING) + 1
+    half = padded_radius(RADIUS, PADDING) + 1
     shape = (2 * half + 1, 2 * half + 1, half + 1)
 
     def noise():
@@ -191,7 +180,7 @@ def test_lowpass_ends_one_shell_either_side():
 
 
 def test_completeness_counts_voxels_with_data():
-    half = rf.padded_radius(RADIUS, PADDING) + 1
+    half = padded_radius(RADIUS, PADDING) + 1
     volume = np.zeros((2 * half + 1, 2 * half + 1, half + 1, 4))
     volume[..., 2] = 1
     volume[half + 1 :, ..., 2] = 0  # half of all voxels (but for the middle plane)

@@ -1,8 +1,8 @@
-"""Compiled loops of refinement of volumes: the 3D forms of gather, phase ramps and insertion.
+"""Refinement of volumes: the 3D forms of gather, phase ramps and insertion.
 
 Voxels are listed row by row: row ``r`` has frequencies ``row_w[r]``, ``row_v[r]`` and columns
 ``row_u[r] ... row_u[r] + row_n[r] - 1``, stored from ``row_start[r]`` on; planar complex numbers as in
-:mod:`napari_sta.kernels._numba_refine`.
+:mod:`napari_sta.kernels.compiled.slices`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from napari_sta.kernels._numba_refine import _TILE, spread, trilinear
+from napari_sta.kernels.compiled.slices import TILE, spread, trilinear
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def gather_voxels(volume, depth, width, axes, kw, kv, ku, weight, out, norm):  # type: ignore[no-untyped-def]
     """Sample turned volumes at listed voxels; add half their weighted norm.
 
-    As :func:`~napari_sta.kernels._numba_refine.gather_rows`, with a third frequency ``kw``: ``axes`` is
+    As :func:`~napari_sta.kernels.compiled.slices.gather_rows`, with a third frequency ``kw``: ``axes`` is
     (o, 3, 3), where steps along w, v and u go in the volume.
     """
     n = len(ku)
@@ -25,15 +25,15 @@ def gather_voxels(volume, depth, width, axes, kw, kv, ku, weight, out, norm):  #
     one = np.float32(1)
     dy = np.int64(2 * width)
     dz = np.int64(2 * width * depth)
-    at = np.empty(_TILE, np.int32)
-    px = np.empty(_TILE, np.float32)
-    py = np.empty(_TILE, np.float32)
-    pz = np.empty(_TILE, np.float32)
-    sign = np.empty(_TILE, np.float32)
-    real = np.empty(_TILE, np.float32)
-    imag = np.empty(_TILE, np.float32)
-    for first in range(0, n, _TILE):
-        count = min(_TILE, n - first)
+    at = np.empty(TILE, np.int32)
+    px = np.empty(TILE, np.float32)
+    py = np.empty(TILE, np.float32)
+    pz = np.empty(TILE, np.float32)
+    sign = np.empty(TILE, np.float32)
+    real = np.empty(TILE, np.float32)
+    imag = np.empty(TILE, np.float32)
+    for first in range(0, n, TILE):
+        count = min(TILE, n - first)
         for o in range(len(axes)):
             wz, wy, wx = axes[o, 0, 0], axes[o, 0, 1], axes[o, 0, 2]
             vz, vy, vx = axes[o, 1, 0], axes[o, 1, 1], axes[o, 1, 2]
@@ -104,7 +104,7 @@ def shift_voxels(part, shift, size, reach, row_w, row_v, row_u, row_n, row_start
 def scatter_voxels(data, weights, weight_of, axes, kw, kv, ku, volume):  # type: ignore[no-untyped-def]
     """Spread turned volumes at listed voxels into a half volume, trilinearly.
 
-    As :func:`~napari_sta.kernels._numba_refine.scatter_rows`, with a third frequency ``kw`` and ``axes``
+    As :func:`~napari_sta.kernels.compiled.slices.scatter_rows`, with a third frequency ``kw`` and ``axes``
     (o, 3, 3).
     """
     n = len(ku)
@@ -114,13 +114,13 @@ def scatter_voxels(data, weights, weight_of, axes, kw, kv, ku, volume):  # type:
     one = np.float32(1)
     dy = np.int64(4 * width)
     dz = np.int64(4 * width * depth)
-    at = np.empty(_TILE, np.int64)
-    px = np.empty(_TILE, np.float32)
-    py = np.empty(_TILE, np.float32)
-    pz = np.empty(_TILE, np.float32)
-    sign = np.empty(_TILE, np.float32)
-    for first in range(0, n, _TILE):
-        count = min(_TILE, n - first)
+    at = np.empty(TILE, np.int64)
+    px = np.empty(TILE, np.float32)
+    py = np.empty(TILE, np.float32)
+    pz = np.empty(TILE, np.float32)
+    sign = np.empty(TILE, np.float32)
+    for first in range(0, n, TILE):
+        count = min(TILE, n - first)
         for o in range(len(axes)):
             wz, wy, wx = axes[o, 0, 0], axes[o, 0, 1], axes[o, 0, 2]
             vz, vy, vx = axes[o, 1, 0], axes[o, 1, 1], axes[o, 1, 2]

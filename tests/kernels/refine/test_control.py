@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_sta.kernels import refinement_control as control
+from napari_sta.kernels.refine import control
+from napari_sta.kernels.refine.sampling import translation_grid_zyx
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
-from napari_sta.kernels.sampling import translation_grid_zyx
 
 RULES = control.Rules(size=48, pixel_size_angst=5.4, diameter_angst=230.0)
 

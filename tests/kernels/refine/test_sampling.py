@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from napari_sta.kernels import sampling
+from napari_sta.kernels.refine import sampling
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
 
 # The first directions RELION 5.0.1 lists for C6 at order 4 (run_it000_sampling.star), rot and tilt.

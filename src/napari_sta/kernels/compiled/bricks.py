@@ -1,8 +1,7 @@
-"""Reconstruction compiled by numba: slices into a volume, symmetry, and what lies between its transforms.
+"""Reconstruction: slices into a volume, symmetry, and what lies between its transforms.
 
 A voxel of a volume is one aligned vector of four floats: re, im, weight and one that is not used; a pixel
-of a slice has no fourth. All kernels are serial and release the GIL; the caller gives each thread bricks or
-planes of its own.
+of a slice has no fourth. The caller gives each thread bricks or planes of its own.
 """
 
 from __future__ import annotations
@@ -12,18 +11,26 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from napari_sta.kernels._vectors import FAST, FLOAT, INDEX, INT, between, elementwise, lanes, pointer, splat
+from napari_sta.kernels.compiled.vectors import (
+    FAST,
+    FLOAT,
+    INDEX,
+    INT,
+    between,
+    elementwise,
+    lanes,
+    pointer,
+    splat,
+)
 
 _fast = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 _inlined = njit(inline="always", error_model="numpy", fastmath=True)
-
-# ----------------------------------------------------------------------------------------------------
-# Insertion
-
 _EIGHT = 8
 _F8, _I8 = ir.VectorType(FLOAT, _EIGHT), ir.VectorType(INT, _EIGHT)
+
 _MOST = 1024
 """Candidates, voxels that may receive something of a slice, that are worked out before they are added."""
+
 # Where their numbers lie in memory: share of the data's real part and weight, and of its imaginary part, side
 # by side; fractions of u and v; pixel; voxel. Fixed, so that one register addresses all.
 _SHARES, _PART_U, _PART_V, _PIXEL, _VOXEL, _ALL = (_MOST * k for k in (0, 2, 3, 4, 5, 6))
@@ -333,10 +340,6 @@ def add_to_brick(z_first, z_last, y_first, y_last, slices, matrices, radii, volu
     _add_columns(fields, base, last_stride, last_thick, last_count, pixels, last_first, below, flat, origin)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Symmetry
-
-
 @intrinsic
 def _add_turned(_, total, at, volume, index, dy, dz, fx, fy, fz, sign):  # type: ignore[no-untyped-def]
     """Add what ``volume`` holds between 8 voxels from ``index`` on, im times ``sign``, to one voxel."""
@@ -416,10 +419,6 @@ def symmetrise_planes(first, step, volume, operators, out):  # type: ignore[no-u
                     )  # fmt: skip
             for k in range(start, start + dy):
                 total[k] *= share
-
-
-# ----------------------------------------------------------------------------------------------------
-# From sums to maps. Tables are indexed by the square of a distance in voxels, a whole number.
 
 
 @_fast

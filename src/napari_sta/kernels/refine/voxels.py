@@ -1,17 +1,13 @@
-"""3D refinement of pseudo-subtomograms: which voxels of their transforms count, and what those hold.
+"""Which voxels of a pseudo-subtomogram's transform count: lists up to a radius, in parts, and their shells.
 
-A pseudo-subtomogram is the sum of CTF-multiplied tilt images, back-projected into a small volume, with two
-weights per voxel: the sum of CTF² and the *multiplicity*, how many slices crossed it. The voxels up to a
-radius are listed row by row, like the pixels of an image, and the list is cut into parts of equal length:
-to the expectation step a particle is a stack of parts that share one pose.
-Conventions as in :mod:`napari_sta.kernels.refinement`.
+The voxels up to a radius are listed row by row, like the pixels of an image, and the list is cut into parts
+of equal length: to the expectation step a particle is a stack of parts that share one pose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +26,7 @@ N_SECTORS = 16
 
 @dataclass(frozen=True)
 class VoxelPart:
-    """Some voxels of a list; fields as in :class:`~napari_sta.kernels.refinement.PixelList`, ``w`` along z.
+    """Some voxels of a list; fields as in :class:`~napari_sta.kernels.refine.pixels.PixelList`, w along z.
 
     The last part of a list is filled up with voxels at frequency 0, which belong to no row.
     """
@@ -105,6 +101,15 @@ class VoxelList:
         """Voxels of one part."""
         return self.parts[index]
 
+    def places_of(self, fewer: Any) -> Int[ndarray, "t n"]:
+        """Return where a smaller :class:`VoxelList` is in this one, part by part; -1 for filling."""
+        r = self.radius
+        index = np.full((2 * r + 1, 2 * r + 1, r + 1), -1, dtype=np.int64)
+        index[self.w + r, self.v + r, self.u] = np.arange(self.count)
+        out = np.full(len(fewer.parts) * len(fewer), -1, dtype=np.int64)
+        out[: fewer.count] = index[fewer.w + r, fewer.v + r, fewer.u]
+        return out.reshape(len(fewer.parts), len(fewer))
+
     def split(self, values: Float[ndarray, "m"]) -> Float[ndarray, "t n"]:
         """Cut values of all voxels into parts (float32), 0 in the filling."""
         out = np.zeros(len(self.parts) * len(self), np.float32)
@@ -127,7 +132,7 @@ def make_voxel_list(size: int, radius: int, edge_ratio: float = 1.0, part: int =
     Parameters
     ----------
     radius, edge_ratio
-        As in :func:`~napari_sta.kernels.refinement.make_pixel_list`.
+        As in :func:`~napari_sta.kernels.refine.pixels.make_pixel_list`.
     part
         Voxels of a part, at most.
     """
@@ -166,21 +171,12 @@ def _part(
     return VoxelPart(size, radius, fw, fv, fu, fs, *rows, n, start.astype(np.int64), kw, kv, ku)
 
 
-def place_in(whole: VoxelList, part: VoxelList) -> Int[ndarray, "t n"]:
-    """Return where the voxels of a smaller list are in a larger one, part by part; -1 for filling."""
-    index = np.full((2 * whole.radius + 1, 2 * whole.radius + 1, whole.radius + 1), -1, dtype=np.int64)
-    index[whole.w + whole.radius, whole.v + whole.radius, whole.u] = np.arange(whole.count)
-    out = np.full(len(part.parts) * len(part), -1, dtype=np.int64)
-    out[: part.count] = index[part.w + whole.radius, part.v + whole.radius, part.u]
-    return out.reshape(len(part.parts), len(part))
-
-
 def half_space_shells(
     size: int, edge_ratio: float = 1.0, n_shells: int | None = None
 ) -> Int[Tensor, "s s h"]:
     """Shell of every half-grid voxel that counts, ``n_shells`` for those that do not (FFTW order).
 
-    As :func:`~napari_sta.kernels.refinement.half_plane_shells` of a whole image.
+    As :func:`~napari_sta.kernels.refine.pixels.half_plane_shells` of a whole image.
     """
     none = size // 2 + 1 if n_shells is None else n_shells
     shells = torch.floor(fourier.radius_px((size,) * 3) * edge_ratio + 0.5).long()
@@ -195,90 +191,3 @@ def voxels_per_shell(size: int) -> Float[ndarray, "shells"]:
     """Half-space voxels in each shell of the full volume."""
     shells = half_space_shells(size).flatten()
     return torch.bincount(shells, minlength=size // 2 + 2)[: size // 2 + 1].double().numpy()
-
-
-def volume_transform(volume: Float[Tensor, "s s s"]) -> Complex[Tensor, "s s h"]:
-    """Half transform divided by the number of voxels, phase origin at the box centre, FFTW order."""
-    size = volume.shape[-1]
-    return torch.fft.rfftn(volume) / size**3 * fourier.checkerboard((size,) * 3, volume.device)
-
-
-def window_power(spectrum: Complex[Tensor, "s s h"], radius: int) -> float:
-    """Sum abs(F)² over the window -radius < w, v <= radius, u <= radius of a half transform."""
-    rows = torch.arange(-radius + 1, radius + 1) % spectrum.shape[0]
-    window = spectrum[rows][:, rows][:, :, : radius + 1]
-    return float((window.real.double() ** 2 + window.imag.double() ** 2).sum())
-
-
-def spreading_falloff(size: int) -> Float[Tensor, "s s s"]:
-    """Compute what trilinear spreading on the volume's own grid multiplied it by: sinc² along each axis."""
-    index = torch.arange(size, dtype=torch.float64) - size // 2
-    one = torch.sinc(index / size) ** 2
-    return one[:, None, None] * one[None, :, None] * one[None, None, :]
-
-
-def moved_by_voxels(volume: Float[Tensor, "s s s"], shift_zyx: Sequence[int]) -> Float[Tensor, "s s s"]:
-    """Move a volume by whole voxels; what comes in from outside is 0."""
-    out = torch.zeros_like(volume)
-    size = volume.shape[0]
-    shift_zyx = [max(-size, min(size, d)) for d in shift_zyx]
-    to = tuple(slice(max(0, d), min(size, size + d)) for d in shift_zyx)
-    come = tuple(slice(max(0, -d), min(size, size - d)) for d in shift_zyx)
-    out[to] = volume[come]
-    return out
-
-
-class Weights(NamedTuple):
-    """Weights of a pseudo-subtomogram on the half grid, FFTW order.
-
-    Attributes
-    ----------
-    ctf2
-        Sum of CTF² of the slices through each voxel: what multiplies the particle.
-    multiplicity
-        Number of slices through each voxel.
-    """
-
-    ctf2: Float[Tensor, "s s h"]
-    multiplicity: Float[Tensor, "s s h"]
-
-
-def weights_of(stored: Float[Tensor, "d s h"], least: float = 0.01) -> Weights:
-    """Take CTF² and multiplicity from a weights file of 2 · size slabs; both 0 where hardly a slice came.
-
-    Parameters
-    ----------
-    least
-        Multiplicity below which a voxel is empty (RELION's ``--subtomo_multi_thr``).
-    """
-    size = stored.shape[0] // 2
-    ctf2, multiplicity = stored[:size].abs(), stored[size:]
-    there = multiplicity > least
-    return Weights(ctf2 * there, multiplicity * there)
-
-
-def initial_noise(
-    spectra: Sequence[Complex[Tensor, "s s h"]], multiplicities: Sequence[Float[Tensor, "s s h"]]
-) -> Float[ndarray, "shells"]:
-    """Noise power of one slice: power of the volumes, less that of their average, per multiplicity.
-
-    As :func:`~napari_sta.kernels.refinement.initial_noise` of images.
-    """
-    from napari_sta.kernels.refinement import filled_noise, shell_powers
-
-    size = spectra[0].shape[0]
-    shells, n_shells = half_space_shells(size), size // 2 + 1
-    n = len(spectra)
-    power = sum(shell_powers(one[None], shells, n_shells)[0] for one in spectra)
-    mean = sum(spectra[1:], spectra[0]) / n
-    average = shell_powers(mean[None], shells, n_shells)[0]
-    total = sum(shell_totals(one, shells, n_shells) for one in multiplicities)
-    return filled_noise((power - n * average) / np.maximum(2 * np.asarray(total), 1e-300))
-
-
-def shell_totals(
-    values: Float[Tensor, "s s h"], shells: Int[Tensor, "s s h"], n_shells: int
-) -> Float[ndarray, "shells"]:
-    """Sum values over shells, float64."""
-    index = shells.flatten().clamp(max=n_shells)
-    return torch.bincount(index, weights=values.flatten().double(), minlength=n_shells + 1)[:n_shells].numpy()

@@ -1,8 +1,4 @@
-"""Fast CPU paths, compiled by numba; each has a plain torch twin in the module that calls it.
-
-All kernels are serial and release the GIL: the caller gives each thread its own share
-(:func:`napari_sta.kernels.devices.run_in_threads`), so results do not depend on the thread count.
-"""
+"""Slices of single particles into pseudo-subtomograms."""
 
 from __future__ import annotations
 
@@ -75,14 +71,3 @@ def scatter_slices(  # type: ignore[no-untyped-def]
                                     data[i, iz, iy, 0, 1] -= m * im
                                     weight[i, iz, iy, 0] += m * w
                                     multiplicity[i, iz, iy, 0] += m
-
-
-@njit(nogil=True, cache=True)
-def additive_generator(state, count):  # type: ignore[no-untyped-def]
-    """Continue x[i] = x[i - 31] + x[i - 3] mod 2^32 from its last 31 values (uint32)."""
-    values = np.empty(31 + count, np.uint32)
-    for i in range(31):
-        values[i] = state[i]
-    for i in range(31, 31 + count):
-        values[i] = values[i - 31] + values[i - 3]
-    return values[31:]

@@ -1,6 +1,5 @@
-"""Compiled loops of refinement: slice gather, phase ramps, residual statistics, insertion.
+"""Slices of a reference, and images spread into sums: gather, phase ramps, insertion.
 
-All are serial and release the GIL; :mod:`napari_sta.kernels.refinement` holds their plain torch twins.
 Pixels are listed row by row: row ``r`` of the list has frequency ``row_v[r]`` and columns
 ``row_u[r] ... row_u[r] + row_n[r] - 1``, stored from ``row_start[r]`` on. Complex numbers are planar:
 ``[Re | Im]`` of length 2n, so that a block of them is the operand of a matrix product.
@@ -13,11 +12,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from napari_sta.kernels._vectors import FAST, between, lanes, pointer, splat
-
-# ----------------------------------------------------------------------------------------------------
-# Vectors of one voxel's values: what the loop vectoriser cannot see. A pixel's eight voxels are four loads
-# of neighbours in x, 16 bytes each, where gathering lane by lane takes sixteen loads.
+from napari_sta.kernels.compiled.vectors import FAST, between, lanes, pointer, splat
 
 
 @intrinsic
@@ -71,7 +66,7 @@ def spread(_, volume, index, dy, dz, fx, fy, fz, re, im, weight):  # type: ignor
     return signature, generate
 
 
-_TILE = 128
+TILE = 128
 """Pixels of a row of orientations that are read together: their neighbourhood stays in the first cache."""
 
 
@@ -100,15 +95,15 @@ def gather_rows(volume, depth, width, axes, kv, ku, weight, out, norm):  # type:
     one = np.float32(1)
     dy = np.int64(2 * width)
     dz = np.int64(2 * width * depth)
-    at = np.empty(_TILE, np.int32)
-    px = np.empty(_TILE, np.float32)
-    py = np.empty(_TILE, np.float32)
-    pz = np.empty(_TILE, np.float32)
-    sign = np.empty(_TILE, np.float32)
-    real = np.empty(_TILE, np.float32)
-    imag = np.empty(_TILE, np.float32)
-    for first in range(0, n, _TILE):
-        count = min(_TILE, n - first)
+    at = np.empty(TILE, np.int32)
+    px = np.empty(TILE, np.float32)
+    py = np.empty(TILE, np.float32)
+    pz = np.empty(TILE, np.float32)
+    sign = np.empty(TILE, np.float32)
+    real = np.empty(TILE, np.float32)
+    imag = np.empty(TILE, np.float32)
+    for first in range(0, n, TILE):
+        count = min(TILE, n - first)
         for o in range(len(axes)):
             vz, vy, vx = axes[o, 0, 0], axes[o, 0, 1], axes[o, 0, 2]
             uz, uy, ux = axes[o, 1, 0], axes[o, 1, 1], axes[o, 1, 2]
@@ -172,97 +167,6 @@ def shift_rows(image, shift, size, row_v, row_u, row_n, row_start, out):  # type
                 out[i, n + begin + j] = a * ps + b * pc
 
 
-@njit(nogil=True, error_model="numpy", fastmath=True, inline="always")
-def _tile(slices, ramps, a0, a1, a2, a3, b0, b1, b2, b3, into):  # type: ignore[no-untyped-def]
-    """Dot products of four rows with four: 16 sums that stay in registers; (4, 4) float32."""
-    s00 = s01 = s02 = s03 = np.float32(0)
-    s10 = s11 = s12 = s13 = np.float32(0)
-    s20 = s21 = s22 = s23 = np.float32(0)
-    s30 = s31 = s32 = s33 = np.float32(0)
-    for k in range(slices.shape[1]):
-        x0, x1, x2, x3 = slices[a0, k], slices[a1, k], slices[a2, k], slices[a3, k]
-        y0, y1, y2, y3 = ramps[b0, k], ramps[b1, k], ramps[b2, k], ramps[b3, k]
-        s00 += x0 * y0
-        s01 += x0 * y1
-        s02 += x0 * y2
-        s03 += x0 * y3
-        s10 += x1 * y0
-        s11 += x1 * y1
-        s12 += x1 * y2
-        s13 += x1 * y3
-        s20 += x2 * y0
-        s21 += x2 * y1
-        s22 += x2 * y2
-        s23 += x2 * y3
-        s30 += x3 * y0
-        s31 += x3 * y1
-        s32 += x3 * y2
-        s33 += x3 * y3
-    into[0, 0], into[0, 1], into[0, 2], into[0, 3] = s00, s01, s02, s03
-    into[1, 0], into[1, 1], into[1, 2], into[1, 3] = s10, s11, s12, s13
-    into[2, 0], into[2, 1], into[2, 2], into[2, 3] = s20, s21, s22, s23
-    into[3, 0], into[3, 1], into[3, 2], into[3, 3] = s30, s31, s32, s33
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_products(slices, ramps, out):  # type: ignore[no-untyped-def]
-    """Add the product of ``slices`` (o, m) and transposed ``ramps`` (s, m) to ``out`` (o, s) float64.
-
-    For the shapes met here, long rows and few columns, this runs at 85 to 95 % of the rate of a large
-    square product, where libraries reach 40 to 85 %.
-    """
-    n_o, n_s = len(slices), len(ramps)
-    tile = np.empty((4, 4), np.float32)
-    for a in range(0, n_o, 4):
-        last_a = n_o - 1
-        for b in range(0, n_s, 4):
-            last_b = n_s - 1
-            _tile(
-                slices, ramps, a, min(a + 1, last_a), min(a + 2, last_a), min(a + 3, last_a), b,
-                min(b + 1, last_b), min(b + 2, last_b), min(b + 3, last_b), tile,
-            )  # fmt: skip
-            for i in range(min(4, n_o - a)):
-                for j in range(min(4, n_s - b)):
-                    out[a + i, b + j] += tile[i, j]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_pair_products(slices, ramps, parent, step, n_c, n_d, out):  # type: ignore[no-untyped-def]
-    """Add dot products of the children of chosen pairs; ``n_c`` and ``n_d`` children each, multiples of 4.
-
-    ``slices`` (p · n_c, m) and ``ramps`` (q · n_d, m) float32, ``parent`` and ``step`` (k,); ``out``
-    (p · n_c, q · n_d) float64.
-    """
-    tile = np.empty((4, 4), np.float32)
-    for i in range(len(parent)):
-        for a in range(parent[i] * n_c, (parent[i] + 1) * n_c, 4):
-            for b in range(step[i] * n_d, (step[i] + 1) * n_d, 4):
-                _tile(slices, ramps, a, a + 1, a + 2, a + 3, b, b + 1, b + 2, b + 3, tile)
-                for j in range(4):
-                    for k in range(4):
-                        out[a + j, b + k] += tile[j, k]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_statistics(slices, sums, weight, model, shell, residual, cross, norm):  # type: ignore[no-untyped-def]
-    """Shell sums of what residuals and scales need, over the kept orientations of one image.
-
-    ``slices`` and ``sums`` (o, 2n) planar: V and the weighted image sum F; ``weight`` (o,) sums of weights;
-    ``model`` (n,) M. Added to, float64 a shell: ``cross`` M Re(conj V · F), ``norm`` w M² abs(V)² and
-    ``residual`` norm - 2 cross, all for scale 1.
-    """
-    n = len(model)
-    for o in range(len(weight)):
-        w = weight[o]
-        for k in range(n):
-            a, b = slices[o, k] * model[k], slices[o, n + k] * model[k]
-            x = np.float64(a * sums[o, k] + b * sums[o, n + k])
-            p = np.float64(w * (a * a + b * b))
-            cross[shell[k]] += x
-            norm[shell[k]] += p
-            residual[shell[k]] += p - 2 * x
-
-
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def scatter_rows(data, weights, weight_of, axes, kv, ku, volume):  # type: ignore[no-untyped-def]
     """Spread slices at listed pixels into a half volume, trilinearly.
@@ -285,13 +189,13 @@ def scatter_rows(data, weights, weight_of, axes, kv, ku, volume):  # type: ignor
     one = np.float32(1)
     dy = np.int64(4 * width)
     dz = np.int64(4 * width * depth)
-    at = np.empty(_TILE, np.int64)
-    px = np.empty(_TILE, np.float32)
-    py = np.empty(_TILE, np.float32)
-    pz = np.empty(_TILE, np.float32)
-    sign = np.empty(_TILE, np.float32)
-    for first in range(0, n, _TILE):
-        count = min(_TILE, n - first)
+    at = np.empty(TILE, np.int64)
+    px = np.empty(TILE, np.float32)
+    py = np.empty(TILE, np.float32)
+    pz = np.empty(TILE, np.float32)
+    sign = np.empty(TILE, np.float32)
+    for first in range(0, n, TILE):
+        count = min(TILE, n - first)
         for o in range(len(axes)):
             vz, vy, vx = axes[o, 0, 0], axes[o, 0, 1], axes[o, 0, 2]
             uz, uy, ux = axes[o, 1, 0], axes[o, 1, 1], axes[o, 1, 2]
@@ -313,6 +217,25 @@ def scatter_rows(data, weights, weight_of, axes, kv, ku, volume):  # type: ignor
                     flat, at[j], dy, dz, px[j], py[j], pz[j], data[o, k], data[o, n + k] * sign[j],
                     weights[k] * wo,
                 )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def add_statistics(slices, sums, weight, model, shell, cross, norm):  # type: ignore[no-untyped-def]
+    """Shell sums of what residuals and scales need, over the kept orientations of one image.
+
+    ``slices`` and ``sums`` (o, 2n) planar: V and the weighted image sum F; ``weight`` (o,) sums of weights;
+    ``model`` (n,) M. Added to, float64 a shell: ``cross`` M Re(conj V · F) and ``norm`` w M² abs(V)²,
+    for scale 1.
+    """
+    n = len(model)
+    for o in range(len(weight)):
+        w = weight[o]
+        for k in range(n):
+            a, b = slices[o, k] * model[k], slices[o, n + k] * model[k]
+            x = np.float64(a * sums[o, k] + b * sums[o, n + k])
+            p = np.float64(w * (a * a + b * b))
+            cross[shell[k]] += x
+            norm[shell[k]] += p
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

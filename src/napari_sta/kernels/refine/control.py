@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from napari_sta.kernels.refine.sampling import AngularPrior, angular_step_deg
 from napari_sta.kernels.rotations import symmetry_operators_zyx
-from napari_sta.kernels.sampling import AngularPrior, angular_step_deg
 
 
 @dataclass(frozen=True)

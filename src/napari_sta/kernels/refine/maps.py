@@ -1,6 +1,6 @@
-"""3D refinement, maximisation: from weighted sums to half maps, FSC, priors, noise and scales.
+"""Maximisation: from weighted sums to half maps, their FSC and what limits them.
 
-Sums live on the padded half grid of :func:`napari_sta.kernels.refinement_sums.new_sums`: (d, d, w, 4),
+Sums live on the padded half grid of :func:`napari_sta.kernels.refine.sums.new_sums`: (d, d, w, 4),
 frequency 0 at (d // 2, d // 2, 0); radii are in Fourier pixels of the unpadded box.
 
 References
@@ -14,19 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from napari_sta.kernels.refinement import (
-    fill_outside,
-    interpolation_falloff,
-    padded_radius,
-    pixels_per_shell,
-    radius_grid,
-    soft_disc,
-)
-from napari_sta.kernels.refinement_sums import Sums
+from napari_sta.kernels.refine.images import fill_outside, soft_disc
+from napari_sta.kernels.refine.projector import interpolation_falloff, padded_radius, radius_grid
 
 
 def complete_sums(
@@ -43,7 +36,7 @@ def complete_sums(
     -----
     Sums, not means: a volume of n operators holds n times the weight.
     """
-    from napari_sta.kernels._numba_refine import add_symmetry_copies
+    from napari_sta.kernels.compiled.slices import add_symmetry_copies
     from napari_sta.kernels.devices import run_interleaved
 
     full = volume.astype(np.float64)
@@ -60,42 +53,6 @@ def complete_sums(
     run_interleaved(
         lambda first, step: add_symmetry_copies(first, step, full, others, float(radius), out), threads
     )
-    return out
-
-
-def complete_sums_reference(
-    volume: Float[ndarray, "d d w 4"], operators_zyx: Float[ndarray, "n 3 3"], radius: int
-) -> Float[Tensor, "d d w 4"]:
-    """Plain torch twin of :func:`complete_sums`."""
-    full = torch.as_tensor(volume).double().clone()
-    depth, width = full.shape[0], full.shape[2]
-    mate = full[:, :, 0].flip(0, 1)
-    mate[..., 1] *= -1
-    half = depth // 2
-    mate[half, half] = 0
-    full[:, :, 0] += mate
-    out = full.clone()
-    k = torch.arange(-half, half + 1).double()
-    grid = torch.stack(torch.meshgrid(k, k, torch.arange(width).double(), indexing="ij"), dim=-1)
-    inside = (grid * grid).sum(dim=-1) <= radius * radius
-    points = grid[inside]
-    for operator in operators_zyx[1:]:
-        at = points @ torch.as_tensor(operator).double().T
-        sign = torch.where(at[:, 2] < 0, -1.0, 1.0).double()
-        at = at * sign[:, None]
-        low = at.floor()
-        part = at - low
-        for corner in range(8):
-            bits = [corner >> a & 1 for a in range(3)]
-            w = torch.ones_like(sign)
-            for a in range(3):
-                w = w * (part[:, a] if bits[a] else 1 - part[:, a])
-            z, y, x = (low[:, a].long() + bits[a] + (half if a < 2 else 0) for a in range(3))
-            legal = (z >= 0) & (z < depth) & (y >= 0) & (y < depth) & (x < width)
-            value = full[z.clamp(0, depth - 1), y.clamp(0, depth - 1), x.clamp(max=width - 1)]
-            value = value * (w * legal)[:, None]
-            value[:, 1] *= sign
-            out[inside] += value
     return out
 
 
@@ -379,53 +336,13 @@ def current_resolution_shell(ssnr: Float[ndarray, "shells"]) -> int:
     return max(5, shell)
 
 
-def update_noise(sums: Sums, size: int, *, premultiplied: bool = True) -> Float[ndarray, "g shells"]:
-    """Noise power of each optics group from the residuals.
+def resolution_of(references: list[Tensor] | None, edge_angst: float) -> float:
+    """Resolution (Å) to which two start maps agree (FSC 0.5); for the same map twice: Nyquist."""
+    from napari_sta.kernels import fsc
 
-    Notes
-    -----
-    RELION: at least 1e-15 for premultiplied images; a shell below 1e-14 takes the value of the one before.
-    """
-    count = pixels_per_shell(size)
-    if sums.slices.any():  # volumes: noise of one slice
-        expected = 2 * np.maximum(sums.slices, 1e-300)
-    else:
-        expected = 2 * np.maximum(sums.n_images, 1e-300)[:, None] * count
-    sigma2 = sums.residual / expected
-    if premultiplied:
-        sigma2 = np.maximum(sigma2, 1e-15)
-    for shell in range(1, sigma2.shape[1]):
-        low = sigma2[:, shell] < 1e-14
-        sigma2[low, shell] = sigma2[low, shell - 1]
-    return sigma2
-
-
-def update_scales(
-    sums: Sums, ssnr: Float[ndarray, "shells"], n_particles: Int[ndarray, "s"], threshold: float = 3.0
-) -> Float[ndarray, "s"]:
-    """Scale of each tomogram: how strong its images are relative to the reference.
-
-    Parameters
-    ----------
-    n_particles
-        (s,) particles of each tomogram in this half set.
-
-    Notes
-    -----
-    Sum of cross / sum of norm over shells with SSNR above the threshold, 1 without any; clamped to a fifth
-    and five times the median, then divided by the mean over particles.
-    """
-    good = ssnr > threshold
-    top, bottom = (values[..., good].sum(axis=(1, 2)) for values in (sums.cross, sums.norm))
-    scale = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)
-    median = np.sort(scale)[len(scale) // 2]
-    if median <= 0:  # nothing to go by
-        return np.ones_like(scale)
-    scale = np.clip(scale, median / 5, 5 * median)
-    scale = scale / ((scale * n_particles).sum() / max(n_particles.sum(), 1))
-    return np.maximum(scale, 1e-3)
-
-
-def update_sigma2_offset(sums: Sums, minimum_angst2: float = 2.0) -> float:
-    """Variance of offsets per axis, Å²."""
-    return max(minimum_angst2, sums.offset2_angst2 / (3 * max(sums.weight, 1e-300)))
+    if references is None:
+        return edge_angst / 5
+    curve = fsc.fourier_shell_correlation(references[0].double(), references[1].double())
+    below = fsc.first_below(curve, 0.5, 1)
+    shell = len(curve) - 1 if below is None else max(5, below - 1)
+    return edge_angst / shell
