@@ -139,3 +139,19 @@ def test_a_role_can_change(qtbot):
         mark(label, role)
         label.ensurePolished()
         assert label.palette().windowText().color().name() == colour
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_what_stands_in_an_empty_field_can_be_read(viewer, theme):
+    from napari_sta.widgets.job_dock import JobDock
+
+    viewer.theme = theme
+    dock = JobDock(viewer)
+    viewer.window.add_dock_widget(dock)
+    dock.fill("postprocess", {})
+    number, path = (dock.form.rows[name].widget.native for name in ("lowpass_angst", "in_mask"))
+    for line in (number.lineEdit(), path.combo.lineEdit()):
+        assert line.placeholderText()
+        shades = ["#" + "".join(f"{v:02x}" for v in one) for one in pixels(line).reshape(-1, 3)]
+        field = max(set(shades), key=shades.count)
+        assert max(contrast(shade, field) for shade in set(shades)) >= TEXT_CONTRAST
