@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QLabel, QPushButton
 
 from napari_sta.widgets.themes import (
@@ -57,9 +58,9 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 
 def pixels(widget) -> np.ndarray:
-    image = widget.grab().toImage().convertToFormat(widget.grab().toImage().Format.Format_RGB32)
+    image = widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
     data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.width(), 4)
-    return data[..., 2::-1]
+    return data[..., 2::-1].copy()  # the image goes away
 
 
 def has(widget, colour: str, *, near: int = 12) -> bool:
