@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QLabel, QPushButton
 
 from napari_sta.widgets.themes import (
@@ -57,9 +58,9 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 
 def pixels(widget) -> np.ndarray:
-    image = widget.grab().toImage().convertToFormat(widget.grab().toImage().Format.Format_RGB32)
+    image = widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
     data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.width(), 4)
-    return data[..., 2::-1]
+    return data[..., 2::-1].copy()  # the image goes away
 
 
 def has(widget, colour: str, *, near: int = 12) -> bool:
@@ -139,3 +140,19 @@ def test_a_role_can_change(qtbot):
         mark(label, role)
         label.ensurePolished()
         assert label.palette().windowText().color().name() == colour
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_what_stands_in_an_empty_field_can_be_read(viewer, theme):
+    from napari_sta.widgets.job_dock import JobDock
+
+    viewer.theme = theme
+    dock = JobDock(viewer)
+    viewer.window.add_dock_widget(dock)
+    dock.fill("postprocess", {})
+    number, path = (dock.form.rows[name].widget.native for name in ("lowpass_angst", "in_mask"))
+    for line in (number.lineEdit(), path.combo.lineEdit()):
+        assert line.placeholderText()
+        shades = ["#" + "".join(f"{v:02x}" for v in one) for one in pixels(line).reshape(-1, 3)]
+        field = max(set(shades), key=shades.count)
+        assert max(contrast(shade, field) for shade in set(shades)) >= TEXT_CONTRAST

@@ -104,7 +104,8 @@ def style_sheet(colours: Mapping[str, str]) -> str:
             f'QFrame#sta_card[sta="{name}"] {{ border: 1px solid {colours[name]}; '
             f"border-left: 4px solid {colours[name]}; }}"
         )
-    rules.append(f"QLineEdit {{ placeholder-text-color: {colours['placeholder']}; }}")
+    fields = "QLineEdit, QComboBox, QAbstractSpinBox"  # a line in a box follows the box
+    rules.append(f"{fields} {{ placeholder-text-color: {colours['placeholder']}; }}")
     rules.append(f'QLabel[sta="changed"] {{ color: {colours["warning"]}; font-size: 14pt; padding: 0; }}')
     rules.append(
         f'QPushButton[sta="go"]:enabled {{ font-weight: bold; color: {colours["button_text"]}; '
