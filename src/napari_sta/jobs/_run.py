@@ -265,7 +265,7 @@ class JobRun:
             return None
         own = read_record(out)
         if own["job"] != self.job.name():
-            raise InputError(f"--o {out} is the folder of a {own['job']} job; choose another folder")
+            raise InputError(f"--o {out} is the folder of another job ({own['job']}); choose another folder")
         if _runs(out, own):
             raise InputError(
                 f"{out} is in use: the job there runs in process {own.get('process')}; wait for it or stop it"
@@ -279,7 +279,11 @@ class JobRun:
     def _refuse_foreign(self, out: Path, names: set[str], *, anyhow: bool = False) -> None:
         """Never write among what another program or another job left."""
         others = sorted(name for name in names if not _LAUNCH_FILES.fullmatch(name))
-        if not others and names and not (anyhow or self.options.by_relion or _is_launched(self.job.relion_type, out, names)):
+        if (
+            not others
+            and names
+            and not (anyhow or self.options.by_relion or _is_launched(self.job.relion_type, out, names))
+        ):
             others = sorted(names)
         if others:
             raise InputError(
@@ -533,6 +537,10 @@ class JobRun:
             self._write_record(self.out)
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
+            if status != "Succeeded":
+                # Without the marker RELION takes it to be running; an empty file may find room on a full disk.
+                with contextlib.suppress(StaError, OSError):
+                    mark(self.out, status)
             if status == "Succeeded":
                 raise JobError(f"the job finished, but its records could not be written: {error}") from error
         if in_pipeline and self._in_pipeline and self._project is not None:

@@ -291,7 +291,9 @@ class Refine(StaInputsJob):
         if optimiser is not None:
             # The particle set that is gone on with, and reference and mask taken over, are named in no field.
             taken = [inputs.particles_path, job.in_3dref, job.in_mask]
-            found["particles, reference or mask taken over"] = [sha256(resolve(path)) if path else "" for path in taken]
+            found["particles, reference or mask taken over"] = [
+                sha256(resolve(path)) if path else "" for path in taken
+            ]
         return found
 
     def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
