@@ -154,6 +154,13 @@ def test_job_folder(project):
     assert "binning = 2" in str(describe(folder / "job.star"))
 
 
+@pytest.mark.parametrize("target", ["job024", "absolute"])
+def test_a_jobs_alias_is_the_job(project, target):
+    folder = project / "Extract/job024"
+    (project / "Extract/good_ones").symlink_to(folder if target == "absolute" else target)
+    assert str(describe("Extract/good_ones")) == str(describe(folder))
+
+
 def test_what_is_nothing_we_know(project, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         describe("nope.star")

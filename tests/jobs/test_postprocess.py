@@ -237,6 +237,16 @@ def test_halves_that_agree_everywhere(spoilt, tmp_path):
     assert "the unmasked FSC never falls below 0.8" in refused(spoilt, tmp_path / "o")
 
 
+@pytest.mark.parametrize("mask", [{}, {"in_mask": None}], ids=["mask", "no mask"])
+def test_halves_that_agree_nowhere(spoilt, tmp_path, mask):
+    """There is no resolution to tell."""
+    half = read_volume(spoilt / "half1.mrc")
+    write_volume(spoilt / "half2.mrc", Volume(-half.data, PIXEL))
+    with pytest.raises(InputError, match=r"half1\.mrc and .*half2\.mrc have nothing in common"):
+        postprocess(spoilt, tmp_path / "out", **mask)
+    assert not list((tmp_path / "out").glob("postprocess*"))
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [((40, 40, 40), "differ in box size"), ((48, 48, 50), "needs a cubic map")],

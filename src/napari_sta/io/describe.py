@@ -688,9 +688,11 @@ def _describe_output_nodes(found: Description, path: Path, tables: dict[str, Tab
 
 def _describe_folder(path: Path) -> Description:
     found = Description()
-    if JOB_NAME.search(str(path.absolute())):
-        _describe_job(found, path)
-        return found
+    # A job's alias is a link to its folder.
+    for folder in (path, path.resolve()):
+        if JOB_NAME.search(str(folder.absolute())):
+            _describe_job(found, folder)
+            return found
     project = Project.find(path)
     if project is None or project.root != path.absolute():
         raise InputError(

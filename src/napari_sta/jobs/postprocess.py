@@ -242,6 +242,11 @@ class Postprocess(Job):
             true_fsc = self._choose(curves, found.randomised, box, pixel, context)
             curves["corrected"] = true_fsc
         resolution = fsc.resolution_angst(true_fsc, box, pixel)
+        if not np.isfinite(resolution):
+            raise InputError(
+                f"{first.path} and {second.path} have nothing in common: their FSC is below 0.143 from the first shell "
+                "on; take the two halves of one reconstruction, and a mask that lies on the structure"
+            )
         yield Progress(2, 5, f"resolution {resolution:.2f} Å")
 
         size = (box,) * 3
