@@ -714,6 +714,18 @@ def test_visible_frames_are_a_vector(project, text):
         relion.visible_frames(relion.read_particles(PARTICLES))
 
 
+@pytest.mark.parametrize(
+    "text", ["<NA>", "nan", "", "[1,0,0]", "[nan,0,0,0]", "[<NA>,0,0,0]", "[1e300,0,0,0]", "[inf,0,0,0]"]
+)
+@pytest.mark.parametrize("label", ["rlnTomoProjX", "rlnTomoProjW"])
+def test_matrices_of_numbers_that_can_be(project, data, label, text):
+    path = Path("tomograms4.star")
+    shutil.copy(data / "relion4/tomograms.star", path)
+    _with(path, "TS_03", label, text, 6)
+    with pytest.raises(InputError, match=rf"tomograms4\.star, table data_TS_03, row 7: .*{label}"):
+        relion.read_tilt_series_set(path)
+
+
 @pytest.mark.parametrize("text", ["1e30", "1e18", "-5", "2.5", "nan"])
 def test_sizes_that_no_tomogram_has(project, text):
     path = Path("Tomograms/job007/tomograms.star")

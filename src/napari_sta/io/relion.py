@@ -216,11 +216,17 @@ def _length_px(row: Mapping[str, str], label: str, path: str | Path, most: int, 
     return int(length)
 
 
-def _vector(text: str, label: str, path: str | Path) -> NDArray[np.float64]:
+def _vector(text: str, label: str, where: str) -> NDArray[np.float64]:
+    """Return a vector; ``where`` names its table and row for the message."""
     try:
-        return parse_vector(text)
+        values = parse_vector(text)
     except ValueError as error:
-        raise InputError(f"{path}, column {label}: {error}") from None
+        raise InputError(f"{where}: {error} in column {label}; correct the value") from None
+    if len(values) and np.abs(values).max() > _MOST_ANGST:
+        raise InputError(
+            f"{where}: {text[:40]!r} in column {label} is absurd (beyond {_MOST_ANGST:g}); correct the value"
+        )
+    return values
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -779,11 +785,10 @@ def _alignment(
         matrices = np.empty((len(table), 4, 4))
         for row, label in enumerate(matrix_labels):
             for tilt, text in enumerate(table[label]):
-                vector = _vector(text, label, path)
+                where = f"{path}, table data_{name}, row {tilt + 1}"
+                vector = _vector(text, label, where)
                 if len(vector) != 4:
-                    raise InputError(
-                        f"{path}, table data_{name}, row {tilt + 1}: {label} must have four numbers"
-                    )
+                    raise InputError(f"{where}: {label} must have four numbers")
                 matrices[tilt, row] = vector[[2, 1, 0, 3]]  # columns x y z w -> z y x w
         return None, None, matrices
     needed = ("rlnTomoYTilt", "rlnTomoZRot", "rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
@@ -861,7 +866,10 @@ def _deformation(
         raise InputError(
             f"{tilt_path}, table data_{name} has no column {label}, though {path} announces deformations"
         )
-    coefficients = tuple(_vector(text, label, tilt_path) for text in table[label])
+    coefficients = tuple(
+        _vector(text, label, f"{tilt_path}, table data_{name}, row {tilt + 1}")
+        for tilt, text in enumerate(table[label])
+    )
     wanted = {"linear": 3, "spline": 8 * grid[0] * grid[1]}.get(kind)
     for index, vector in enumerate(coefficients):
         if wanted is not None and len(vector) != wanted:
