@@ -426,3 +426,13 @@ def test_names_in_another_encoding_are_shown(in_pixels):
     meta["name"].encode("utf-8")
     assert meta["features"]["rlnTomoName"].iloc[0].encode("utf-8")
     assert len(points) == len(meta["features"])
+
+
+def test_a_jobs_alias_opens_as_the_job(tmp_path):
+    """RELION's alias is a link beside the folder, in which a copy of the pipeline file lies."""
+    folder = tmp_path / "Extract/job024"
+    folder.mkdir(parents=True)
+    (folder / "default_pipeline.star").touch()
+    (tmp_path / "Extract/good_ones").symlink_to("job024")
+    assert layers.is_job_folder(tmp_path / "Extract/good_ones")
+    assert layers.get_reader(str(tmp_path / "Extract/good_ones")) is not None

@@ -377,8 +377,10 @@ HEADLINES = (
 
 
 def is_job_folder(folder: Path) -> bool:
-    """Whether a folder is one of RELION's ``<Type>/jobNNN``."""
-    return folder.is_dir() and folder.name.startswith("job") and folder.name[3:].isdigit()
+    """Whether a folder is one of RELION's ``<Type>/jobNNN``, or the alias of one."""
+    from napari_sta.io.files import is_job_folder
+
+    return folder.is_dir() and is_job_folder(folder)
 
 
 def is_project_folder(folder: Path) -> bool:

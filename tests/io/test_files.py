@@ -61,6 +61,19 @@ def test_resolve_tries_current_folder_project_and_ancestors(tmp_path, monkeypatc
         resolve("/nope/nope.mrc")
 
 
+def test_an_alias_is_no_project(tmp_path):
+    """RELION leaves a copy of the pipeline file in every job folder, and links an alias to the folder."""
+    root = tmp_path / "proj"
+    _touch(root / "Extract/job024/default_pipeline.star")
+    (root / "Extract/good_ones").symlink_to("job024")
+    assert project_root(root / "Extract/good_ones/particles.star") == root
+    assert project_root(root / "Extract/good_ones") == root
+    # A project may lie in a folder that is called as a job's.
+    _touch(tmp_path / "data/job001/default_pipeline.star")
+    (tmp_path / "current").symlink_to("data/job001")
+    assert project_root(tmp_path / "current/masks/mask.mrc") == tmp_path / "current"
+
+
 def test_how_a_set_names_its_members(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     member = _touch(tmp_path / "proj/Tomograms/job007/tomograms.star")

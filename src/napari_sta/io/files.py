@@ -294,12 +294,21 @@ def project_root(path: str | Path) -> Path | None:
     """
     where = absolute(path)
     for folder in (where, *where.parents):
-        if os.path.isfile(folder / "default_pipeline.star") and not _JOB_FOLDER.match(folder.name):
+        if os.path.isfile(folder / "default_pipeline.star") and not is_job_folder(folder):
             return folder
     for folder in (where, *where.parents):
-        if _JOB_FOLDER.match(folder.name) and folder.parent != folder.parent.parent:
+        if is_job_folder(folder) and folder.parent != folder.parent.parent:
             return folder.parent.parent
     return None
+
+
+def is_job_folder(path: str | Path) -> bool:
+    """Whether a path is named as a job's folder, or is RELION's alias of one, a link to a folder beside it."""
+    path = absolute(path)
+    if _JOB_FOLDER.match(path.name) or not os.path.islink(path):
+        return _JOB_FOLDER.match(path.name) is not None
+    folder, name = os.path.split(os.path.realpath(path))
+    return folder == os.path.realpath(path.parent) and _JOB_FOLDER.match(name) is not None
 
 
 def resolve(path: str | Path, *hints: str | Path) -> Path:
