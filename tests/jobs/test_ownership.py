@@ -199,6 +199,22 @@ def test_a_log_that_is_a_link_is_refused(root, tmp_path, monkeypatch, capsys, lo
     assert victim.read_text() == "theirs"
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_a_file_put_into_its_folder_is_not_replaced(root, tmp_path, monkeypatch, capsys, name):
+    """The job failed before it wrote anything, and somebody left a result of another program there."""
+    out = tmp_path / "out"
+    assert run(root, name, out, JOBS[name][0], monkeypatch) == 0
+    first = next(iter(all_jobs()[name].outputs))
+    record = out / WRITTEN
+    written = record.read_text().splitlines()
+    record.write_text("\n".join(one for one in written if one != first) + "\n")
+    before = content(out)
+    capsys.readouterr()
+    assert run(root, name, out, JOBS[name][0], monkeypatch) == 2
+    assert f"holds {first}, which the {name} there did not write" in capsys.readouterr().err
+    assert content(out) == before
+
+
 def launched(folder: Path, program: str = "napari-sta practise", label: str = "relion.external") -> None:
     (folder / "job.star").write_text(
         f"# version 50001\n\ndata_job\n\n_rlnJobTypeLabel {label}\n\n# version 50001\n\ndata_joboptions_values\n\n"

@@ -49,6 +49,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
+        for root, _ in _running_around(path):
+            _check_still_there(root)
         raise JobError(sentence_for(error, path)) from error
     finally:
         with suppress(OSError):
@@ -83,21 +85,27 @@ def recorded(folder: str | Path) -> Iterator[None]:
 
 def _record(path: Path) -> None:
     """Enter a file into the record of the job whose folder it lies in."""
-    if not _records:
-        return
-    name = os.path.abspath(path)
-    for root, record in list(_records.items()):
-        if not name.startswith(root):
-            continue
-        if not os.path.exists(root + WRITTEN):
-            raise JobError(
-                f"the output folder {root} was removed or renamed while the job was running; run the job "
-                "again"
-            )
+    for root, record in _running_around(path):
+        _check_still_there(root)
         # A name that a full disk cut short must not run into the next.
-        entry = os.fsencode(f"\n{name[len(root) :]}\n")
+        entry = os.fsencode(f"\n{os.path.abspath(path)[len(root) :]}\n")
         if os.write(record, entry) < len(entry):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _running_around(path: Path) -> list[tuple[str, int]]:
+    """Return folder and record of the running jobs that a file lies in."""
+    if not _records:
+        return []
+    name = os.path.abspath(path)
+    return [(root, record) for root, record in list(_records.items()) if name.startswith(root)]
+
+
+def _check_still_there(root: str) -> None:
+    if not os.path.exists(root + WRITTEN):
+        raise JobError(
+            f"the output folder {root} was removed or renamed while the job was running; run the job again"
+        )
 
 
 def written_files(folder: str | Path) -> frozenset[str]:
@@ -303,7 +311,7 @@ def project_root(path: str | Path) -> Path | None:
 
 
 def is_job_folder(path: str | Path) -> bool:
-    """Whether a path is named as a job's folder, or is RELION's alias of one, a link to a folder beside it."""
+    """Whether a path is named as a job's folder, or is an alias of RELION's: a link to one beside it."""
     path = absolute(path)
     if _JOB_FOLDER.match(path.name) or not os.path.islink(path):
         return _JOB_FOLDER.match(path.name) is not None

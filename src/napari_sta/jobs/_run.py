@@ -274,6 +274,12 @@ class JobRun:
             # Killed in its first moments, it has written nothing yet.
             self._refuse_foreign(out, names - {"job.json", WRITTEN}, anyhow=True)
         self._written = written_files(out)
+        theirs = sorted(name for name in self.job.outputs if name in names and name not in self._written)
+        if theirs and not (out / WRITTEN).is_symlink():
+            raise InputError(
+                f"--o {out} holds {theirs[0]}, which the {own['job']} there did not write; move it away, or choose "
+                "another folder"
+            )
         return own
 
     def _refuse_foreign(self, out: Path, names: set[str], *, anyhow: bool = False) -> None:
