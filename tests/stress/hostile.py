@@ -136,6 +136,7 @@ _JOBS = ("../victim/data/", "../../victim/data/", "VICTIM/data/", "Extract/../..
 _FILES = ("../../victim/secret", "VICTIM/secret", "../../../victim/secret", "Extract/job003/../../../../victim/secret", "..", "",
           "../default_pipeline.star")  # fmt: skip
 _LABELS = ("../../../victim", "VICTIM", "..", "../..", "", "DensityMap/../../../../victim", ".")
+_ALIASES = ("../victim/data/", "../../victim/data/", "VICTIM/link/", "External/alias/", "victim/link/")
 
 
 def _discard_and_restore(root: str, job: str) -> None:
@@ -321,24 +322,23 @@ def _detached() -> list[str]:
 ACTS = {"imports": imports, "pipelines": pipelines, "links": links, "names": names}
 
 
-def run(project: Path, scratch: Path, report: Report, acts: list[str]) -> None:
+def run(project: Path, scratch: Path, report: Report, acts: list[str], forks: Forks) -> None:
     """Play the acts."""
-    with Forks() as forks:
-        stage = Stage(project, scratch, forks, report)
-        for name in acts:
-            before = report.checks, len(report.failures)
-            ACTS[name](stage)
-            print(
-                f"{name}: {report.checks - before[0]} checks, {len(report.failures) - before[1]} failed",
-                flush=True,
-            )
+    stage = Stage(project, scratch, forks, report)
+    for name in acts:
+        before = report.checks, len(report.failures)
+        ACTS[name](stage)
+        print(
+            f"{name}: {report.checks - before[0]} checks, {len(report.failures) - before[1]} failed",
+            flush=True,
+        )
 
 
 def main() -> int:
     """Run the command line."""
     report = Report("hostile projects")
-    with workbench() as (project, scratch):
-        run(project, scratch, report, sys.argv[1:] or list(ACTS))
+    with workbench() as (project, scratch), Forks() as forks:
+        run(project, scratch, report, sys.argv[1:] or list(ACTS), forks)
     return report.end()
 
 
