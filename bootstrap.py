@@ -16,17 +16,22 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"  # the release that the tests run with; any from 2.6 on will do
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SILENCE_S = 15  # a step that says nothing for so long is said to be still at work
 TEST_LIMIT_S = 1500  # for pytest; a hang must not eat CI's half hour
 
 # Debian's names; where a release renamed one, any of the names will do.
@@ -64,12 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen = has_screen() and not options.headless
             ensure_system_libraries(SCREEN_LIBRARIES if screen else (), ask)
             python = ensure_environment(options.venv.absolute(), "all", ask)
-            return demo(python, screen, options.o)
+            out = options.o or free_folder(Path("napari-sta-demo"))
+            status = demo(python, screen, out)
+            if status == 0:
+                say_how_to_go_on(python, out)
+            return status
         needed = SCREEN_LIBRARIES if has_screen() else SCREEN_LIBRARIES + VIRTUAL_SCREEN
         ensure_system_libraries(needed, ask)
         python = ensure_environment(options.venv.absolute(), "all,dev", ask)
         say(f"set up in {time.monotonic() - start:.0f} s")
-        return test(python)
+        status = test(python)
+        say_how_to_go_on(python)
+        return status
     except BootstrapError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 1
@@ -82,8 +93,20 @@ def say(text: str) -> None:
     print(f"==> {text}", flush=True)
 
 
-def run(command: Sequence[str | Path], **options: object) -> None:
+def run(
+    command: Sequence[str | Path], digest: Callable[[str], str | None] | None = None, **options: object
+) -> None:
     """Run a command, showing it.
+
+    Parameters
+    ----------
+    command
+        Words of the command line.
+    digest
+        Makes of each line of its output what is printed instead (None: nothing); if it fails, the end of its
+        output is printed as it was.
+    options
+        For subprocess.
 
     Raises
     ------
@@ -92,9 +115,59 @@ def run(command: Sequence[str | Path], **options: object) -> None:
     """
     words = [str(word) for word in command]
     print("  $ " + " ".join(words), flush=True)
-    status = subprocess.run(words, stdin=subprocess.DEVNULL, **options).returncode  # type: ignore[call-overload]
+    if digest is None:
+        status = subprocess.run(words, stdin=subprocess.DEVNULL, **options).returncode  # type: ignore[call-overload]
+    else:
+        status = run_digested(words, digest)
     if status:
         raise BootstrapError(f"'{' '.join(words[:6])} …' ended with status {status}; its output is above")
+
+
+def run_digested(words: Sequence[str], digest: Callable[[str], str | None]) -> int:
+    """Run a command, print what ``digest`` makes of its lines, and a sign of life in long silences."""
+    began = last = time.monotonic()
+    ended = threading.Event()
+    tail: deque[str] = deque(maxlen=40)
+    child = subprocess.Popen(
+        list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace",
+    )  # fmt: skip
+
+    def live() -> None:
+        nonlocal last
+        while not ended.wait(0.5):
+            if time.monotonic() - last >= SILENCE_S:
+                last = time.monotonic()
+                print(f"    … at work for {last - began:.0f} s", flush=True)
+
+    threading.Thread(target=live, daemon=True).start()
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            tail.append(line)
+            said = digest(line.strip())
+            if said is not None:
+                last = time.monotonic()
+                print(f"    {said}", flush=True)
+        status = child.wait()
+    except BaseException:
+        child.terminate()
+        raise
+    finally:
+        ended.set()
+    if status:
+        print("".join(tail), flush=True)
+    return status
+
+
+def digest_of_pip(line: str) -> str | None:
+    """Say in few words which package pip fetches, and when it installs; None for its other lines."""
+    found = re.match(r"(?:Downloading|Using cached) (?:\S*/)?([\w.]+)-(\d[^-\s]*)\S* \((.+?)\)", line)
+    if found and ".metadata" not in line:
+        return f"{found[1].replace('_', '-')} {found[2].removesuffix('.tar.gz')} ({found[3]})"
+    if line.startswith("Installing collected packages:"):
+        return f"installing {line.count(',') + 1} packages"
+    return None
 
 
 # --- the system --------------------------------------------------------------------------------------
@@ -132,10 +205,23 @@ def ensure_system_libraries(needed: Sequence[tuple[str, ...]], ask: bool) -> Non
     if not is_debian():
         say("not Debian or Ubuntu: make sure that the libraries of Qt 6 for X11 and OpenGL are installed")
         return
-    there = installed_packages()
-    missing = [names for names in needed if not there.intersection(names)]
+    missing = missing_libraries(needed)
     if missing:
         install_packages(missing, "system libraries that Qt and OpenGL need", ask)
+
+
+def missing_libraries(needed: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return those of Debian's packages that are not installed; none where packages are not Debian's."""
+    if not sys.platform.startswith("linux") or not is_debian():
+        return []
+    there = installed_packages()
+    return [names for names in needed if not there.intersection(names)]
+
+
+def install_line(missing: Sequence[tuple[str, ...]]) -> str:
+    """Return the line that installs Debian packages by hand."""
+    line = f"apt-get install -y --no-install-recommends {' '.join(names[0] for names in missing)}"
+    return line if is_root() else f"sudo {line}"
 
 
 def install_packages(missing: Sequence[tuple[str, ...]], what: str, ask: bool) -> None:
@@ -146,11 +232,8 @@ def install_packages(missing: Sequence[tuple[str, ...]], what: str, ask: bool) -
     BootstrapError
         If they may not be installed here, or apt-get fails.
     """
-    first_names = " ".join(names[0] for names in missing)
-    by_hand = f"apt-get install -y --no-install-recommends {first_names}"
-    if not is_root():
-        by_hand = "sudo " + by_hand
-    say(f"missing {what}: {first_names}")
+    by_hand = install_line(missing)
+    say(f"missing {what}: {' '.join(names[0] for names in missing)}")
     in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
     allowed = is_root() or in_ci
     if not allowed and ask:
@@ -197,7 +280,7 @@ def ensure_environment(venv: Path, extras: str, ask: bool) -> Path:
         make_environment(venv, ask)
     install_torch(python)
     say(f"installing napari-sta[{extras}] and what it needs (a few minutes)")
-    run([*pip(python), "install", "-q", "-e", f"{ROOT}[{extras}]"])
+    run([*pip(python), "install", "-e", f"{ROOT}[{extras}]"], digest=digest_of_pip)
     say("compiling the program and its kernels (once)")
     run([str(python), "-m", "compileall", "-q", str(ROOT / "src")])
     run([str(python), "-m", "napari_sta.kernels.warm_up"])
@@ -227,7 +310,7 @@ def make_environment(venv: Path, ask: bool) -> None:
 
 def pip(python: Path) -> list[str | Path]:
     """Return the command that calls pip of an environment."""
-    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
 
 
 def install_torch(python: Path) -> None:
@@ -237,15 +320,15 @@ def install_torch(python: Path) -> None:
         return
     if has_nvidia_gpu():
         say("an NVIDIA GPU is there: installing torch with CUDA")
-        run([*pip(python), "install", "-q", "torch"])
+        run([*pip(python), "install", "torch"], digest=digest_of_pip)
         return
     drags_cuda = torch_drags_cuda(python)
     if drags_cuda:
         say("no NVIDIA GPU: installing the CPU build of torch from PyTorch's own index")
-        run([*pip(python), "install", "-q", TORCH, "--index-url", TORCH_CPU_INDEX])
+        run([*pip(python), "install", TORCH, "--index-url", TORCH_CPU_INDEX], digest=digest_of_pip)
     else:
         say("no NVIDIA GPU: installing torch")
-        run([*pip(python), "install", "-q", TORCH])
+        run([*pip(python), "install", TORCH], digest=digest_of_pip)
 
 
 def torch_drags_cuda(python: Path) -> bool:
@@ -272,14 +355,41 @@ def environment_for_runs() -> dict[str, str]:
     return {**os.environ, **chosen}
 
 
-def demo(python: Path, screen: bool, out: Path | None) -> int:
+def demo(python: Path, screen: bool, out: Path) -> int:
     """Run ``napari-sta demo``."""
     command = [str(python), "-m", "napari_sta.cli", "demo"]
     if not screen:
         command.append("--headless")
-    command += ["--o", str(out or free_folder(Path("napari-sta-demo")))]
+    command += ["--o", str(out)]
     say("running the demo" + ("" if screen else " (no screen: headless)"))
     return subprocess.run(command, env=environment_for_runs()).returncode
+
+
+def say_how_to_go_on(python: Path, result: Path | None = None) -> None:
+    """Print the lines that start the program in this shell, and what it still needs for a window.
+
+    Parameters
+    ----------
+    python
+        Of the virtual environment.
+    result
+        A project to open with it.
+    """
+    opened = shlex.quote(short(result)) if result is not None else "my_project"
+    activate = short(python.parent / "activate")
+    activate = activate if os.name == "nt" else f"source {shlex.quote(activate)}"
+    say("to start napari-sta in this shell:")
+    print(f"    {activate}\n    napari-sta open {opened}\n    napari-sta --help", flush=True)
+    missing = missing_libraries(SCREEN_LIBRARIES)
+    if missing:
+        say("before it can open a window here, install the system libraries that Qt and OpenGL need:")
+        print(f"    {install_line(missing)}", flush=True)
+
+
+def short(path: Path) -> str:
+    """Return a path from the current folder where it lies below it, else as it is."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def free_folder(wish: Path) -> Path:

@@ -15,7 +15,8 @@ os.environ.setdefault("NAPARI_ASYNC", "0")
 # A shell that runs us in the background lets all our children ignore Ctrl-C, which some tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, str(Path(__file__).parent))  # tests say `from laws import ...`
+# Tests say `from laws import ...`, those of stress `import kills`.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "stress")]
 
 from jaxtyping import install_import_hook
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ def bootstrap(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.commands = []
+    module.really_run = module.run
     monkeypatch.setattr(
         module, "run", lambda command, **options: module.commands.append([str(word) for word in command])
     )
@@ -152,3 +155,87 @@ def test_every_demo_gets_a_folder_of_its_own(bootstrap, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo-2").mkdir()
     assert bootstrap.free_folder(tmp_path / "demo") == tmp_path / "demo-3"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Downloading numpy-2.3.5-cp311-cp311-manylinux_2_27_x86_64.whl (16.9 MB)", "numpy 2.3.5 (16.9 MB)"),
+        (
+            "Downloading https://x.org/whl/torch-2.13.0%2Bcpu-cp311.whl (180 MB)",
+            "torch 2.13.0%2Bcpu (180 MB)",
+        ),
+        ("Using cached some_thing-1.0.tar.gz (3 kB)", "some-thing 1.0 (3 kB)"),
+        ("Downloading numpy-2.3.5-cp311-x86_64.whl.metadata (62 kB)", None),
+        ("Collecting numpy>=2", None),
+        ("Installing collected packages: a, b, c", "installing 3 packages"),
+    ],
+)
+def test_pip_says_what_it_is_at(bootstrap, line, said):
+    assert bootstrap.digest_of_pip(line) == said
+
+
+def test_installing_is_never_silent_for_long(bootstrap, monkeypatch, capfd):
+    monkeypatch.setattr(bootstrap, "SILENCE_S", 0.2)
+    code = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
+    bootstrap.really_run([sys.executable, "-c", code], digest=lambda line: f"<{line}>")
+    said = capfd.readouterr().out
+    assert "<one>" in said
+    assert "<two>" in said
+    assert said.index("<one>") < said.index("… at work for") < said.index("<two>")
+
+
+def test_failed_install_shows_what_it_said(bootstrap, capfd):
+    with pytest.raises(bootstrap.BootstrapError, match="status 3"):
+        bootstrap.really_run([sys.executable, "-c", "print('no space'); exit(3)"], digest=lambda line: None)
+    assert "no space" in capfd.readouterr().out
+
+
+def test_pip_runs_with_its_progress_shown(bootstrap, monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(
+        bootstrap, "run", lambda command, digest=None, **options: shown.append((command, digest))
+    )
+    monkeypatch.setattr(bootstrap, "install_torch", lambda python: None)
+    bootstrap.ensure_environment(tmp_path, "all", ask=False)
+    installs = [(command, digest) for command, digest in shown if "install" in command]
+    assert installs
+    for command, digest in installs:
+        assert "-q" not in command
+        assert digest is bootstrap.digest_of_pip
+
+
+@pytest.mark.parametrize("folder", ["napari-sta-demo", "a folder of mine"])
+def test_the_last_lines_say_how_to_start_the_program(bare_debian, monkeypatch, tmp_path, capsys, folder):
+    """Also on a machine without a screen, where nothing has asked for the libraries of one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bare_debian, "is_root", lambda: False)
+    monkeypatch.setattr(bare_debian, "has_screen", lambda: False)
+    monkeypatch.setattr(bare_debian, "ensure_environment", lambda *given: tmp_path / ".venv/bin/python")
+    ran = []
+    monkeypatch.setattr(bare_debian, "demo", lambda python, screen, out: ran.append(out) or 0)
+    assert bare_debian.main(["demo", "--o", folder]) == 0
+    assert ran == [Path(folder)]
+    said = capsys.readouterr().out.splitlines()
+    lines = [line.strip() for line in said]
+    assert "source .venv/bin/activate" in lines
+    assert f"napari-sta open {shlex.quote(folder)}" in lines
+    assert lines[-1].startswith("sudo apt-get install -y --no-install-recommends ")
+    assert "libxcb-cursor0" in lines[-1]
+    assert "libegl1 " not in lines[-1] + " "  # it is there
+
+    monkeypatch.setattr(bare_debian, "demo", lambda *given: 1)
+    assert bare_debian.main(["demo", "--o", folder]) == 1
+    assert "source" not in capsys.readouterr().out
+
+
+def test_nothing_is_missing_where_all_is_there(bare_debian, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        bare_debian,
+        "installed_packages",
+        lambda: {n for names in bare_debian.SCREEN_LIBRARIES for n in names},
+    )
+    bare_debian.say_how_to_go_on(tmp_path / "elsewhere/bin/python", None)
+    said = capsys.readouterr().out
+    assert f"source {tmp_path}/elsewhere/bin/activate" in said
+    assert "apt-get" not in said

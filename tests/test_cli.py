@@ -141,6 +141,12 @@ def test_in_a_project_folder(data, tmp_path, monkeypatch, capsys):
         (["practise", "--needed_angst"], "argument --needed_angst: expected one argument"),
         (["practise", "--needed_angst", "1", "--careful", "maybe"], "--careful maybe: "),
         (["practise", "--needed_angst", "1", "--j", "two"], "--j two: give the number of threads"),
+        (
+            ["practise", "--needed_angst", "1", "--j", "100000"],
+            "--j 100000 is more threads than help on this computer",
+        ),
+        (["practise", "--needed_angst", "1", "--j", "9" * 5000], "more threads than help"),
+        (["practise", "--needed_angst", "1", "--j", "-1"], "--j -1: give the number of threads"),
         (["practise", "--needed_angst", "1", "--device", "tpu"], "--device tpu: choose auto, cpu"),
         (["practise", "--needed_angst", "1", "--o", "out", "--in_mask", "no.mrc"], "no.mrc does not exist"),
         (["practise", "--needed_angst", "5000"], "--needed_angst 5000 is too large"),
@@ -159,6 +165,78 @@ def test_wrong_input_is_one_sentence_and_status_2(tmp_path, monkeypatch, capsys,
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"RANK": "abc"}, "RANK"),
+        ({"RANK": "-1"}, "RANK"),
+        ({"RANK": "1.5"}, "RANK"),
+        ({"RANK": "9" * 5000}, "RANK"),
+        ({"RANK": "3"}, "RANK"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}, "LOCAL_RANK"),
+        ({"LOCAL_WORLD_SIZE": "²"}, "LOCAL_WORLD_SIZE"),
+    ],
+)
+def test_an_environment_that_torchrun_did_not_make(tmp_path, monkeypatch, capsys, variables, named):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["practise", "--needed_angst", "1", "--o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "unset" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variables", [{"RANK": ""}, {"RANK": "0"}, {"WORLD_SIZE": "1"}])
+def test_an_empty_environment_is_one_process(tmp_path, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["practise", "--needed_angst", "1", "--quiet", "--o", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        (b"", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b"{" * 100_000, "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[]", "is no record of a job"),
+        (b'{"job": "practise", "values": []}', "is no record of a job"),
+        (b'{"job": "practise", "values": 3}', "is no record of a job"),
+        (b'{"job": ["practise"], "values": {}}', "is no record of a job"),
+        (b'{"job": "practise", "values": {}}', "--needed_angst (Needed) must be given"),
+        (b'{"job": "unknown", "values": {}}', "there is no job named unknown"),
+        (b'{"job": "practise", "values": {"needed_angst": {"a": 1}}}', "--needed_angst"),
+        (b'{"job": "practise", "values": {"needed_angst": 1, "in_mask": "a\\u0000b"}}', "in_mask"),
+    ],
+)
+def test_resume_of_a_strange_record(tmp_path, capsys, record, says):
+    (tmp_path / "job.json").write_bytes(record)
+    assert main(["resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [{"threads": "many"}, {"threads": [2]}, {"threads": 1e300}, {"threads": -4}, {"device": 3}, {"folder": 7}, {"process": "x", "host": None}])  # fmt: skip
+def test_resume_bears_what_it_does_not_need(tmp_path, given):
+    record = {"job": "practise", "values": {"needed_angst": 1}, "status": "Running"}
+    (tmp_path / "job.json").write_text(json.dumps(record | given))
+    assert main(["resume", str(tmp_path), "--quiet"]) == 0
+
+
+def test_resume_of_a_folder_without_a_record(tmp_path, capsys):
+    """What a kill in the very first moment leaves."""
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "it has no job.json; start the job again" in capsys.readouterr().err
 
 
 def test_a_failed_job_is_status_1(tmp_path, capsys):

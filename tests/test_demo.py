@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,13 @@ def test_the_demo_finds_the_hidden_offset_and_improves_the_map(tmp_path, capsys)
     assert "hidden was -2.30 px" in said
     for step in range(1, 11):
         assert f"\n{step}. " in "\n" + said
+    # The last line opens the result; nothing looks like a fault.
+    *_, title, command = said.strip().splitlines()
+    assert title == "Look at it with"
+    program, verb, folder = shlex.split(command)
+    assert Path(program).name.startswith("napari-sta")
+    assert (verb, Path(folder)) == ("open", out)
+    assert "warning" not in said.lower()
     pipeline = read_star(out / "default_pipeline.star")
     assert set(pipeline["pipeline_processes"]["rlnPipeLineProcessStatusLabel"]) == {"Succeeded"}
     assert len(pipeline["pipeline_processes"]) == 2 + len(record["jobs"]) == 11
@@ -71,3 +81,32 @@ def test_what_did_not_improve_fails_the_demo():
         demo._judge({**GOOD, "angle_error_deg": 3.95}, WORSE, BETTER, BEST)
     with pytest.raises(JobError, match=r"position error from 3\.80 to 4\.00 angst"):
         demo._judge({**GOOD, "position_error_angst": 4.0}, WORSE, BETTER, BEST)
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_command_that_opens_the_result_can_be_pasted(tmp_path, monkeypatch, on_path):
+    bin_folder = tmp_path / "a venv/bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("python", "napari-sta"):
+        (bin_folder / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo.sys, "executable", str(bin_folder / "python"))
+    monkeypatch.setenv("PATH", str(bin_folder) if on_path else "/nowhere")
+    command = demo._command_to_open(tmp_path / "my demo")
+    program = "napari-sta" if on_path else "'a venv/bin/napari-sta'"
+    assert command == f"{program} open 'my demo'"
+
+
+def test_what_the_demo_says_itself_is_no_warning(caplog):
+    log, heard = logging.getLogger("napari_sta"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    log.addHandler(handler)
+    try:
+        with demo._without_warnings("resampled"):
+            logging.getLogger("napari_sta.run.1").warning("%s is resampled", "/x/mask.mrc")
+            logging.getLogger("napari_sta.run.1").warning("something else")
+        logging.getLogger("napari_sta.run.1").warning("resampled, and after the demo")
+    finally:
+        log.removeHandler(handler)
+    assert heard == ["something else", "resampled, and after the demo"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 
 import numpy as np
@@ -13,6 +15,7 @@ from napari_sta.data.errors import InputError
 from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
+from napari_sta.io.relion import read_particles, read_tilt_series_set, write_optimisation_set
 
 
 def world(meta: dict, index_zyx: tuple[float, float, float]) -> np.ndarray:
@@ -124,6 +127,51 @@ def test_labels_are_written_as_a_mask(tmp_path):
         layers.write_mask(str(tmp_path / "m.mrc"), labels, {"scale": (2.0, 2.0, 3.0), "name": "drawn"})
 
 
+def test_an_unknown_pixel_size_is_shown_as_unknown(tmp_path, rng):
+    """In the layer's name, its units and its metadata; scale 1 is written back as unknown, another is believed."""
+    volume = Volume(rng.normal(size=(6, 6, 6)).astype(np.float32), None)
+    write_volume(tmp_path / "silent.mrc", volume)
+    write_volume(tmp_path / "silent_mask.mrc", Volume((volume.data > 0).astype(np.float32), None))
+    made = layers.read_layers(tmp_path / "silent.mrc") + layers.read_layers(tmp_path / "silent_mask.mrc")
+    assert len(made) == 3
+    for _, meta, _ in made:
+        assert meta["name"].endswith(" · pixel size unknown")
+        assert meta["units"] == ("pixel",) * 3
+        assert meta["scale"] == (1.0,) * 3
+        assert meta["metadata"]["napari_sta"]["pixel_size_angst"] is None
+    data, meta, _ = made[0]
+    assert layers.volume_from_layer(data, meta).stated_pixel_size_angst is None
+    layers.write_map(str(tmp_path / "out.mrc"), data, meta)
+    assert read_volume(tmp_path / "out.mrc").stated_pixel_size_angst is None
+    layers.write_map(str(tmp_path / "out.mrc"), data, meta | {"scale": (2.7,) * 3})
+    assert read_volume(tmp_path / "out.mrc").pixel_size_angst == pytest.approx(2.7)
+    # Anybody's layer has scale 1 until somebody sets it; ours of 1 Å says so.
+    assert layers.volume_from_layer(data, {"name": "x"}).stated_pixel_size_angst is None
+    one = layers.map_layer(Volume(volume.data, 1.0))
+    assert layers.volume_from_layer(*one[:2]).pixel_size_angst == 1.0
+
+
+def test_headers_count_in_the_viewer_as_they_do_in_jobs(tmp_path, rng):
+    """A map stored in another order of axes is turned; what a header calls a stack is one, but for cubes."""
+    zyx = rng.normal(size=(4, 5, 6)).astype(np.float32)
+    write_volume(tmp_path / "turned.mrc", Volume(np.ascontiguousarray(zyx.transpose(2, 1, 0)), 2.7))
+    write_volume(tmp_path / "tilts.mrc", Volume(zyx, 2.7))
+    write_volume(tmp_path / "cube.mrc", Volume(np.ascontiguousarray(zyx[:, :4, :4]), 2.7))
+    for name, words in (("turned", {16: 3, 18: 1}), ("tilts", {9: 1, 22: 0}), ("cube", {9: 1, 22: 0})):
+        raw = bytearray((tmp_path / f"{name}.mrc").read_bytes())
+        for word, value in words.items():
+            raw[4 * word : 4 * word + 4] = value.to_bytes(4, "little")
+        (tmp_path / f"{name}.mrc").write_bytes(raw)
+    [(data, meta, _)] = layers.read_layers(tmp_path / "turned.mrc")
+    np.testing.assert_array_equal(data, zyx)
+    assert meta["metadata"]["napari_sta"]["kind"] == "map"
+    kinds = {
+        name: layers.read_layers(tmp_path / f"{name}.mrc")[0][1]["metadata"]["napari_sta"]["kind"]
+        for name in ("tilts", "cube")
+    }
+    assert kinds == {"tilts": "tilt_series", "cube": "map"}
+
+
 def test_display_range_shows_density_not_solvent(rng):
     data = rng.normal(size=(32, 32, 32)).astype(np.float32)
     data[12:20, 12:20, 12:20] += 20
@@ -191,21 +239,94 @@ def test_reader_makes_the_layers_of_a_project(small_project):
     np.testing.assert_array_equal(from_set[0][0], direct[0][0])
 
 
+@pytest.fixture
+def in_pixels(data, tmp_path):
+    """A set as of RELION 4 or Warp: coordinates in pixels; returns its folder and where the points are."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    shutil.copy(data / "relion4/particles.star", folder / "mine.star")
+    shutil.copy(data / "relion4/tomograms.star", folder / "their_tomograms.star")
+    write_optimisation_set(
+        folder / "mine_set.star", particles=folder / "mine.star", tomograms=folder / "their_tomograms.star"
+    )
+    series = read_tilt_series_set(folder / "their_tomograms.star", check_images=False)
+    particles = read_particles(folder / "mine.star", series)
+    first = particles[particles.tomogram == particles.tomogram[0]]
+    return folder, layers.positions_and_axes(first)[0]
+
+
+@pytest.mark.parametrize(
+    ("opened", "without"),
+    [
+        pytest.param("mine_set.star", [], id="optimisation set"),
+        pytest.param("mine.star", [], id="particles, optimisation set beside"),
+        pytest.param("mine.star", ["mine_set.star"], id="particles, tomograms beside"),
+    ],
+)
+def test_sets_in_pixels_find_their_tomograms(in_pixels, opened, without):
+    folder, where = in_pixels
+    for name in without:
+        (folder / name).unlink()
+    (folder / "other_set.star").write_text("data_\n\n_rlnTomoParticlesFile gone.star\n")
+    found = layers.get_reader(str(folder / opened))(str(folder / opened))
+    np.testing.assert_allclose(found[0][0], where)
+
+
+def test_sets_in_pixels_of_a_job_folder(in_pixels):
+    folder, where = in_pixels
+    job = folder.parent / "Extract/job003"
+    job.parent.mkdir()
+    folder.rename(job)
+    (job / "mine.star").rename(job / "particles.star")
+    (job / "mine_set.star").unlink()
+    np.testing.assert_allclose(layers.read_layers(job)[0][0], where)
+
+
+def test_sets_in_pixels_without_tomograms_say_what_to_do(in_pixels):
+    folder, _ = in_pixels
+    for name in ("mine_set.star", "their_tomograms.star"):
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=r"mine\.star has coordinates in pixels.*beside it") as error:
+        layers.read_layers(folder / "mine.star")
+    assert "--" not in str(error.value)
+
+
+def test_an_unnamed_particle_table_is_shown(in_pixels, tmp_path):
+    folder, where = in_pixels
+    path = folder / "mine.star"
+    path.write_text("\ufeff" + path.read_text().replace("data_particles", "data_"), encoding="utf-8")
+    assert layers.get_reader(str(path)) is not None
+    np.testing.assert_allclose(layers.read_layers(path)[0][0], where)
+
+
+def test_a_set_without_particles_says_so(tmp_path):
+    path = tmp_path / "set.star"
+    path.write_text('data_\n\n_rlnTomoTomogramsFile t.star\n_rlnTomoParticlesFile ""\n')
+    with pytest.raises(InputError, match="names no particle set"):
+        layers.read_layers(path)
+
+
+def test_pipes_are_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe.star")
+    assert layers.get_reader(str(tmp_path / "pipe.star")) is None
+
+
 def test_tilt_series_are_mapped_not_read(small_project):
     [star] = small_project.root.glob("Tomograms/*/tomograms.star")
     made = layers.read_layers(star)
     data, meta, kind = made[0]
     assert kind == "image"
     assert isinstance(data, np.memmap)
-    assert meta["axis_labels"] == ("tilt", "y", "x")
-    assert meta["units"] == ("angstrom",) * 3
+    assert meta["axis_labels"] == ("tilt", "z", "y", "x")
+    assert meta["units"] == ("dimensionless", *("angstrom",) * 3)
+    assert meta["scale"][0] == 1.0  # the number of a tilt is no length
     assert [m["visible"] for _, m, _ in made] == [True] + [False] * (len(made) - 1)
 
 
 def test_stack_of_images_is_no_map(tmp_path, rng):
     write_stack(tmp_path / "a.mrcs", rng.normal(size=(3, 8, 9)).astype(np.float32), 2.0)
     [(data, meta, _)] = layers.read_layers(tmp_path / "a.mrcs")
-    assert data.shape == (3, 8, 9)
+    assert data.shape == (3, 1, 8, 9)
     assert meta["metadata"]["napari_sta"]["kind"] == "tilt_series"
 
 
@@ -215,6 +336,9 @@ def test_what_cannot_be_shown_says_why(tmp_path):
         layers.read_layers(tmp_path / "job.star")
     with pytest.raises(InputError, match="neither a map"):
         layers.read_layers(tmp_path / "x.txt")
+    (tmp_path / "emd_1.map.gz").write_bytes(b"\x1f\x8b\x08\0")
+    with pytest.raises(InputError, match=r"but compressed \(gzip\): gunzip it first"):
+        layers.read_layers(tmp_path / "emd_1.map.gz")
     (tmp_path / "Extract/job001").mkdir(parents=True)
     with pytest.raises(InputError, match="no map, mask or particle set"):
         layers.read_layers(tmp_path / "Extract/job001")
@@ -292,3 +416,13 @@ def test_optimiser_shows_the_half_maps_of_its_iteration(tmp_path, rng):
         path.unlink()
     with pytest.raises(InputError, match="half maps of its iteration are gone"):
         layers.read_layers(star)
+
+
+def test_names_in_another_encoding_are_shown(in_pixels):
+    folder, _ = in_pixels
+    for path in (folder / "mine.star", folder / "their_tomograms.star"):
+        path.write_bytes(path.read_bytes().replace(b"TS_01", b"TS_\xe9"))
+    points, meta, _ = layers.read_layers(folder / "mine.star")[0]
+    meta["name"].encode("utf-8")
+    assert meta["features"]["rlnTomoName"].iloc[0].encode("utf-8")
+    assert len(points) == len(meta["features"])

@@ -11,6 +11,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # numpy and scipy multiply small matrices only, often in threads of ours; idle threads of their BLAS spin.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# numba takes settings from a file in the current folder; its compiled code must not come from there.
+os.environ.setdefault("NUMBA_CACHE_DIR", "")
 
 import argparse
 import contextlib
@@ -20,22 +22,23 @@ import importlib
 import json
 import logging
 import re
-import signal
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import napari_sta
+from napari_sta import _interrupt
 from napari_sta.data.errors import InputError, StaError, Stopped
 
 if TYPE_CHECKING:
     from napari_sta.jobs._job import Job, Progress
     from napari_sta.jobs._run import JobRun, RunOptions
 
-EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
+EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, _interrupt.STOPPED
 
 _COMMANDS = {
     "open": "open a project, job folder, STAR or MRC file in napari",
@@ -56,8 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Importing makes many objects that all stay; looking for garbage among them costs a quarter of a second.
     gc.set_threshold(50_000)
     try:
-        with _terminate_as_interrupt():
-            return _main(words)
+        with _interrupt.handled():
+            try:
+                return _main(words)
+            except Exception:
+                # What was just being imported or compiled may have made an error of its own of it.
+                if _interrupt.asked():
+                    raise KeyboardInterrupt from None
+                raise
     except Stopped as error:
         print(f"napari-sta: {error or 'stopped'}", file=sys.stderr)
         return EXIT_STOPPED
@@ -181,14 +190,58 @@ def _job(job_class: type[Job], words: list[str]) -> int:
     found = vars(parser.read(words))
     values = {name: value for name in job_class.model_fields if (value := found.get(name)) is not None}
     out = found["o"] or found["pipeline_control"]
+    by_relion = found["pipeline_control"] is not None
     job = job_class.from_text(values)
-    if int(os.environ.get("RANK", "0")) > 0:
+    if _rank() > 0:
         from napari_sta.jobs._run import assist
 
         assist(job, _run_options(found, None))
         return 0
-    run = JobRun(job, _run_options(found, Path(out) if out else None))
+    run = JobRun(job, replace(_run_options(found, Path(out) if out else None), by_relion=by_relion))
     return _drive(run, as_json=found["json"], quiet=found["quiet"])
+
+
+def _rank() -> int:
+    """Return the number of this process among those that torchrun started; 0 without it.
+
+    Raises
+    ------
+    InputError
+        If the environment says what torchrun would not.
+    """
+    found = {}
+    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)):
+        text = os.environ.get(name, "").strip()
+        if text and not re.fullmatch(r"\d{1,6}", text):
+            raise InputError(
+                f"the environment variable {name} is {text[:40]!r}, which is no number of a process; start "
+                f"several processes with torchrun, or clear it with: unset {name}"
+            )
+        found[name] = int(text) if text else default
+    if found["RANK"] >= max(1, found["WORLD_SIZE"]):
+        raise InputError(
+            f"the environment variables RANK and WORLD_SIZE say that this is process {found['RANK']} of "
+            f"{found['WORLD_SIZE']}; start several processes with torchrun, or clear them with: unset RANK "
+            "WORLD_SIZE"
+        )
+    return found["RANK"]
+
+
+def words_of(job: Job, out: str = "", threads: int = 0, device: str = "auto") -> list[str]:
+    """Return the words after ``napari-sta`` that run a job.
+
+    Parameters
+    ----------
+    out
+        Output folder; empty: the next job folder of the project.
+    threads, device
+        As for any job; 0 threads: all there are.
+    """
+    # A value is one word with its option, because it may begin with a dash.
+    words = [job.name(), *(f"--{key}={value}" for key, value in job.as_text(only_given=True).items())]
+    words += [f"--o={out}"] if out else []
+    words += [f"--j={threads}"] if threads else []
+    return words + ([f"--device={device}"] if device != "auto" else [])
 
 
 def job_parser(job_class: type[Job]) -> _Parser:
@@ -253,8 +306,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _run_options(found: dict[str, Any], out: Path | None) -> RunOptions:
     from napari_sta.jobs._run import RunOptions
 
-    if not re.fullmatch(r"\d+", str(found["j"])):
-        raise InputError(f"--j {found['j']}: give the number of threads, 0 for all")
+    if not re.fullmatch(r"[0-9]+", str(found["j"])):
+        raise InputError(f"--j {str(found['j'])[:40]}: give the number of threads, 0 for all")
+    most = RunOptions.most_threads()
+    if len(str(found["j"])) > 9 or int(found["j"]) > most:
+        raise InputError(
+            f"--j {str(found['j'])[:40]} is more threads than help on this computer (at most {most}); take "
+            "fewer, or 0 for all cores"
+        )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", str(found["device"])):
         raise InputError(f"--device {found['device']}: choose auto, cpu, cuda or cuda:0,1")
     return RunOptions(out=out, threads=int(found["j"]), device=str(found["device"]))
@@ -368,24 +427,6 @@ def _messages(quiet: bool) -> Iterator[None]:
         log.propagate = was
 
 
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let a queue system's SIGTERM leave the marker that Ctrl-C leaves."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
@@ -395,7 +436,7 @@ def _plain(value: Any) -> Any:
 
 
 def _resume(words: list[str]) -> int:
-    from napari_sta.jobs._run import RunOptions, read_record, resume
+    from napari_sta.jobs._run import RunOptions, options_of, read_record, resume
 
     parser = _Parser(prog="napari-sta resume", description=_COMMANDS["resume"].capitalize() + ".")
     parser.add_argument("folder", metavar="DIR", help="the job's folder")
@@ -404,9 +445,14 @@ def _resume(words: list[str]) -> int:
     found = vars(parser.read(words))
     if found["o"]:
         raise InputError("resume works in the job's own folder; leave --o out")
-    record = read_record(found["folder"])
-    threads = record.get("threads", 0) if found["j"] is None else found["j"]
-    checked = _run_options({"j": threads, "device": found["device"] or record.get("device") or "auto"}, None)
+    recorded = options_of(read_record(found["folder"]))
+    checked = _run_options(
+        {
+            "j": recorded.threads if found["j"] is None else found["j"],
+            "device": found["device"] or recorded.device,
+        },
+        None,
+    )
     run = resume(found["folder"], RunOptions(threads=checked.threads, device=checked.device))
     return _drive(run, as_json=found["json"], quiet=found["quiet"])
 
@@ -457,7 +503,7 @@ def _demo(words: list[str]) -> int:
     found = vars(parser.read(words))
     options = _run_options(found, Path(found["o"]) if found["o"] else None)
     demo = importlib.import_module("napari_sta.demo")
-    with _messages(found["quiet"]):
+    with _messages(found["quiet"]), _interrupt.running():
         record = demo.run_demo(
             options.out or Path("napari-sta-demo"),
             headless=found["headless"],

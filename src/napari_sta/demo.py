@@ -6,9 +6,14 @@ reconstruct at the refined poses, post-process; then compare with what was hidde
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import shlex
+import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,13 +146,17 @@ def run_demo(
     )
 
     say(f"7. Refining their poses from the half maps, {REFINE_ITERATIONS} iterations")
-    refined = run(
-        "refine",
-        in_optimisation_set=Path(extracted["out"]) / "optimisation_set.star",
-        in_3dref=after / "half1.mrc",
-        in_mask=paths.mask_align,
-        **REFINING,
+    say(
+        f"   (maps and mask are brought to the stacks' pixels of {BINNING * spec.pixel_size_angst:g} Å first)"
     )
+    with _without_warnings("resampled"):
+        refined = run(
+            "refine",
+            in_optimisation_set=Path(extracted["out"]) / "optimisation_set.star",
+            in_3dref=after / "half1.mrc",
+            in_mask=paths.mask_align,
+            **REFINING,
+        )
     stem = Path(refined["out"]) / f"run_it{refined['iterations']:03d}"
     poses_before, poses = (
         _pose_errors(path, paths.tomograms, phantom)
@@ -203,6 +212,7 @@ def run_demo(
         "jobs": run.folders,
     }
     _judge(record, quality_before, quality_recentred, quality)
+    say(f"Look at it with\n   {_command_to_open(out)}")
     if not headless:
         _open(out, last, Path(final["out"]), paths.mask_align)
     return record
@@ -276,6 +286,36 @@ def _quality(folder: Path, mask_path: Path, truth_path: Path) -> dict[str, float
         "truth_angst": float(fsc.resolution_angst(against, box, pixel, 0.5)),
         "truth_mean_fsc": float(against[1:].mean()),
     }
+
+
+def _command_to_open(folder: Path) -> str:
+    """Return the line that opens a project in napari, from the current folder."""
+    program = Path(sys.executable).with_name("napari-sta.exe" if sys.platform == "win32" else "napari-sta")
+    found = shutil.which("napari-sta")
+    plain = not program.exists() or (found is not None and Path(found).absolute() == program.absolute())
+    return shlex.join(["napari-sta" if plain else _short(program), "open", _short(folder)])
+
+
+def _short(path: Path) -> str:
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+@contextlib.contextmanager
+def _without_warnings(word: str) -> Iterator[None]:
+    """Print no warning with this word: the demo has said so in its own. The job's log has it all the same."""
+
+    def expected(record: logging.LogRecord) -> bool:
+        return word not in record.getMessage()
+
+    handlers = list(logging.getLogger("napari_sta").handlers)
+    for handler in handlers:
+        handler.addFilter(expected)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(expected)
 
 
 class _Teller:

@@ -6,6 +6,7 @@ and by any program.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ AXES = ("z", "y", "x")
 MAP_SUFFIXES = (".mrc", ".map", ".mrcs", ".rec", ".st")
 MASK_COLOUR = "magenta"
 CONTOUR_COLOUR = "#ff9be8"
+NO_PIXEL_SIZE = "pixel size unknown"
+"""Ends the name of a layer whose file states none; its scale is 1."""
 _ITERATION_FILE = re.compile(r"run_it(\d{3,})_(.+)\.(?:mrc|star)")
 MAX_TOMOGRAMS = 16
 """Particle layers are made for at most this many tomograms at once."""
@@ -32,10 +35,10 @@ ARROW_ANGST = 60.0
 POINT_ANGST = 30.0
 
 
-def _common(name: str, kind: str, path: str, pixel_size_angst: float, **more: Any) -> dict[str, Any]:
+def _common(name: str, kind: str, path: str, pixel_size_angst: float | None, **more: Any) -> dict[str, Any]:
     return {
-        "name": name,
-        "units": UNITS,
+        "name": name if pixel_size_angst is not None else f"{name} · {NO_PIXEL_SIZE}",
+        "units": UNITS if pixel_size_angst is not None else ("pixel",) * 3,
         "axis_labels": AXES,
         "metadata": {
             "napari_sta": {"kind": kind, "path": path, "pixel_size_angst": pixel_size_angst, **more}
@@ -43,10 +46,11 @@ def _common(name: str, kind: str, path: str, pixel_size_angst: float, **more: An
     }
 
 
-def _grid(shape: Sequence[int], pixel_size_angst: float) -> dict[str, Any]:
+def _grid(shape: Sequence[int], pixel_size_angst: float | None) -> dict[str, Any]:
+    scale = pixel_size_angst or 1.0
     return {
-        "scale": (pixel_size_angst,) * 3,
-        "translate": tuple(-(n // 2) * pixel_size_angst for n in shape),
+        "scale": (scale,) * 3,
+        "translate": tuple(-(n // 2) * scale for n in shape),
     }
 
 
@@ -92,8 +96,9 @@ def map_layer(volume: Volume, *, name: str | None = None, kind: str = "map", **m
         Further entries of ``metadata["napari_sta"]``.
     """
     low, high, level = display_range(volume.data)
-    meta = _common(name or layer_name(volume.path), kind, volume.path, volume.pixel_size_angst, **more)
-    meta |= _grid(volume.data.shape, volume.pixel_size_angst)
+    pixel = volume.stated_pixel_size_angst
+    meta = _common(name or layer_name(volume.path), kind, volume.path, pixel, **more)
+    meta |= _grid(volume.data.shape, pixel)
     meta |= {
         "colormap": "gray",
         "contrast_limits": (low, high),
@@ -124,10 +129,15 @@ def display_range(data: NDArray[np.floating[Any]]) -> tuple[float, float, float]
 
 
 def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list[LayerData]:
-    """Show a mask as a translucent coloured Image, and its 0.5 contour as Labels for slices."""
-    name = name or layer_name(volume.path)
-    body = _common(name, "mask", volume.path, volume.pixel_size_angst, **more)
-    body |= _grid(volume.data.shape, volume.pixel_size_angst)
+    """Show a mask as a translucent coloured Image, and its 0.5 contour as Labels for slices.
+
+    A layer's keywords can give Labels their colour but not make them a line: the contour comes hidden,
+    and :class:`napari_sta.widgets.workbench.Workbench` makes it a line and shows it. Without it nothing
+    covers the map.
+    """
+    name, pixel = name or layer_name(volume.path), volume.stated_pixel_size_angst
+    body = _common(name, "mask", volume.path, pixel, **more)
+    body |= _grid(volume.data.shape, pixel)
     body |= {
         "colormap": MASK_COLOUR,
         "blending": "additive",
@@ -137,27 +147,50 @@ def mask_layers(volume: Volume, *, name: str | None = None, **more: Any) -> list
         "iso_threshold": 0.5,
         "interpolation2d": "linear",
     }
-    edge = _common(f"{name} · contour", "contour", volume.path, volume.pixel_size_angst, **more)
-    edge |= _grid(volume.data.shape, volume.pixel_size_angst)
-    edge |= {"opacity": 0.9, "blending": "translucent_no_depth"}
+    edge = _common(f"{name} · contour", "contour", volume.path, pixel, **more)
+    edge |= _grid(volume.data.shape, pixel)
+    edge |= {
+        "opacity": 0.9,
+        "blending": "translucent_no_depth",
+        "colormap": {None: "transparent", 0: "transparent", 1: CONTOUR_COLOUR},
+        "visible": False,
+    }
     return [(volume.data, body, "image"), ((volume.data >= 0.5).astype(np.uint8), edge, "labels")]
 
 
-def tilt_layer(images: Any, pixel_size_angst: float, path: str, name: str) -> LayerData:
-    """Show a tilt series as a stack; the slider's axis is the tilt's number, one pixel apart."""
+def tilt_layer(images: Any, pixel_size_angst: float | None, path: str, name: str) -> LayerData:
+    """Show a tilt series as 2D images with a slider of their own: the number of a tilt is no length.
+
+    Parameters
+    ----------
+    images
+        (tilts, y, x); what a slider asks for is read, one image at a time.
+    pixel_size_angst
+        Along y and x; None where nobody knows.
+    path, name
+        File, and name of the layer.
+
+    Returns
+    -------
+    layer
+        An Image (tilts, 1, y, x): the first axis counts tilts, the others lie in Å about the image's centre.
+    """
     meta = _common(name, "tilt_series", path, pixel_size_angst)
+    scale = pixel_size_angst or 1.0
     _, h, w = images.shape
     middle = np.asarray(images[images.shape[0] // 2, ::4, ::4], dtype=np.float32)
-    low, high = (float(v) for v in np.percentile(middle[np.isfinite(middle)], (0.5, 99.5)))
+    middle = middle[np.isfinite(middle)]
+    low, high = (float(v) for v in np.percentile(middle, (0.5, 99.5))) if middle.size else (0.0, 1.0)
     meta |= {
-        "scale": (pixel_size_angst,) * 3,
-        "translate": (0.0, -(h / 2) * pixel_size_angst, -(w / 2) * pixel_size_angst),
-        "axis_labels": ("tilt", "y", "x"),
+        "units": ("dimensionless", *(UNITS if pixel_size_angst else ("pixel",) * 3)),
+        "scale": (1.0, *(scale,) * 3),
+        "translate": (0.0, 0.0, -(h / 2) * scale, -(w / 2) * scale),
+        "axis_labels": ("tilt", *AXES),
         "colormap": "gray",
         "contrast_limits": (low, max(high, low + 1e-6)),
         "interpolation2d": "linear",
     }
-    return images, meta, "image"
+    return images[:, None], meta, "image"
 
 
 def particle_layers(
@@ -179,6 +212,8 @@ def particle_layers(
     layers
         Points and Vectors of each tomogram, those of the first one visible.
     """
+    from napari_sta.io.star import printable
+
     pairs: list[list[LayerData]] = []
     names = particles.tomograms[:MAX_TOMOGRAMS]
     stem = layer_name(path) if path else "particles"
@@ -187,7 +222,8 @@ def particle_layers(
         part = particles[rows]
         position, axis = positions_and_axes(part)
         more = {"tomogram": tomogram, "n_particles": len(particles), "n_tomograms": len(particles.tomograms)}
-        points = _common(f"{stem} · {tomogram}", "particles", path, pixel_size_angst, **more)
+        shown = printable(tomogram)
+        points = _common(f"{stem} · {shown}", "particles", path, pixel_size_angst, **more)
         points["metadata"]["napari_sta"]["star_rows"] = rows
         points["metadata"]["napari_sta"]["particles"] = part
         points |= {
@@ -198,7 +234,7 @@ def particle_layers(
             "opacity": 0.9,
             "visible": i == 0,
         }
-        arrows = _common(f"{stem} · {tomogram} · Z", "vectors", path, pixel_size_angst, **more)
+        arrows = _common(f"{stem} · {shown} · Z", "vectors", path, pixel_size_angst, **more)
         arrows |= {
             "edge_color": "#7ad1ff",
             "edge_width": 5.0,
@@ -226,17 +262,19 @@ def features(particles: Particles) -> Any:
     """Return every column of the set as a table: numbers as numbers, words and classes as categories."""
     import pandas as pd
 
+    from napari_sta.io.relion import numbers_of
+    from napari_sta.io.star import printable, text_column
+
     table: dict[str, Any] = {}
     for label, column in particles.text.items():
+        column = column if "".join(column).isprintable() else text_column(map(printable, column))
         if label in ("rlnTomoName", "rlnOpticsGroup", "rlnRandomSubset", "rlnClassNumber"):
             table[label] = pd.Categorical(column)
             continue
-        try:
-            table[label] = np.asarray(column, dtype=np.float64)
-        except (TypeError, ValueError):
-            table[label] = np.asarray(column, dtype=object)
+        numbers = numbers_of(column)
+        table[label] = np.asarray(column, dtype=object) if numbers is None else numbers
     if "rlnTomoName" not in table:
-        table["rlnTomoName"] = pd.Categorical(particles.tomogram)
+        table["rlnTomoName"] = pd.Categorical(list(map(printable, particles.tomogram)))
     return pd.DataFrame(table)
 
 
@@ -268,6 +306,9 @@ def particles_from_layer(data: NDArray[np.float64], meta: Mapping[str, Any]) -> 
 def volume_from_layer(data: Any, meta: Mapping[str, Any]) -> Volume:
     """Return the volume an Image or Labels layer stands for; Å per voxel from its scale.
 
+    A scale of 1 is no pixel size in a layer of which none is known, be it ours (its metadata say None) or
+    anybody's: that is napari's own default.
+
     Raises
     ------
     InputError
@@ -279,8 +320,9 @@ def volume_from_layer(data: Any, meta: Mapping[str, Any]) -> Volume:
     scale = np.asarray(meta.get("scale", (1.0, 1.0, 1.0)), dtype=np.float64)[-3:]
     if np.ptp(scale) > 1e-4 * scale[0]:
         raise InputError(f"layer {meta.get('name', '')} has voxels that are not cubes; a map's are.")
-    path = meta.get("metadata", {}).get("napari_sta", {}).get("path", "")
-    return Volume(array.astype(np.float32, copy=False), float(scale[0]), path)
+    ours = meta.get("metadata", {}).get("napari_sta", {})
+    pixel = None if scale[0] == 1 and ours.get("pixel_size_angst") is None else float(scale[0])
+    return Volume(array.astype(np.float32, copy=False), pixel, ours.get("path", ""))
 
 
 def read_layers(path: str | Path) -> list[LayerData]:
@@ -304,7 +346,17 @@ def read_layers(path: str | Path) -> list[LayerData]:
         return _read_mrc(path)
     if path.suffix.lower() == ".star":
         return _read_star(path)
-    raise InputError(f"{path} is neither a map (.mrc), a table (.star) nor a job folder.")
+    raise InputError(f"{path} is neither a map (.mrc), a table (.star) nor a job folder{_but(path)}.")
+
+
+def _but(path: Path) -> str:
+    from napari_sta.io.mrc import what_else
+
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        other = what_else(file.read(1024))
+    return f" but {other}" if other else ""
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -367,25 +419,15 @@ def is_mask(path: str | Path, volume: Volume | None = None) -> bool:
 
 
 def _read_mrc(path: Path) -> list[LayerData]:
-    from napari_sta.io.mrc import read_header, read_volume
+    from napari_sta.io.mrc import open_stack, read_header, read_volume
 
     header = read_header(path)
-    if header.is_stack or header.shape_zyx[0] == 1:
-        return [tilt_layer(_mapped(path), header.pixel_size_angst, str(path), layer_name(path))]
+    if header.is_image:
+        return [tilt_layer(open_stack(path), header.pixel_size_angst, str(path), layer_name(path))]
     volume = read_volume(path)
     if is_mask(path, volume):
         return mask_layers(volume)
     return [map_layer(volume, kind="half" if "half" in path.stem else "map")]
-
-
-def _mapped(path: Path) -> Any:
-    """Map a stack into memory: a slider reads one image at a time, however large the file."""
-    from napari_sta.io.mrc import read_header
-
-    header = read_header(path)
-    if header.missing_bytes:
-        raise InputError(f"{path} is truncated: {header.missing_bytes} bytes are missing; copy it again.")
-    return np.memmap(path, dtype=header.dtype, mode="r", offset=header.data_offset, shape=header.shape_zyx)
 
 
 def star_kind(path: Path) -> str:
@@ -397,12 +439,7 @@ def star_kind(path: Path) -> str:
         ``optimisation_set``, ``tomograms``, ``postprocess``, ``optimiser``, ``particles``, ``trajectories``
         or ``""``.
     """
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            head = file.read(1 << 16)
-    except OSError:
-        return ""
-    words = {word.lstrip("_") for word in head.split() if word.startswith(("_rln", "data_"))}
+    words = _words_of(path)
     if "rlnTomoParticlesFile" in words:
         return "optimisation_set"
     if "rlnFinalResolution" in words and "data_fsc" in words:
@@ -411,11 +448,26 @@ def star_kind(path: Path) -> str:
         return "optimiser"
     if "data_global" in words and "rlnTomoName" in words:
         return "tomograms"
-    if "data_particles" in words and "rlnTomoName" in words:
+    # A set of a picker that has not named its table is one too.
+    placed = not words.isdisjoint({"rlnCenteredCoordinateXAngst", "rlnCoordinateX"})
+    if "rlnTomoName" in words and ("data_particles" in words or ("data_" in words and placed)):
         return "particles"
     if "rlnTomoParticleName" in words and "rlnCenteredCoordinateXAngst" in words:
         return "particles"
     return ""
+
+
+def _words_of(path: Path) -> set[str]:
+    """Return labels and table names in the head of a STAR file; none if it cannot be read."""
+    from napari_sta.io.files import check_is_file
+
+    try:
+        check_is_file(path)
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            head = file.read(1 << 16)
+    except (OSError, InputError):
+        return set()
+    return {word.lstrip("_") for word in head.split() if word.startswith(("_rln", "data_"))}
 
 
 def _read_star(path: Path) -> list[LayerData]:
@@ -424,10 +476,14 @@ def _read_star(path: Path) -> list[LayerData]:
         return _particles_of(path)
     if kind == "optimisation_set":
         from napari_sta.io.files import resolve
-        from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
+        from napari_sta.io.relion import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
 
         members = read_optimisation_set(path)
-        return _particles_of(resolve(members[PARTICLES_FILE], path))
+        if PARTICLES_FILE not in members:
+            raise InputError(f"{path} names no particle set ({PARTICLES_FILE}), so there is nothing to show.")
+        tomograms = members.get(TOMOGRAMS_FILE)
+        particles = resolve(members[PARTICLES_FILE], path)
+        return _particles_of(particles, path if tomograms else None)
     if kind == "postprocess":
         return _read_folder(path.parent)
     if kind == "tomograms":
@@ -443,17 +499,51 @@ def _read_star(path: Path) -> list[LayerData]:
     )
 
 
-def _particles_of(path: Path) -> list[LayerData]:
-    from napari_sta.io.relion import read_particles
+def _particles_of(path: Path, optimisation_set: Path | None = None) -> list[LayerData]:
+    from napari_sta.io.relion import read_particles, read_tilt_series_set
 
-    particles = read_particles(path)
-    if len(particles) == 0:
-        raise InputError(f"{path} holds no particles.")
+    series = None
+    words = _words_of(path)
+    if "rlnCoordinateX" in words and "rlnCenteredCoordinateXAngst" not in words:
+        tomograms = _tomograms_of(path, optimisation_set)
+        series = read_tilt_series_set(tomograms, check_images=False)
+    particles = read_particles(path, series)
     pixel = particles.optics[0].pixel_size_angst if particles.optics else 1.0
     return particle_layers(particles, str(path), pixel_size_angst=pixel)
 
 
+def _tomograms_of(path: Path, optimisation_set: Path | None) -> Path:
+    """Find the tomogram set of particles whose coordinates count from the tomogram's corner in pixels.
+
+    The one that an optimisation set names, the given one or one beside the particles that names them; else a
+    tomogram set beside them.
+    """
+    from napari_sta.io.files import resolve
+    from napari_sta.io.relion import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
+
+    beside = [one for one in sorted(path.parent.glob("*.star")) if one != path]
+    kinds = {one: star_kind(one) for one in beside}
+    sets = [one for one in beside if kinds[one] == "optimisation_set"]
+    for one in [optimisation_set] if optimisation_set else sets:
+        try:
+            members = read_optimisation_set(one)
+            named = resolve(members.get(PARTICLES_FILE, ""), one)
+            if TOMOGRAMS_FILE in members and os.path.realpath(named) == os.path.realpath(path):
+                return resolve(members[TOMOGRAMS_FILE], one)
+        except InputError:
+            if optimisation_set:
+                raise
+    for one in beside:
+        if kinds[one] == "tomograms":
+            return one
+    raise InputError(
+        f"{path} has coordinates in pixels (rlnCoordinateX/Y/Z), which only the sizes of its tomograms turn "
+        "into Å: put the tomogram set (tomograms.star) beside it, or open an optimisation set of both."
+    )
+
+
 def _tilt_series_of(path: Path) -> list[LayerData]:
+    from napari_sta.io.mrc import open_stack
     from napari_sta.io.relion import read_tilt_series_set
 
     layers = []
@@ -463,7 +553,7 @@ def _tilt_series_of(path: Path) -> list[LayerData]:
             continue  # one file per tilt: nothing that can be mapped as a stack
         file = files.pop()
         name = f"tilts · {series.name}"
-        data, meta, kind = tilt_layer(_mapped(Path(file)), series.pixel_size_angst, file, name)
+        data, meta, kind = tilt_layer(open_stack(file), series.pixel_size_angst, file, name)
         meta["visible"] = i == 0
         layers.append((data, meta, kind))
     if not layers:
@@ -545,9 +635,8 @@ def practice_project() -> list[LayerData]:
 
     from napari_sta.phantoms import make_practice_project
 
-    folder = Path(tempfile.mkdtemp(prefix="napari-sta-practice-"))
-    project = make_practice_project(folder)
+    project = make_practice_project(Path(tempfile.mkdtemp(prefix="napari-sta-practice-")) / "project")
     layers = read_layers(project.map_path) + read_layers(project.mask_path)
     for _, meta, _ in layers:
-        meta["metadata"]["napari_sta"]["project"] = str(folder)
+        meta["metadata"]["napari_sta"]["project"] = str(project.root)
     return layers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -200,3 +201,237 @@ def test_a_really_full_device(tmp_path, volume, monkeypatch):
     with pytest.raises(JobError, match="disk is full"):
         mrc.write_volume(tmp_path / "map.mrc", Volume(np.zeros((64, 64, 64), np.float32), 1.0))
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- headers as they are out there
+
+
+def write_raw(path, data, cell=(0.0, 0.0, 0.0), label=b"", **words):
+    """Write an MRC file word by word; ``words`` are numbers of 4-byte words, counted from 0, as w22=0."""
+    d, h, w = data.shape
+    mode = {"int8": 0, "uint8": 0, "int16": 1, "float32": 2, "complex64": 4}[data.dtype.name]
+    head = np.zeros(256, "<i4")
+    head[:4] = w, h, d, mode
+    head[7:10] = w, h, d
+    head[10:13] = np.asarray(cell, "<f4").view("<i4")
+    head[16:19] = 1, 2, 3
+    head[22] = 1
+    head[52:54] = np.frombuffer(b"MAP \x44\x44\0\0", "<i4")
+    for name, value in words.items():
+        head[int(name[1:])] = value
+    raw = bytearray(head.tobytes())
+    raw[224 : 224 + len(label)] = label
+    if label:
+        raw[220:224] = (1).to_bytes(4, "little")
+    path.write_bytes(bytes(raw) + data.tobytes())
+    return path
+
+
+CUBE = np.arange(64, dtype=np.float32).reshape(4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("cell", "label", "expected"),
+    [
+        ((0, 0, 0), b"", "states no pixel size"),
+        ((4, 4, 4), b"", "states no pixel size"),  # 1 Å, which nobody may have set
+        ((4, 4, 4), b"RELION", "states no pixel size"),
+        ((4, 4, 4), b"napari-sta 9.9", 1.0),
+        ((0, 0, 0), b"napari-sta 9.9", "states no pixel size"),
+        ((10.8, 10.8, 10.8), b"", 2.7),
+        ((10.8, 10.8, 0), b"", 2.7),
+        ((10.8, 10.8003, 10.7998), b"", 2.7),
+        ((0, 10.8, 10.8), b"", "states no pixel size"),
+        ((10.8, 10.8, 21.6), b"", "pixel sizes that differ (x 2.7, y 2.7, z 5.4 Å)"),
+        ((10.8, 10.9, 10.8), b"", "pixel sizes that differ"),
+        ((10.8, 10.8, 4), b"", "pixel sizes that differ"),
+        ((-10.8, -10.8, -10.8), b"", "a pixel size that cannot be"),
+        ((np.nan, 10.8, 10.8), b"", "a pixel size that cannot be"),
+        ((np.inf, np.inf, np.inf), b"", "a pixel size that cannot be"),
+        ((1e-38, 1e-38, 1e-38), b"", "a pixel size that cannot be"),
+        ((1e30, 1e30, 1e30), b"", "a pixel size that cannot be"),
+    ],
+)
+def test_an_unknown_pixel_size_stays_unknown(tmp_path, cell, label, expected):
+    path = write_raw(tmp_path / "map.mrc", CUBE, cell, label)
+    header, volume = mrc.read_header(path), mrc.read_volume(path)
+    if isinstance(expected, float):
+        assert header.pixel_size_angst == pytest.approx(expected, rel=1e-4)
+        assert volume.pixel_size_angst == header.pixel_size_angst
+        return
+    assert header.pixel_size_angst is None
+    assert volume.stated_pixel_size_angst is None
+    with pytest.raises(InputError, match=r"map\.mrc states .* --pixel_size_angst") as error:
+        _ = volume.pixel_size_angst
+    assert expected in str(error.value)
+    # Written again it is still unknown, and RELION's 1 Å at the most.
+    mrc.write_volume(tmp_path / "again.mrc", volume)
+    assert mrc.read_header(tmp_path / "again.mrc").pixel_size_angst is None
+    assert mrcfile.open(tmp_path / "again.mrc").voxel_size.x == 0
+
+
+@pytest.mark.parametrize("order", ["123", "132", "213", "231", "312", "321"])
+def test_axes_are_put_in_order(tmp_path, order):
+    """A map with another extent and another content along each axis, stored in every order of axes."""
+    zyx = np.zeros((4, 5, 6), np.float32)
+    zyx[1, 1, 1:5] = 4  # along x
+    zyx[1, 1:4, 1] += 2  # along y
+    zyx[1:3, 1, 1] += 1  # along z: a tripod has a hand
+    axis = {"1": 2, "2": 1, "3": 0}
+    stored = np.ascontiguousarray(zyx.transpose([axis[letter] for letter in reversed(order)]))
+    path = write_raw(
+        tmp_path / "map.mrc", stored, (6 * 2.0, 5 * 2.0, 4 * 2.0),
+        **{f"w{16 + i}": int(letter) for i, letter in enumerate(order)}, w7=6, w8=5, w9=4,
+    )  # fmt: skip
+    header = mrc.read_header(path)
+    assert header.shape_zyx == (4, 5, 6)
+    assert header.pixel_size_angst == pytest.approx(2.0)
+    back = mrc.read_volume(path)
+    np.testing.assert_array_equal(back.data, zyx)
+    assert back.data.flags.c_contiguous
+    pieces = np.array([section.copy() for section in mrc.sections(header)])
+    np.testing.assert_array_equal(pieces, stored)
+    if order == "123":
+        np.testing.assert_array_equal(mrc.read_images([(path, 2)])[0], zyx[2])
+    else:
+        with pytest.raises(InputError, match="keeps its axes in another order"):
+            mrc.read_images([(path, 0)])
+        with pytest.raises(InputError, match="keeps its axes in another order"):
+            mrc.open_stack(path)
+
+
+def test_axis_orders_that_are_none(tmp_path):
+    old = write_raw(tmp_path / "old.mrc", CUBE, w16=0, w17=0, w18=0)
+    np.testing.assert_array_equal(mrc.read_volume(old).data, CUBE)
+    for order in ((1, 1, 3), (1, 2, 4), (0, 1, 2), (-1, 2, 3)):
+        path = write_raw(tmp_path / "bad.mrc", CUBE, **{f"w{16 + i}": n for i, n in enumerate(order)})
+        with pytest.raises(InputError, match=r"bad\.mrc .*axis order .*set it to 1, 2, 3"):
+            mrc.read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"w0": 2**22, "w1": 2**21, "w2": 2**21}, "bytes are missing"),
+        ({"w0": -4}, "no MRC file: its header says -4 x 4 x 4"),
+        ({"w0": 0}, "no MRC file"),
+        ({"w23": -320}, "extended header would be -320 bytes"),
+        ({"w23": 2**31 - 1}, "header announces an extended header of that length"),
+        ({"w23": 57600}, "is 57600 bytes too short: its header announces an extended header"),
+        ({"w3": 3}, "mode 3 (complex integers)"),
+        ({"w3": 4}, "mode 4 (complex numbers)"),
+        ({"w3": 101}, "mode 101 (4-bit integers)"),
+        ({"w3": -2}, "mode -2"),
+    ],
+)
+def test_damaged_headers(tmp_path, words, said):
+    path = write_raw(tmp_path / "map.mrc", CUBE, (10.8,) * 3, **words)
+    began = time.perf_counter()
+    for read in (mrc.read_volume, lambda one: mrc.read_images([(one, 0)]), mrc.open_stack):
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert said in str(error.value)
+    assert not mrc.is_complete(path, (4, 4, 4))
+    assert time.perf_counter() - began < 0.5
+
+
+def test_short_by_something_else_is_truncated(tmp_path):
+    path = write_raw(tmp_path / "map.mrc", CUBE, w23=320)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match="truncated: 324 bytes are missing"):
+        mrc.read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\x1f\x8b\x08\0", "gunzip"),
+        (b"BZh91AY", "bunzip2"),
+        (b"\xfd7zXZ\0", "unxz"),
+        (b"\x28\xb5\x2f\xfd", "unzstd"),
+        (b"PK\3\4", "zip"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"II*\0\x08\0\0\0", "TIFF"),
+        (b"MM\0*\0\0\0\x08", "TIFF"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"data_optics\n\nloop_\n_rlnOpticsGroup #1\n" * 9, "text, a STAR file"),
+        (b"\xef\xbb\xbf# version 50001\n\ndata_\n\nloop_\n_rlnTomoName\n" * 9, "text, a STAR file"),
+        (b"x,y,z\r\n1,2,3\r\n" * 40, "text, not an image (it begins with 'x,y,z')"),
+        (b"", "it has 0 bytes"),
+        (b"\0" * 1000, "it has 1000 bytes"),
+        (b"\xff" * 1024, "its header says -1 x -1 x -1"),
+    ],
+)
+@pytest.mark.parametrize("length", [0, 4096])
+def test_other_files_are_named(tmp_path, start, said, length):
+    path = tmp_path / "map.mrc"
+    rest = b"\x07\xf3" * ((length - len(start)) // 2) if length and start and start[:1] != b"\0" else b""
+    path.write_bytes(start + rest)
+    with pytest.raises(InputError, match=r"map\.mrc is no MRC file") as error:
+        mrc.read_header(path)
+    assert said in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mrc")
+    for path in (tmp_path / "pipe.mrc", "/dev/zero"):
+        with pytest.raises(InputError, match="no regular file"):
+            mrc.read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "flags", "unsigned"), [(0, 0, False), (1146047817, 1, False), (1146047817, 0, True)]
+)
+def test_bytes_of_imod(tmp_path, stamp, flags, unsigned):
+    data = np.array([0, 1, 127, 128, 200, 255] * 2, np.uint8).reshape(3, 2, 2)
+    path = write_raw(tmp_path / "map.mrc", data, w38=stamp, w39=flags)
+    expected = data if unsigned else data.view(np.int8)
+    np.testing.assert_array_equal(mrc.read_volume(path).data, expected)
+    np.testing.assert_array_equal(mrc.read_images([(path, 1)])[0], expected[1])
+
+
+@pytest.mark.parametrize("stamp", [b"\x44\x44\0\0", b"\x11\x11\0\0", b"\0\0\0\0"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_byte_order_is_what_makes_sense(tmp_path, order, stamp):
+    """Whatever the machine stamp says, which some programs leave behind when they swap bytes."""
+    path = write_raw(tmp_path / "map.mrc", CUBE, (10.8,) * 3)
+    raw = np.frombuffer(path.read_bytes(), "<i4").astype(f"{order}i4").tobytes()
+    path.write_bytes(raw[:208] + b"MAP " + stamp + raw[216:])
+    assert mrc.read_header(path).pixel_size_angst == pytest.approx(2.7)
+    np.testing.assert_array_equal(mrc.read_volume(path).data, CUBE)
+
+
+def test_a_header_that_says_stack(tmp_path):
+    """A cube is a map for everyone, whatever its header calls it; another shape is what the header says."""
+    cube = write_raw(tmp_path / "cube.mrc", CUBE, (10.8, 10.8, 2.7), w22=0, w9=1)
+    assert not mrc.read_header(cube).is_stack
+    assert mrc.read_volume(cube).pixel_size_angst == pytest.approx(2.7)
+    tilts = write_raw(tmp_path / "tilts.mrc", np.zeros((3, 4, 4), np.float32), (10.8, 10.8, 1), w22=0, w9=1)
+    assert mrc.read_header(tilts).is_stack
+    assert mrc.read_header(tilts).pixel_size_angst == pytest.approx(2.7)
+    with pytest.raises(InputError, match=r"stack of 2D images by its header \(ISPG 0, mz 1\)"):
+        mrc.read_volume(tilts)
+    slab = write_raw(tmp_path / "slab.mrc", np.zeros((3, 4, 4), np.float32), w22=0, w9=3)
+    assert not mrc.read_header(slab).is_stack
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    """As when another program writes it anew: mapped memory would end the process."""
+    path = write_raw(tmp_path / "map.mrc", np.zeros((64, 64, 64), np.float32))
+    original = mrc.check_complete
+
+    def then_cut(header):
+        original(header)
+        os.truncate(path, 200_000)
+
+    monkeypatch.setattr(mrc, "check_complete", then_cut)
+    whole = path.read_bytes()
+    for read in (
+        mrc.read_volume,
+        lambda one: mrc.read_images([(one, 63)]),
+        lambda one: list(mrc.sections(mrc.read_header(one))),
+    ):
+        path.write_bytes(whole)
+        with pytest.raises(InputError, match="became shorter while it was read"):
+            read(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -638,3 +639,45 @@ def test_no_probabilities_give_no_cylinders(tmp_path):
         diameter_angst=10.0,
     )
     assert _cylinders(tmp_path / "a.bild").size == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "file", "table_name", "label", "value"),
+    [
+        (read, file, table_name, label, value)
+        for read, file, table_name, label in (
+            (read_model, "run_it001_half1_model.star", "model_general", "rlnOriginalImageSize"),
+            (read_model, "run_it001_half1_model.star", "model_general", "rlnNrOpticsGroups"),
+            (read_model, "run_it001_half1_model.star", "model_class_1", "rlnSpectralIndex"),
+            (read_sampling, "run_it001_sampling.star", "sampling_general", "rlnHealpixOrder"),
+            (read_optimiser, "run_it001_optimiser.star", "optimiser_general", "rlnCurrentIteration"),
+        )
+        for value in ("1e300", "-1e18", "1_0", "<NA>", "", "nan", "0.5")
+    ],
+)
+def test_numbers_that_make_no_sense(data, tmp_path, read, file, table_name, label, value):
+    tables = read_star(data / "refine" / file)
+    columns = {**tables[table_name].columns}
+    columns[label] = columns[label].copy()
+    columns[label][0] = value
+    changed = Table(table_name, columns, tables[table_name].is_loop)
+    write_star(tmp_path / "x.star", tables | {table_name: changed})
+    with pytest.raises(InputError, match=rf"x\.star.*{label}"):
+        read(tmp_path / "x.star")
+
+
+@pytest.mark.parametrize(
+    ("read", "file"),
+    [
+        (read_model, "run_it001_half1_model.star"),
+        (read_sampling, "run_it001_sampling.star"),
+        (read_optimiser, "run_it001_optimiser.star"),
+    ],
+)
+def test_tables_without_rows(data, tmp_path, read, file):
+    tables = read_star(data / "refine" / file)
+    for name, one in tables.items():
+        empty = Table(name, {label: column[:0] for label, column in one.columns.items()})
+        write_star(tmp_path / "x.star", tables | {name: empty})
+        with suppress(InputError):  # some tables may be empty
+            read(tmp_path / "x.star")

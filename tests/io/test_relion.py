@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -199,12 +200,12 @@ def test_changed_optics_are_written(project):
         ),
         pytest.param(
             lambda p: _without(p, "particles", "rlnCenteredCoordinateYAngst"),
-            "no particle coordinates",
+            "has rlnCenteredCoordinateXAngst and rlnCenteredCoordinateZAngst but no rlnCenteredCoordinateYAngst",
             id="no y",
         ),
         pytest.param(
             lambda p: _with(p, "particles", "rlnCenteredCoordinateYAngst", "nan", 3),
-            r"row 4 \(particle TS_01/4\): rlnCenteredCoordinateYAngst is nan",
+            r"row 4 \(particle TS_01/4\): 'nan' in column rlnCenteredCoordinateYAngst is not a finite number",
             id="nan",
         ),
         pytest.param(
@@ -602,7 +603,8 @@ def test_particles_of_unknown_tomograms(project):
     inputs = relion.load_sta_inputs("Extract/job024/optimisation_set.star")
     assert len(inputs.particles) == 10
     assert inputs.warnings == (
-        "2 of 12 particles are left out: Tomograms/job007/tomograms.star does not have their tomograms TS_99",
+        "2 of 12 particles are left out: Tomograms/job007/tomograms.star does not have their tomograms TS_99; "
+        "its tomograms are TS_01, TS_03",
     )
     _with(path, "particles", "rlnTomoName", "TS_98")
     with pytest.raises(InputError, match=r"none of the particles of .*particles\.star.*TS_98"):
@@ -616,11 +618,6 @@ def test_particles_of_unknown_tomograms(project):
             lambda p: _with(p, "particles", "rlnRandomSubset", "3", 4),
             "row 5: rlnRandomSubset is 3",
             id="half set",
-        ),
-        pytest.param(
-            lambda p: _with(p, "particles", "rlnTomoParticleName", "TS_01/2", 0),
-            r"occur more than once \(rlnTomoParticleName TS_01/2\)",
-            id="names",
         ),
         pytest.param(
             lambda p: _with(p, "optics", "rlnTomoTiltSeriesPixelSize", "2.702"),
@@ -648,3 +645,236 @@ def test_what_does_not_fit_together_is_refused(project, change, words):
 def test_optics_may_differ_by_rounding(project):
     _with(Path("Extract/job024/particles.star"), "optics", "rlnTomoTiltSeriesPixelSize", "2.7005")
     relion.load_sta_inputs("Extract/job024/optimisation_set.star")
+
+
+# ---- numbers
+
+PARTICLES = Path("Extract/job024/particles.star")
+_NO_NUMBER = ["<NA>", "", "None", "ten", "[1", "1_0", "1;2", "٣"]
+_NO_FINITE_NUMBER = ["nan", "inf", "-inf", "1e400"]
+
+
+@pytest.mark.parametrize("text", [*_NO_NUMBER, *_NO_FINITE_NUMBER, "1e30"])
+@pytest.mark.parametrize(
+    "label",
+    ["rlnCenteredCoordinateXAngst", "rlnOriginYAngst", "rlnAngleRot", "rlnTomoSubtomogramPsi"],
+)
+def test_a_number_or_a_sentence_with_row_and_column(project, label, text):
+    _with(PARTICLES, "particles", label, text, 3)
+    with pytest.raises(InputError, match=rf"particles\.star.*row 4 \(particle TS_01/4\).*column {label}"):
+        relion.read_particles(PARTICLES)
+
+
+@pytest.mark.parametrize("text", ["<NA>", "nan", "1.5", "x", "1e30", "-inf"])
+@pytest.mark.parametrize("label", ["rlnOpticsGroup", "rlnRandomSubset"])
+def test_a_whole_number_or_a_sentence(project, label, text):
+    _with(PARTICLES, "particles", label, text, 3)
+    with pytest.raises(InputError, match=rf"particles\.star.*row 4 .*column {label}"):
+        relion.read_particles(PARTICLES)
+
+
+@pytest.mark.parametrize("text", ["-2", "100000", "1e18", "24.5", "nan", "<NA>", "x"])
+def test_boxes_that_no_image_has(project, text):
+    _with(PARTICLES, "optics", "rlnImageSize", text)
+    with pytest.raises(InputError, match=r"particles\.star, table data_optics.*rlnImageSize"):
+        relion.read_particles(PARTICLES)
+
+
+@pytest.mark.parametrize("text", ["<NA>", "nan", "NaN", "", "None", "N/A", "null"])
+def test_priors_may_lack(project, text):
+    label = "rlnAngleTiltPrior"
+    _with(PARTICLES, "particles", label, "90.0")
+    _with(PARTICLES, "particles", label, text, 3)
+    particles = relion.read_particles(PARTICLES)
+    values = relion.particle_numbers(particles, [label, "rlnNotThere"], may_lack=True)
+    assert np.flatnonzero(np.isnan(values[:, 0])).tolist() == [3]
+    assert values[:3, 0].tolist() == [90, 90, 90]
+    assert not values[:, 1].any()
+    relion.write_particles("copy.star", particles)
+    assert read_star("copy.star")["particles"][label].tolist() == particles.text[label].tolist()
+
+
+@pytest.mark.parametrize("text", ["ten", "[1", "inf", "1_0"])
+def test_a_prior_is_a_number_or_nothing(project, text):
+    _with(PARTICLES, "particles", "rlnAngleTiltPrior", text, 3)
+    particles = relion.read_particles(PARTICLES)
+    with pytest.raises(InputError, match=r"row 4 .*column rlnAngleTiltPrior"):
+        relion.particle_numbers(particles, ["rlnAngleTiltPrior"], may_lack=True)
+
+
+@pytest.mark.parametrize("text", ["1", "[1,1", "[a,b]", "[1,nan]", "", "<NA>", "[1;1]", "[1_1,1]"])
+def test_visible_frames_are_a_vector(project, text):
+    _with(PARTICLES, "particles", "rlnTomoVisibleFrames", "[1,0,1]")
+    particles = relion.read_particles(PARTICLES)
+    assert [frames.tolist() for frames in relion.visible_frames(particles)] == [[True, False, True]] * 12
+    with pytest.raises(InputError, match="TS_01/1 counts 3 tilts, its tilt series 21"):
+        relion.visible_frames(particles, {"TS_01": 21, "TS_03": 3})
+    _with(PARTICLES, "particles", "rlnTomoVisibleFrames", text, 3)
+    with pytest.raises(InputError, match=r"particles\.star, row 4 .*column rlnTomoVisibleFrames"):
+        relion.visible_frames(relion.read_particles(PARTICLES))
+
+
+@pytest.mark.parametrize("text", ["1e30", "1e18", "-5", "2.5", "nan"])
+def test_sizes_that_no_tomogram_has(project, text):
+    path = Path("Tomograms/job007/tomograms.star")
+    _with(path, "global", "rlnTomoSizeX", text, 0)
+    with pytest.raises(InputError, match=r"tomograms\.star, tomogram TS_01: .*rlnTomoSizeX"):
+        relion.read_tilt_series_set(path)
+
+
+# ---- names
+
+
+def _named_anew(names) -> relion.StaInputs:
+    tables = read_star(PARTICLES)
+    columns = {**tables["particles"].columns, "rlnTomoParticleName": text_column(names)}
+    write_star(PARTICLES, tables | {"particles": Table("particles", columns)})
+    return relion.load_sta_inputs("Extract/job024/optimisation_set.star")
+
+
+def test_names_that_repeat_are_warned_of(project):
+    tomograms = read_star(PARTICLES)["particles"]["rlnTomoName"]
+    inputs = _named_anew([f"{name}/{row // 2}" for row, name in enumerate(tomograms)])
+    assert len(inputs.particles) == 12
+    assert len(inputs.warnings) == 1
+    assert "names occur more than once in a tomogram (rlnTomoParticleName TS_01/0)" in inputs.warnings[0]
+
+
+def test_names_may_be_numbers_within_a_tomogram(project):
+    tomograms = read_star(PARTICLES)["particles"]["rlnTomoName"].tolist()
+    inputs = _named_anew([str(tomograms[:row].count(name) + 1) for row, name in enumerate(tomograms)])
+    assert inputs.warnings == ()
+    assert relion.repeated_names(inputs.particles) == []
+    assert relion.repeated_names(inputs.particles, over_all=True)[0] == "1"
+
+
+def test_trajectories_need_names(project):
+    _named_anew(["TS_01/1"] * 12)
+    values = {
+        "in_optimisation_set": "Extract/job024/optimisation_set.star",
+        "in_trajectories": "Polish/job020/motion.star",
+    }
+    with pytest.raises(InputError, match=r"more than once \(rlnTomoParticleName TS_01/1\).*motion\.star"):
+        relion.load_sta_inputs(**values)
+    # A job that does not read them hands them on.
+    inputs = relion.load_sta_inputs(**values, need_tomograms=False)
+    assert inputs.trajectories_path == Path("Polish/job020/motion.star")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TS_01_Vol", "TS_01"),
+        ("TS_01.tomostar", "TS_01"),
+        ("rec_TS_03.mrc", "TS_03"),
+        ("TS01", "TS_01"),
+        ("zebra", None),
+    ],
+)
+def test_names_that_the_set_has_are_shown(project, name, meant):
+    _with(PARTICLES, "particles", "rlnTomoName", name)
+    with pytest.raises(InputError, match="its tomograms are TS_01, TS_03") as error:
+        relion.load_sta_inputs("Extract/job024/optimisation_set.star")
+    assert (f"is {name} the same as {meant}?" in str(error.value)) == (meant is not None)
+
+
+# ---- tables that others write
+
+
+def test_an_unnamed_particle_table_is_one(project):
+    text = PARTICLES.read_text()
+    PARTICLES.write_text(text.replace("data_particles", "data_"))
+    inputs = relion.load_sta_inputs("Extract/job024/optimisation_set.star")
+    assert len(inputs.particles) == 12
+    assert "has no name" in inputs.warnings[0]
+    relion.write_particles("copy.star", relion.read_particles(PARTICLES))
+    assert list(read_star("copy.star")) == ["general", "optics", "particles"]
+    PARTICLES.write_text(text.replace("data_particles", "data_picks"))
+    with pytest.raises(InputError, match="rename data_picks to data_particles"):
+        relion.read_particles(PARTICLES)
+    # Two of them: which one is meant is not known.
+    PARTICLES.write_text(text.replace("data_particles", "data_") + text.replace("data_", "data_old_"))
+    with pytest.raises(InputError, match="no table data_particles"):
+        relion.read_particles(PARTICLES)
+
+
+@pytest.mark.parametrize("lacking", "XYZ")
+@pytest.mark.parametrize("label", ["rlnCenteredCoordinate{}Angst", "rlnCoordinate{}"])
+def test_the_missing_coordinate_is_named(project, label, lacking):
+    _without(PARTICLES, "particles", *(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"))
+    for axis in set("XYZ") - {lacking}:
+        _with(PARTICLES, "particles", label.format(axis), "1.0")
+    with pytest.raises(InputError, match=f"but no {label.format(lacking)};"):
+        relion.read_particles(PARTICLES)
+
+
+@pytest.mark.parametrize(("said", "dimension"), [("1", "3"), ("0", "2")])
+def test_a_general_table_that_contradicts_the_images(project, said, dimension):
+    tables = read_star("Refine3D/job016/run_it003_data.star")
+    general = Table("general", {"rlnTomoSubTomosAre2DStacks": text_column([said])}, is_loop=False)
+    optics = {**tables["optics"].columns, "rlnImageDimensionality": text_column([dimension])}
+    write_star("odd.star", {**tables, "general": general, "optics": Table("optics", optics)})
+    with pytest.raises(InputError, match=rf"odd\.star: the general table says .*{said}\), but"):
+        relion.check_subtomogram_kind(relion.read_particles("odd.star"), "odd.star")
+
+
+# ---- paths
+
+
+def _warp(tmp_path: Path, named: str) -> Path:
+    """Lay out a set as Warp does: paths that count from the set's own folder; return that folder."""
+    folder = tmp_path / "work/deep/relion"
+    folder.mkdir(parents=True)
+    stacks = tmp_path / "work/deep/warp_tiltseries/TS_01"
+    stacks.mkdir(parents=True)
+    for row in (1, 2):
+        (stacks / f"{row}.mrcs").touch()
+    rows = "".join(f"TS_01 {row} 0 0 {named.format(row)}\n" for row in (1, 2))
+    labels = "rlnTomoName rlnCenteredCoordinateXAngst rlnCenteredCoordinateYAngst rlnCenteredCoordinateZAngst"
+    head = "".join(f"_{label} #{n}\n" for n, label in enumerate([*labels.split(), "rlnImageName"], 1))
+    (folder / "particles.star").write_text(f"data_particles\n\nloop_\n{head}{rows}\n")
+    return folder
+
+
+@pytest.mark.parametrize("named", ["{}", "00000{}@{}", "{}:mrcs"])
+@pytest.mark.parametrize(
+    ("start", "out", "counted"),
+    [
+        pytest.param("deep/relion", "External/job001", None, id="beside the set"),
+        pytest.param("deep/relion", "out", None, id="in no job"),
+        pytest.param(".", "deep/out", "deep/warp_tiltseries/TS_01/", id="from above"),
+        pytest.param("deep/relion", "../../other/out", "{work}/deep/warp_tiltseries/TS_01/", id="elsewhere"),
+        pytest.param("deep/relion", "../External/job001", "warp_tiltseries/TS_01/", id="project above"),
+    ],
+)
+def test_images_are_named_anew_where_a_set_is_written(tmp_path, monkeypatch, named, start, out, counted):
+    folder = _warp(tmp_path, named.replace("{}", "../warp_tiltseries/TS_01/{0}.mrcs") if "@" not in named
+                   else "00000{0}@../warp_tiltseries/TS_01/{0}.mrcs")  # fmt: skip
+    monkeypatch.chdir(tmp_path / "work" / start)
+    writer = Path(out) / "particles.star"
+    relion.write_particles(writer, relion.read_particles(os.path.relpath(folder / "particles.star")))
+    before = read_star(folder / "particles.star")["particles"]["rlnImageName"].tolist()
+    after = read_star(writer)["particles"]["rlnImageName"].tolist()
+    new = counted and counted.format(work=tmp_path / "work")
+    assert after == [text.replace("../warp_tiltseries/TS_01/", new) if new else text for text in before]
+
+
+def test_images_that_cannot_be_found_stay_as_they_are_named(tmp_path, monkeypatch):
+    folder = _warp(tmp_path, "../gone/{0}.mrcs")
+    monkeypatch.chdir(tmp_path / "work")
+    relion.write_particles("out/particles.star", relion.read_particles(folder / "particles.star"))
+    after = read_star("out/particles.star")["particles"]["rlnImageName"]
+    assert after.tolist() == ["../gone/1.mrcs", "../gone/2.mrcs"]
+
+
+def test_images_of_a_project_keep_their_names_in_it_and_lose_them_outside(project, tmp_path, monkeypatch):
+    particles = relion.read_particles(PARTICLES)
+    before = particles.text["rlnImageName"].tolist()
+    for out in ("Select/job099/particles.star", "loose/particles.star"):
+        relion.write_particles(out, particles)
+        assert read_star(out)["particles"]["rlnImageName"].tolist() == before
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    relion.write_particles("out/particles.star", relion.read_particles(project / PARTICLES))
+    after = read_star("out/particles.star")["particles"]["rlnImageName"].tolist()
+    assert after == [str(project / text) for text in before]

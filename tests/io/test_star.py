@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,13 +58,13 @@ def test_text_stays_verbatim(tmp_path):
         '# a comment\n\n# version 50001\n\ndata_\n\n_rlnA   001\n_rlnEmpty ""\n_rlnSpaced  "two words"\n'
         "_rlnNothing\n \n"
         "\ndata_rows\n\nloop_ \n_rlnTomoName #1 \n_rlnValue #2 \n_rlnWords #3\n"
-        "001  -21.64652 \"a b\"\n nan   1e-9  ''\n #3\t5.0 it's\n\n"
+        "001  -21.64652 \"a b\"\n nan   1e-9  ''\n a#3\t5.0 it's\n\n"
     )
     tables = read_star(path)
     assert list(tables) == ["", "rows"]
     assert tables[""].row() == {"rlnA": "001", "rlnEmpty": "", "rlnSpaced": "two words", "rlnNothing": ""}
     assert not tables[""].is_loop
-    assert tables["rows"]["rlnTomoName"].tolist() == ["001", "nan", "#3"]
+    assert tables["rows"]["rlnTomoName"].tolist() == ["001", "nan", "a#3"]
     assert tables["rows"]["rlnValue"].tolist() == ["-21.64652", "1e-9", "5.0"]
     assert tables["rows"]["rlnWords"].tolist() == ["a b", "", "it's"]
     assert first_table(tables).name == ""
@@ -118,6 +120,24 @@ def test_empty_loop_and_windows_line_ends(tmp_path):
         pytest.param(
             "data_a\n\nloop_\n_rlnX #1\n_rlnX #2\n1 1\n", "column _rlnX twice", id="same column twice"
         ),
+        pytest.param("data_a\n\n_rlnX 1\n_rlnX 2\n", "line 4.*_rlnX twice", id="same list label twice"),
+        pytest.param('data_a\n\n_rlnX "a b" c\n', "line 3.*more than one value", id="two list values"),
+        pytest.param(
+            "data_a\n\n_rlnX 1\nloop_\n_rlnY\n2\n", "line 4: 'loop_' stands after", id="loop in list"
+        ),
+        pytest.param(
+            "data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n_TS 1\n2 2\n", "line 6: '1' stands after", id="row as label"
+        ),
+        *(
+            pytest.param(
+                f"data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n1 2\n{row}\n",
+                "line 7: .* is a comment",
+                id=f"row {row}",
+            )
+            for row in ("#3 4", "# 3 4", " #", "#3 4 # why", ";3 4", " ; 3 4")
+        ),
+        pytest.param("data_a\n\nloop_\n_rlnX #1\n1\n#2\n", "line 6: .* is a comment", id="one column"),
+        pytest.param("\ufeffhello\n", "no STAR file", id="byte order mark alone"),
         pytest.param("data_a\n\nloop_\n\n1 1\n", "no column labels", id="loop without labels"),
         pytest.param("data_a\n\nrubbish\n", "must start with loop_", id="rubbish in a table"),
         pytest.param("\0\1\2MAP ", "binary", id="binary"),
@@ -129,6 +149,113 @@ def test_what_is_refused(tmp_path, content, words):
     with pytest.raises(InputError, match=words) as error:
         read_star(path)
     assert "bad.star" in str(error.value)
+
+
+_LOOP = "data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n{}1 2\n3 4{}\n\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(_LOOP.format("# mine\n", ""), id="comment after the labels"),
+        pytest.param(_LOOP.format("\n\n; mine\n\n", ""), id="blank and semicolon after the labels"),
+        pytest.param(
+            _LOOP.format("# data_b\n", "").replace("_rlnY", "# why\n\n_rlnY"), id="among the labels"
+        ),
+        pytest.param(_LOOP.format("", " # nice"), id="remark after a row"),
+        pytest.param(_LOOP.format("", " #nice 5 6"), id="remark that touches its mark"),
+        pytest.param("\ufeff" + _LOOP.format("", ""), id="byte order mark"),
+        pytest.param("\ufeff# made in Windows\n" + _LOOP.format("", ""), id="byte order mark and comment"),
+        pytest.param(("\ufeff" + _LOOP.format("# x\n", "")).replace("\n", "\r\n"), id="Windows"),
+        pytest.param("; mine\n" + _LOOP.format("", "") + "; the end\n", id="semicolons between tables"),
+        pytest.param(
+            _LOOP.format("", "").replace("loop_", "# before\n;\nloop_ # the rows"), id="before loop_"
+        ),
+        pytest.param(_LOOP.format("", "").replace("\n1", "\n   1"), id="indented row"),
+    ],
+)
+def test_comments_and_blank_lines_where_relion_skips_them(tmp_path, content):
+    path = tmp_path / "x.star"
+    path.write_text(content, encoding="utf-8", newline="")
+    tables = read_star(path)
+    assert list(tables) == ["a"]
+    assert tables["a"]["rlnX"].tolist() == ["1", "3"]
+    assert tables["a"]["rlnY"].tolist() == ["2", "4"]
+
+
+def test_lists_with_comments_and_blank_lines(tmp_path):
+    path = tmp_path / "x.star"
+    path.write_text(
+        "data_\n\n# mine\n_rlnA 1\n\n_rlnB  x.star # remark\n; _rlnA 5\n\n  _rlnC two words # and more\n"
+        '_rlnD "a # b"  # c\n_rlnE 1@x#1.mrc\n_rlnF # nothing\n_rlnG\t7\n\ndata_b\n_rlnA 2\n'
+    )
+    tables = read_star(path)
+    wanted = {"A": "1", "B": "x.star", "C": "two words", "D": "a # b", "E": "1@x#1.mrc", "F": "", "G": "7"}
+    assert tables[""].row() == {f"rln{key}": value for key, value in wanted.items()}
+    assert tables["b"].row() == {"rlnA": "2"}
+
+
+def test_marks_inside_values_are_no_comments(tmp_path):
+    path = tmp_path / "x.star"
+    path.write_text(
+        'data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n"#1" 1@x#1.mrc\na#b ;\n\'; c\' "d # e" # f\n";" "#"\n'
+    )
+    found = read_star(path)["a"]
+    assert found["rlnX"].tolist() == ["#1", "a#b", "; c", ";"]
+    assert found["rlnY"].tolist() == ["1@x#1.mrc", ";", "d # e", "#"]
+
+
+def test_rows_may_look_like_tables(tmp_path):
+    path = tmp_path / "x.star"
+    path.write_text(
+        "data_a\n\nloop_\n_rlnX #1\n_rlnY #2\ndata_01 1\nloop_2 2\n_3 3\ndata_b 4 # last\n\n"
+        "data_b\n\nloop_\n_rlnX #1\ndata_01\nloop_2\n\ndata_c\n\nloop_\n_rlnX #1\n1\n"
+        "data_d\nloop_\n_rlnX #1\n_rlnY #2\n\n# none\n\ndata_e\n\nloop_\n_rlnX #1\n\ndata_f\n_rlnX 1\n"
+    )
+    tables = read_star(path)
+    found = {name: one["rlnX"].tolist() for name, one in tables.items()}
+    assert found == {
+        "a": ["data_01", "loop_2", "_3", "data_b"],
+        "b": ["data_01", "loop_2"],
+        "c": ["1"],
+        "d": [],
+        "e": [],
+        "f": ["1"],
+    }
+    write_star(tmp_path / "copy.star", tables)
+    assert _same(tables, read_star(tmp_path / "copy.star"))
+    # What RELION would take for a label, a comment or nothing stands in quotes.
+    assert '"_3"' in (tmp_path / "copy.star").read_text()
+
+
+@pytest.mark.parametrize("value", ["#5", "# 5", ";", ";x", "_x", "data_x", "loop_", "data_x y"])
+@pytest.mark.parametrize("is_loop", [True, False])
+def test_values_that_look_like_syntax_are_quoted(tmp_path, value, is_loop):
+    path = tmp_path / "x.star"
+    made = table("a", {"rlnX": [value], "rlnY": [value]}, is_loop=is_loop)
+    write_star(path, [made])
+    assert _same({"a": made}, read_star(path))
+    # First in a row all of them, and a mark of a comment anywhere.
+    quoted = path.read_text().count(f'"{value}"')
+    assert quoted >= (2 if value[0] == "#" else 1 if is_loop else 0)
+
+
+def test_a_table_without_rows_has_an_empty_first_row():
+    assert table("a", {"rlnX": []}).row() == {}
+    assert table("a", {}).row() == {}
+
+
+def test_utf16_and_what_is_no_regular_file(tmp_path):
+    path = tmp_path / "x.star"
+    path.write_text("data_a\n_rlnX 1\n", encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-16"):
+        read_star(path)
+    os.mkfifo(tmp_path / "pipe.star")
+    for bad in (tmp_path / "pipe.star", "/dev/zero"):
+        with pytest.raises(InputError, match="no regular file"):
+            read_star(bad)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_star("x" * 300 + ".star")
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -152,7 +279,24 @@ _label = st.from_regex(r"[A-Za-z][A-Za-z0-9]{0,8}", fullmatch=True)
 _value = st.one_of(
     st.from_regex(r"-?[0-9]{1,5}\.[0-9]{1,8}", fullmatch=True),
     st.sampled_from(
-        ["", "001", "nan", "[1,0,1]", "_x", "#5", "data_x", "loop_", "it's", '"q', "a b", " lead", "\ttab"]
+        [
+            "",
+            "001",
+            "nan",
+            "[1,0,1]",
+            "_x",
+            "#5",
+            "# 5",
+            "a#b",
+            ";x",
+            "data_x",
+            "loop_",
+            "it's",
+            '"q',
+            "a b",
+            " lead",
+            "\ttab",
+        ]
     ),
     st.text(st.characters(exclude_characters='\n\r\0"', exclude_categories=("Cs",)), max_size=12),
 )

@@ -251,3 +251,54 @@ def test_a_map_without_numbers(copy, monkeypatch, capsys):
     code, err = run(capsys, "make_mask", "--in_3dref", "nan.mrc", "--o", "out/")
     assert code == 2
     assert "nan.mrc holds 1 voxels that are not finite numbers" in err
+
+
+@pytest.mark.parametrize(("job", "name"), FIELDS)
+@pytest.mark.parametrize(
+    "value", ["1e308", "-1e308", "1e-9", "9" * 30, "-" + "9" * 30, "9" * 5000, "nan", "C" + "9" * 20]
+)
+def test_absurd_values_are_refused_or_harmless(job, name, value):
+    """A sentence that names the option, or a job that says no more than any other value of the kind."""
+    values = unusual(job).as_text() | {name: value}
+    made, said = None, f"--{name}"
+    try:
+        made = job.from_text(values)
+    except InputError as error:
+        said = str(error)
+    assert name in said
+    assert "\n" not in said
+    if made is None:
+        return
+    kept = getattr(made, name)
+    unit = extra_of(job.model_fields[name])["unit"]
+    if (
+        isinstance(kept, float | int)
+        and not isinstance(kept, bool)
+        and unit in ("Å", "px", "binned px", "Å²")
+    ):
+        assert abs(kept) <= 1e6
+
+
+@pytest.mark.parametrize(
+    ("job", "values"),
+    [
+        ("refine", {"mask_diameter_angst": "1e-9"}),
+        ("refine", {"symmetry": "C99999999999999999999"}),
+        ("refine", {"symmetry": "D361"}),
+        ("refine", {"offset_range_px": "1e9"}),
+        ("refine", {"seed": "99999999999999999999"}),
+        ("refine", {"max_iterations": "1000000"}),
+        ("process_map", {"rescale_pixel_size_angst": "1e-9"}),
+        ("extract", {"binning": "1e308"}),
+        ("reconstruct", {"binning": "1e308"}),
+        ("extract", {"box_size_px": "9" * 25}),
+        ("extract", {"min_frames": "9" * 25}),
+        ("make_mask", {"pixel_size_angst": "1e-300"}),
+        ("recenter", {"center_z_px": "1e300"}),
+        ("remove_duplicates", {"min_distance_angst": "1e300"}),
+    ],
+)
+def test_what_no_computer_could_work_on_is_refused_at_once(job, values):
+    known = unusual(JOBS[job]).as_text()
+    with pytest.raises(InputError, match=f"--{next(iter(values))}"):
+        JOBS[job].from_text(known | values)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ from napari_sta.io.relion import (
 )
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
+from napari_sta.jobs._run import JobRun, RunOptions, resume
 from napari_sta.kernels.ctf import zernike_phase
 from napari_sta.phantoms import Blobs, simulate, write_project
 from tiny_project import Project, finish, make_project, tiny_spec
@@ -55,6 +59,18 @@ def noise_project(root: Path, **changes: Any) -> Project:
 def extract(project: Project, out: Path, threads: int = 1, **values: Any) -> dict[str, Any]:
     given = {"in_optimisation_set": str(project.paths.optimisation_set), "box_size_px": 24, "float16": "No"}
     return finish(job_named("extract").from_text(given | values), out, threads)
+
+
+def run(project: Project, out: Path, **values: Any) -> dict[str, Any]:
+    """Extract with records, as the command line does."""
+    given = {"in_optimisation_set": str(project.paths.optimisation_set), "box_size_px": 24, "float16": "No"}
+    job = job_named("extract").from_text({k: str(v) for k, v in (given | values).items()})
+    steps = JobRun(job, RunOptions(out=out, threads=2, device="cpu")).steps()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def stack_of(out: Path, tomogram: str, name: str) -> np.ndarray:
@@ -562,7 +578,7 @@ def test_resuming_keeps_what_is_finished(noise, tmp_path, stack2d):
     values = {"stack2d": stack2d, "box_size_px": 16}
     extract(noise, tmp_path / "whole", **values)
     out = tmp_path / "out"
-    extract(noise, out, **values)
+    run(noise, out, **values)
     pattern = "*_stack2d.mrcs" if stack2d == "Yes" else "*_data.mrc"
     files = sorted(out.rglob(pattern))
     for path in out.rglob("*.mrc*"):
@@ -576,7 +592,7 @@ def test_resuming_keeps_what_is_finished(noise, tmp_path, stack2d):
         weights.unlink()
         redone.add(files[5])
     (out / "particles.star").unlink()
-    record = extract(noise, out, **values)
+    record = run(noise, out, **values)
     assert record["n_written"] == len(redone)
     assert "kept from an earlier run" in record["summary"]
     assert {p for p in files if p.stat().st_mtime > 1} == redone
@@ -591,8 +607,197 @@ def test_resuming_keeps_what_is_finished(noise, tmp_path, stack2d):
     np.testing.assert_array_equal(mine.coordinate_zyx_angst, whole.coordinate_zyx_angst)
 
 
-def test_other_boxes_are_not_taken_for_finished(noise, tmp_path):
+def interrupted(project: Project, out: Path, **values: Any) -> None:
+    """Extract everything, and leave it as if it had been stopped just before the end."""
+    run(project, out, **values)
+    (out / "RELION_JOB_EXIT_SUCCESS").unlink()
+    record = json.loads((out / "job.json").read_text())
+    (out / "job.json").write_text(json.dumps(record | {"status": "Aborted"}))
+
+
+def move_particles(project: Project) -> None:
+    particles = read_particles(project.paths.particles)
+    write_particles(
+        project.paths.particles,
+        replace(particles, coordinate_zyx_angst=particles.coordinate_zyx_angst + np.array([3.0, 2.0, 1.0])),
+    )
+
+
+def darken_image(project: Project) -> None:
+    path = project.paths.root / "tilt_stacks/TS_01.mrc"
+    path.write_bytes(path.read_bytes()[:-4000] + bytes(4000))
+
+
+def change_defocus(project: Project) -> None:
+    path = next(project.paths.root.rglob("tilt_series/TS_01.star"))
+    tables = read_star(path)
+    columns = next(iter(tables.values())).columns
+    columns["rlnDefocusU"] = columns["rlnDefocusU"].astype(float).astype(int).astype(str).astype(object)
+    write_star(path, list(tables.values()))
+
+
+OTHER_VALUES = [
+    {"apply_ctf": "No"}, {"invert_contrast": "No"}, {"float16": "Yes"}, {"circle_crop": "No"}, {"binning": 1.3},
+    {"box_size_px": 20}, {"stack2d": "No"},
+]  # fmt: skip
+
+
+def whole_content(out: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.suffix in (".mrc", ".mrcs")
+    }
+
+
+@pytest.mark.parametrize("other", OTHER_VALUES, ids=lambda other: next(iter(other)))
+def test_other_values_in_its_own_folder(noise, tmp_path, other):
+    """Finished: refused. Stopped before the end: made again, and nothing of the other values stays."""
+    out = tmp_path / "out"
+    interrupted(noise, out)
+    run(noise, out, **other)
+    run(noise, tmp_path / "fresh", **other)
+    assert whole_content(out) == whole_content(tmp_path / "fresh")
+    before = whole_content(out)
+    with pytest.raises(
+        InputError, match=f"holds a finished extract, but --{next(iter(other))} was .* choose another"
+    ):
+        run(noise, out)
+    assert whole_content(out) == before
+    record = run(noise, out, **other)  # the same values: what is whole is kept
+    assert record["n_written"] == 0
+
+
+@pytest.mark.parametrize("change", [move_particles, darken_image, change_defocus])
+def test_other_inputs_in_its_own_folder(copy, tmp_path, change):
+    """Changed on the disk under the same names: never mixed with what was made before."""
+    out = tmp_path / "out"
+    interrupted(copy, out)
+    change(copy)
+    before = whole_content(out)
+    with pytest.raises(InputError, match=r"cannot be resumed: .* has changed since"):
+        for _ in resume(out).steps():
+            pass
+    assert whole_content(out) == before
+    run(copy, out)
+    run(copy, tmp_path / "fresh")
+    assert whole_content(out) == whole_content(tmp_path / "fresh")
+    assert whole_content(out) != before
+    interrupted(copy, tmp_path / "second")
+    for _ in resume(tmp_path / "second").steps():  # nothing has changed: it goes on
+        pass
+
+
+def test_fewer_particles_leave_no_stale_stack(copy, tmp_path):
+    out = tmp_path / "out"
+    interrupted(copy, out)
+    write_particles(copy.paths.particles, read_particles(copy.paths.particles)[:3])
+    run(copy, out)
+    assert len(whole_content(out)) == 3
+
+
+def test_stacks_of_others_are_never_taken_or_written_over(noise, tmp_path):
+    """RELION's Subtomograms/ without particles.star: the job was stopped before its end."""
+    out = tmp_path / "out"
+    extract(noise, out)
+    (out / "particles.star").unlink()
+    (out / "optimisation_set.star").unlink()
+    before = whole_content(out)
+    with pytest.raises(InputError, match="already holds Subtomograms, which no extract of napari-sta wrote"):
+        run(noise, out)
+    assert whole_content(out) == before
+
+
+def renamed(project: Project, rename: Callable[[int, str, str], tuple[str, str]]) -> None:
+    """Give particles other names and tomograms, in the particle set and the tomogram set."""
+    particles = read_particles(project.paths.particles)
+    pairs = [
+        rename(row, tomogram, name)
+        for row, (tomogram, name) in enumerate(zip(particles.tomogram, particles.name, strict=True))
+    ]
+    tomograms = np.array([pair[0] for pair in pairs], dtype=object)
+    names = np.array([pair[1] for pair in pairs], dtype=object)
+    to = dict(zip(particles.tomogram, tomograms, strict=True))
+    write_particles(project.paths.particles, replace(particles, tomogram=tomograms, name=names))
+    tables = read_star(project.paths.tomograms)
+    columns = tables["global"].columns
+    for tomogram, path in zip(columns["rlnTomoName"], columns["rlnTomoTiltSeriesStarFile"], strict=True):
+        per_tilt = project.paths.root / path
+        (one,) = read_star(per_tilt).values()
+        write_star(per_tilt, [replace(one, name=to[tomogram])])
+    columns["rlnTomoName"] = np.array([to[name] for name in columns["rlnTomoName"]], dtype=object)
+    write_star(project.paths.tomograms, list(tables.values()))
+
+
+HOSTILE = {
+    "up": lambda row, tomogram, name: (tomogram, f"../../{name}"),
+    "up later": lambda row, tomogram, name: (tomogram, name if row < 5 else f"a/../../../../x{row}"),
+    "absolute": lambda row, tomogram, name: (tomogram, f"/tmp/napari-sta-escape/{row}"),
+    "dots": lambda row, tomogram, name: (tomogram, f"{tomogram}/.." if row == 5 else name),
+    "dot": lambda row, tomogram, name: (tomogram, f"./{row}"),
+    "empty part": lambda row, tomogram, name: (tomogram, f"{tomogram}//{row}"),
+    "control": lambda row, tomogram, name: (tomogram, f"{tomogram}/{row}\x07"),
+    "tomogram absolute": lambda row, tomogram, name: (f"/tmp/napari-sta-escape/{tomogram}", str(row)),
+    "tomogram up": lambda row, tomogram, name: (f"../{tomogram}", str(row)),
+    "tomogram dots": lambda row, tomogram, name: (".." if tomogram == "TS_01" else "TS_02", str(row)),
+}
+
+
+@pytest.mark.parametrize("stack2d", ["Yes", "No"])
+@pytest.mark.parametrize("rename", HOSTILE.values(), ids=HOSTILE)
+def test_names_never_lead_out_of_the_folder(copy, tmp_path, rename, stack2d):
+    renamed(copy, rename)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"particles\.star, row \d+, rlnTomoParticleName .* leads out of"):
+        run(copy, tmp_path / "deep/er/out", stack2d=stack2d)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/napari-sta-escape").exists()
+
+
+@pytest.mark.parametrize("link", ["Subtomograms", "Subtomograms/TS_01"])
+def test_links_in_its_folder_are_not_followed(copy, tmp_path, link):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    interrupted(copy, out)
+    (out / link).rename(elsewhere)
+    (out / link).symlink_to(elsewhere)
+    for path in elsewhere.rglob("*.mrcs"):
+        path.write_bytes(b"theirs")
+    with pytest.raises(InputError, match=r"leads out of the folder .* through a link; remove the link"):
+        run(copy, out)
+    assert {path.read_bytes() for path in elsewhere.rglob("*.mrcs")} == {b"theirs"}
+
+
+def test_two_particles_never_share_a_file(copy, tmp_path):
+    renamed(copy, lambda row, tomogram, name: (tomogram, f"{tomogram}/{row if row != 5 else 2}"))
+    tables = read_star(copy.paths.particles)
+    tables["particles"].columns["rlnTomoParticleName"][5] = tables["particles"]["rlnTomoParticleName"][2]
+    write_star(copy.paths.particles, list(tables.values()))
+    with pytest.raises(InputError, match="rlnTomoParticleName"):
+        run(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    particles = read_particles(copy.paths.particles)
+    inputs = SimpleNamespace(particles=particles, particles_path=copy.paths.particles)
+    job = job_named("extract").from_text({"in_optimisation_set": str(copy.paths.optimisation_set)})
+    with pytest.raises(InputError, match=r"particles 3 and 6 both have .* give each particle"):
+        job._stems(inputs)
+
+
+def test_names_of_many_particles_are_checked_at_once():
+    many = np.array([f"TS_{row % 100:03d}/{row}" for row in range(100_000)], dtype=object)
+    tomograms = np.array([name.partition("/")[0] for name in many], dtype=object)
+    inputs = SimpleNamespace(
+        particles=SimpleNamespace(name=many, tomogram=tomograms), particles_path="p.star"
+    )
+    job = job_named("extract").from_text({"in_optimisation_set": "set.star"})
+    began = time.process_time()
+    stems = job._stems(inputs)
+    assert time.process_time() - began < 0.6
+    assert stems[-1] == "Subtomograms/TS_099/99999"
+
+
+def test_without_a_record_nothing_is_taken_for_finished(noise, tmp_path):
     extract(noise, tmp_path / "out", box_size_px=16)
+    assert extract(noise, tmp_path / "out", box_size_px=16)["n_written"] == len(noise.phantom.particles)
     assert extract(noise, tmp_path / "out", box_size_px=20)["n_written"] == len(noise.phantom.particles)
     check_stacks(noise, tmp_path / "out", expectations(noise, 20))
 
@@ -689,10 +894,11 @@ def many(project: Project, factor: int) -> None:
 _KILLED = """
 import sys
 from pathlib import Path
-from napari_sta.jobs._job import Context, job_named
+from napari_sta.jobs._job import job_named
+from napari_sta.jobs._run import JobRun, RunOptions
 
 job = job_named("extract").from_text({"in_optimisation_set": sys.argv[1], "box_size_px": 48, "float16": "No"})
-for _ in job.run(Context(Path(sys.argv[2]), threads=2, device="cpu")):
+for _ in JobRun(job, RunOptions(out=Path(sys.argv[2]), threads=2, device="cpu")).steps():
     print("batch", flush=True)
 """
 
@@ -701,7 +907,6 @@ def test_killed_while_writing(copy, tmp_path, monkeypatch):
     """SIGKILL at a moment nobody chose: whatever has its final name is whole, and resuming finishes the rest."""
     many(copy, 300)
     out = tmp_path / "out"
-    out.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(copy.paths.optimisation_set), str(out)], stdout=subprocess.PIPE
     )
@@ -719,7 +924,7 @@ def test_killed_while_writing(copy, tmp_path, monkeypatch):
         assert header.missing_bytes == 0
         assert header.shape_zyx[1:] == (48, 48)
     before = {p: p.stat().st_mtime_ns for p in written}
-    record = extract(copy, out, box_size_px=48)
+    record = run(copy, out, box_size_px=48, float16="No")
     assert record["n_particles"] == 2400
     assert record["n_written"] == 2400 - len(written)
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
@@ -849,7 +1054,7 @@ def short_trajectory(project):
         pytest.param(lambda p: p.paths.optimisation_set.unlink(), "optimisation_set.star", id="missing set"),
         pytest.param(lambda p: p.paths.particles.unlink(), "particles.star", id="missing particles"),
         pytest.param(without("rlnTomoName"), "rlnTomoName", id="missing column"),
-        pytest.param(without("rlnCenteredCoordinateYAngst"), "has no particle coordinates", id="no coordinates"),
+        pytest.param(without("rlnCenteredCoordinateYAngst"), "but no rlnCenteredCoordinateYAngst", id="no coordinates"),
         pytest.param(lambda p: write_particles(p.paths.particles, p.phantom.particles[np.arange(0)]), "no particles",
                      id="empty set"),
         pytest.param(unknown_tomogram, "TS_99", id="unknown tomogram"),
@@ -858,7 +1063,7 @@ def short_trajectory(project):
         pytest.param(lambda p: os.truncate(p.paths.root / "tilt_stacks/TS_01.mrc", 3000), "TS_01.mrc is truncated",
                      id="truncated"),
         pytest.param(lambda p: (p.paths.root / "tilt_stacks/TS_01.mrc").unlink(), "TS_01.mrc", id="no images"),
-        pytest.param(same_names, "names must be unique", id="repeated names"),
+        pytest.param(same_names, "both have rlnTomoParticleName", id="repeated names"),
         pytest.param(short_trajectory, "has 4 rows, its tilt series 5 tilts", id="short trajectory"),
         pytest.param(lambda p: tilt_columns(p, rlnDefocusU=lambda t, i: "high"), "rlnDefocusU", id="no number"),
         pytest.param(lambda p: optics_columns(p.paths.particles, rlnTomoTiltSeriesPixelSize=2.5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -62,14 +61,14 @@ def test_both_signs_and_axes(tmp_path):
     assert "center_x_px" in found["summary"]
 
 
-def test_a_mask_on_another_grid_is_resampled_and_said_so(small_project, tmp_path, caplog):
+def test_a_mask_on_another_grid_is_resampled_and_said_so(small_project, tmp_path):
     from napari_sta.kernels.filters import resample_to_grid
 
     mask = read_volume(small_project.mask_path)
     write_volume(tmp_path / "coarse.mrc", Volume(resample_to_grid(mask.data, 4.0, 40, 6.0), 6.0))
-    with caplog.at_level(logging.WARNING):
-        record = finish(job(small_project.map_path, tmp_path / "coarse.mrc"), tmp_path / "out")
-    assert "coarse.mrc (40 px at 6 Å) is resampled to the grid of the map (64 px at 4 Å)" in caplog.text
+    record = finish(job(small_project.map_path, tmp_path / "coarse.mrc"), tmp_path / "out")
+    [said] = job(small_project.map_path, tmp_path / "coarse.mrc").warnings()
+    assert "coarse.mrc (40 px at 6 Å) is resampled to the grid of the map (64 px at 4 Å)" in said
     assert record["offset_px"] == pytest.approx(small_project.hidden_offset_px, abs=0.35)
 
 

@@ -181,15 +181,14 @@ def test_a_useless_mask_is_ignored_and_said_so(folder, tmp_path, caplog):
     assert postprocess(folder, tmp_path / "c", **options)["resolution_angst"] > record["resolution_angst"]
 
 
-def test_a_mask_on_another_grid_is_resampled(folder, tmp_path, caplog):
+def test_a_mask_on_another_grid_is_resampled(folder, tmp_path):
     index = (np.arange(36) - 18) * 3.0
     r = np.sqrt(index[:, None, None] ** 2 + index[:, None] ** 2 + index**2)
     write_volume(tmp_path / "coarse.mrc", Volume(np.clip((38 - r) / 8, 0, 1).astype(np.float32), 3.0))
-    with caplog.at_level(logging.WARNING):
-        coarse = postprocess(
-            folder, tmp_path / "a", in_mask=str(tmp_path / "coarse.mrc"), adhoc_bfactor_angst2=0
-        )
-    assert "is resampled to the grid of the map (48 px at 2 Å)" in caplog.text
+    options = {"in_mask": str(tmp_path / "coarse.mrc"), "adhoc_bfactor_angst2": 0}
+    coarse = postprocess(folder, tmp_path / "a", **options)
+    [said] = job_named("postprocess")(in_half_map=str(folder / "half1.mrc"), **options).warnings()
+    assert "coarse.mrc (36 px at 3 Å) is resampled to the grid of the map (48 px at 2 Å)" in said
     fine = postprocess(folder, tmp_path / "b", adhoc_bfactor_angst2=0)
     assert coarse["resolution_angst"] == pytest.approx(fine["resolution_angst"], rel=0.12)
 

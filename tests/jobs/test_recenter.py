@@ -147,6 +147,25 @@ def test_priors_move_along(tmp_path):
         np.testing.assert_allclose(gap, [[-0.4, 0.5], [-0.3, 0.0], [-0.1, 0.0]], atol=2e-5)
 
 
+@pytest.mark.parametrize("text", ["<NA>", "nan", "", "None"])
+def test_a_prior_that_is_not_there_stays_away(tmp_path, text):
+    """Sets joined from picks with and without priors."""
+    priors = {f"rlnOrigin{axis}PriorAngst": [text, 1.0] for axis in "XYZ"}
+    path = small_table(tmp_path, **priors)
+    recenter(tmp_path / "out", in_parts=str(path), center_z_px="2.75")
+    rows = read_star(tmp_path / "out/particles.star")["particles"]
+    moved = [float(rows[f"rlnOrigin{axis}PriorAngst"][1]) for axis in "XYZ"]
+    assert [rows[f"rlnOrigin{axis}PriorAngst"][0] for axis in "XYZ"] == [text] * 3
+    assert np.linalg.norm(np.array(moved) - 1) > 1
+
+
+@pytest.mark.parametrize("text", ["ten", "[1", "inf"])
+def test_a_prior_that_is_no_number_is_refused(tmp_path, text):
+    path = small_table(tmp_path, rlnOriginXPriorAngst=[1.0, text])
+    with pytest.raises(InputError, match=r"row 2 .*rlnOriginXPriorAngst"):
+        job_named("recenter").from_text({"in_parts": str(path)}).check()
+
+
 def test_missing_origins_count_as_zero(tmp_path):
     path = small_table(tmp_path)
     tables = read_star(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +25,13 @@ from napari_sta.cli import main
 from napari_sta.data.errors import InputError, Stopped
 from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
+from napari_sta.io.files import written_files
 from napari_sta.io.mrc import read_images, read_volume, write_stack, write_volume
 from napari_sta.io.project import ABORT_NOW, Project
 from napari_sta.io.relion import read_particles, read_tilt_series_set, write_particles
-from napari_sta.io.star import Table, read_star, write_star
+from napari_sta.io.star import Table, read_star, text_column, write_star
 from napari_sta.jobs._job import Context, Job, Progress, job_named, value_as_text
-from napari_sta.jobs._refine_files import checkpoint_path, read_checkpoint
+from napari_sta.jobs._refine_files import checkpoint_path, latest_checkpoint, read_checkpoint
 from napari_sta.jobs._refine_loop import Refinement
 from napari_sta.jobs._run import JobRun, RunOptions, resume
 from napari_sta.kernels.fsc import fourier_shell_correlation
@@ -393,24 +396,160 @@ def test_a_damaged_checkpoint_costs_one_iteration(project, tmp_path):
     """The mask beside the iterations is there afterwards, too."""
     out, mask = tmp_path / "run", tmp_path / "mask.mrc"
     write_volume(mask, Volume(np.full((BOX_PX,) * 3, 0.5, np.float32), PIXEL_ANGST))
-    values = {"in_mask": mask, "max_iterations": 2}
-    refine(project, out, **values)
+    values = {**project.inputs(), "in_mask": mask, "max_iterations": 2}
+    run_job(values, out)
     shutil.copytree(out, tmp_path / "whole")
     checkpoint_path(out, 2).write_bytes(checkpoint_path(out, 2).read_bytes()[:700])
     first = checkpoint_path(out, 1).stat().st_mtime_ns
-    refine(project, out, **values)
+    run_job(values, out)
     assert checkpoint_path(out, 1).stat().st_mtime_ns == first
     same_iteration(out, tmp_path / "whole", 2)
     assert (read_volume(out / "run_solvent_mask.mrc").data == 0.5).all()
 
 
-def test_another_job_in_the_folder_starts_anew(project, three, tmp_path):
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None], how: int = zipfile.ZIP_STORED) -> None:
+    """Change members of a checkpoint."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def header_of_terabytes(members: dict[str, bytes]) -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<f8", "fortran_order": False, "shape": (1 << 20, 190_000)}
+    )
+    members["p_max.npy"] = file.getvalue()
+
+
+def about(**changes: Any) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        found = json.loads(str(np.load(io.BytesIO(members["about.npy"]))))
+        for name, value in changes.items():
+            found[name] = found[name] | value if isinstance(value, dict) else value
+        file = io.BytesIO()
+        np.save(file, np.array(json.dumps(found)))
+        members["about.npy"] = file.getvalue()
+
+    return change
+
+
+DAMAGES: dict[str, Callable[[dict[str, bytes]], object]] = {
+    "terabytes": header_of_terabytes,
+    "header no dictionary": lambda m: m.update({"p_max.npy": m["p_max.npy"].replace(b"{", b"(", 1)}),
+    "header unclosed": lambda m: m.update({"p_max.npy": m["p_max.npy"].replace(b"}", b"(", 1)}),
+    "objects": lambda m: m.update({"p_max.npy": m["p_max.npy"].replace(b"<f8", b"|O8", 1)}),
+    "short": lambda m: m.update({"p_max.npy": m["p_max.npy"][:-8]}),
+    "no array": lambda m: m.update({"p_max.npy": b""}),
+    "missing": lambda m: m.pop("p_max.npy"),
+    "too many": lambda m: m.update({"surprise.npy": m["p_max.npy"]}),
+    "nothing": lambda m: m.clear(),
+    "about a list": lambda m: m.update({"about.npy": m["p_max.npy"]}),
+    "plain a list": about(plain=[]),
+    "control empty": about(control=None),
+    "order a word": about(control={"order": "3"}),
+    "order huge": about(control={"order": 10**30}),
+    "iteration": about(plain={"iteration": None}),
+    "half sets": about(half_set=[1, 2]),
+    "half sets huge": about(half_set=[10**30]),
+    "size": about(size_px="huge"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_told_and_stepped_over(three, tmp_path, damage):
     out = tmp_path / "run"
     shutil.copytree(three, out)
-    record = refine(project, out, max_iterations=1, seed=7)
-    assert record["iterations"] == 1
+    rewritten(checkpoint_path(out, 2), damage)
+    with pytest.raises(InputError, match=r"run_it002_checkpoint\.npz cannot be read"):
+        read_checkpoint(checkpoint_path(out, 2))
+    checkpoint_path(out, 3).write_bytes(b"PK\x05\x06" + bytes(18))
+    fingerprint = json.loads((out / "job.json").read_text())["fingerprint"]
+    found = latest_checkpoint(out, written_files(out), fingerprint)
+    assert found is not None
+    assert found.state.iteration == 1
+
+
+def test_a_checkpoint_that_unpacks_to_terabytes(three, tmp_path):
+    path = shutil.copy(checkpoint_path(three, 1), tmp_path / "run_it001_checkpoint.npz")
+    rewritten(path, lambda m: m.update({"p_max.npy": bytes(50_000_000)}), zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_checkpoint(path)
+
+
+def unfinished(three: Path, out: Path) -> None:
+    """Copy a finished job as if it had been stopped."""
+    shutil.copytree(three, out)
+    (out / "RELION_JOB_EXIT_SUCCESS").unlink()
+    record = json.loads((out / "job.json").read_text())
+    (out / "job.json").write_text(json.dumps(record | {"status": "Aborted"}))
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_only_files_of_its_own_are_removed(project, three, tmp_path):
+    """Named as a refinement names its files, but not written by this one."""
+    out = tmp_path / "run"
+    shutil.copytree(three, out)
+    for path in checkpoint_path(out, 1), checkpoint_path(out, 2), checkpoint_path(out, 3):
+        path.write_bytes(b"damaged")
+    checkpoint_path(out, 0).write_bytes(b"damaged")
+    (out / "run_it009_data.star").write_text("somebody's")
+    run_job({**project.inputs(), "max_iterations": 1}, out)
+    assert checkpoint_path(out, 1).stat().st_size > 1000
     assert not checkpoint_path(out, 2).exists()
-    assert files.read_optimiser(out / "run_it001_optimiser.star").seed == 7
+    assert (out / "run_it009_data.star").read_text() == "somebody's"
+
+
+def test_a_finished_refinement_is_not_replaced_by_another(project, three, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(three, out)
+    before = content(out)
+    with pytest.raises(
+        InputError, match="holds a finished refine, but --seed was 1 and is 7 now; choose another folder"
+    ):
+        run_job({**project.inputs(), "max_iterations": 3, "seed": 7}, out)
+    assert content(out) == before
+
+
+def touch_images(project: Refinable, folder: Path) -> dict[str, Any]:
+    values = with_particles(project, edited(project, folder / "particles.star", lambda tables: None))
+    return {**values, "max_iterations": 3}
+
+
+def other_seed(project: Refinable, folder: Path) -> dict[str, Any]:
+    return {**project.inputs(), "max_iterations": 3, "seed": 7}
+
+
+@pytest.mark.parametrize("make", [touch_images, other_seed])
+def test_iterations_are_not_lost_to_other_values_or_inputs(project, three, tmp_path, make):
+    """Days of work: neither mixed with others nor deleted."""
+    out = tmp_path / "run"
+    unfinished(three, out)
+    before = content(out)
+    with pytest.raises(InputError, match=r"holds an unfinished refine, but .*; choose another folder"):
+        run_job(make(project, tmp_path), out)
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["run_it012_half1_class001.mrc", "run_it003_data.star", "run_it000_optimiser.star"]
+)
+def test_a_refinement_of_relions_that_has_not_converged_is_left_alone(project, three, tmp_path, name):
+    out = tmp_path / "Refine3D/job016"
+    out.mkdir(parents=True)
+    for file in ("job.star", "note.txt", "run.out", name):
+        (out / file).write_text("RELION's")
+    (out / "job.star").write_text("data_job\n\n_rlnJobTypeLabel relion.refine3d\n")
+    before = content(out)
+    with pytest.raises(InputError, match=f"already holds {name}, which no refine of napari-sta wrote"):
+        run_job({**project.inputs(), "max_iterations": 1}, out)
+    assert content(out) == before
 
 
 def test_continuing_from_an_optimiser_file_of_ours(project, three, tmp_path):
@@ -436,7 +575,7 @@ def test_continuing_with_other_particles_is_refused(project, three, tmp_path):
 
 def test_continuing_in_the_same_folder_keeps_what_was_done(project, three, tmp_path):
     out = tmp_path / "run"
-    shutil.copytree(three, out)
+    unfinished(three, out)
     for path in [*out.glob("*.star"), out / "job.json"]:
         path.write_text(path.read_text().replace(str(three), str(out)))
     run_job({"continue_from": out / "run_it001_optimiser.star", "max_iterations": 2}, out)
@@ -641,7 +780,43 @@ def values(**changes: Any) -> Callable[[Refinable, Path], dict[str, Any]]:
     return lambda project, folder: project.inputs() | changes
 
 
+def with_text(table: str, label: str, text: str) -> Callable[[Refinable, Path], dict[str, Any]]:
+    """Put a text into a column, which is made if it is not there, in one row or the only one."""
+
+    def make(project: Refinable, folder: Path) -> dict[str, Any]:
+        def edit(tables: dict[str, Table]) -> None:
+            columns = tables[table].columns
+            if label not in columns:
+                columns[label] = text_column(["0"] * len(tables[table]))
+            columns[label][min(3, len(tables[table]) - 1)] = text
+
+        return with_particles(project, edited(project, folder / "text.star", edit))
+
+    return make
+
+
 WRONG = [
+    *(
+        pytest.param(with_text("particles", "rlnTomoVisibleFrames", text), "row 4", id=f"frames {text}")
+        for text in ("1", "[1,1", "[a,b]", "<NA>")
+    ),
+    *(
+        pytest.param(with_text("optics", "rlnImageSize", text), "rlnImageSize", id=f"box {text}")
+        for text in ("-2", "5000", "100000", "1e18", "nan")
+    ),
+    *(
+        pytest.param(with_text("particles", label, text), "row 4 (particle", id=f"{label} {text}")
+        for label, text in (
+            ("rlnAngleTiltPrior", "ten"),
+            ("rlnOriginXPriorAngst", "[1"),
+            ("rlnOriginXAngst", "<NA>"),
+        )
+    ),
+    pytest.param(
+        with_text("general", "rlnTomoSubTomosAre2DStacks", "0"),
+        "images are 2D stacks; set it to 1",
+        id="kind",
+    ),
     pytest.param(
         values(mask_diameter_angst=97), "mask_diameter_angst 97 is larger than the box", id="diameter"
     ),
@@ -732,6 +907,24 @@ def test_ctf_options(project):
     np.testing.assert_array_equal(models["peak"][:, beyond], models["ctf"][:, beyond])
 
 
+def test_joined_sets_of_the_same_names(project, tmp_path):
+    """Two extractions of the same picks: names repeat, stacks differ; rows are kept apart, also to go on."""
+
+    def edit(tables: dict[str, Table]) -> None:
+        columns = tables["particles"].columns
+        n = len(tables["particles"])
+        columns["rlnTomoParticleName"] = text_column([f"TS_01/{row // 2}" for row in range(n)])
+        columns["rlnMark"] = text_column([f"row{row}" for row in range(n)])
+
+    values = with_particles(project, edited(project, tmp_path / "joined.star", edit)) | {"max_iterations": 1}
+    finish(job_of(values), tmp_path / "run", THREADS)
+    before = read_star(tmp_path / "joined.star")["particles"]
+    after = read_star(tmp_path / "run/run_it001_data.star")["particles"]
+    for label in ("rlnMark", "rlnTomoParticleName", "rlnRandomSubset"):
+        assert after[label].tolist() == before[label].tolist()
+    assert len(set(after["rlnAngleRot"])) == len(after)
+
+
 @pytest.mark.parametrize("width", [None, 10])
 def test_the_tilt_prior_restrains_a_global_search(project, tmp_path, width):
     """Noise has no orientation: without a prior particles turn anywhere, with one they stay near 90 degrees."""
@@ -745,6 +938,27 @@ def test_the_tilt_prior_restrains_a_global_search(project, tmp_path, width):
     tilt = read_checkpoint(checkpoint_path(tmp_path / "run", 1)).state.angles_deg[:, 1]
     away = np.abs(tilt - 90)
     assert (away.max() < 3 * 10 + 15) if width else (np.median(away) > 20)
+
+
+def test_particles_without_a_tilt_prior_are_searched_everywhere(project, tmp_path, caplog):
+    path = noisy(project, tmp_path / "noise.star")
+    tables = read_star(path)
+    column = text_column(["90.0"] * len(tables["particles"]))
+    column[::2] = "<NA>"
+    column[::4] = "nan"
+    columns = {**tables["particles"].columns, "rlnAngleTiltPrior": column}
+    write_star(path, tables | {"particles": Table("particles", columns)})
+    values = with_particles(project, path) | {
+        "initial_sampling_deg": "15", "local_searches_from_deg": "1.8", "max_iterations": 1,
+        "tilt_prior_width_deg": 10,
+    }  # fmt: skip
+    finish(job_of(values), tmp_path / "run", THREADS)
+    away = np.abs(read_checkpoint(checkpoint_path(tmp_path / "run", 1)).state.angles_deg[:, 1] - 90)
+    assert away[1::2].max() < 3 * 10 + 15
+    assert np.median(away[::2]) > 20
+    written = read_star(tmp_path / "run/run_it001_data.star")["particles"]
+    assert written["rlnAngleTiltPrior"].tolist() == column.tolist()
+    assert "have no rlnAngleTiltPrior" in caplog.text
 
 
 def test_a_global_search_finds_what_local_search_would(project, tmp_path):
@@ -780,6 +994,87 @@ def test_the_reference_is_resized(project, three, tmp_path, capsys):
     words = words_of(project, in_3dref=tmp_path / "large.mrc", resize_reference="No")
     assert main([*words, "--o", str(tmp_path / "no"), "--quiet"]) == 2
     assert "use --resize_reference Yes" in capsys.readouterr().err
+
+
+def test_what_is_assumed_of_reference_and_mask_is_said_before(project, tmp_path):
+    """Pixel sizes, grids and values of maps and masks: what is changed is said, what cannot be meant is refused."""
+    from napari_sta.kernels.filters import resample_to_grid
+
+    def write(name: str, data: Any, pixel: float | None) -> str:
+        write_volume(tmp_path / name, Volume(np.asarray(data, np.float32), pixel))
+        return str(tmp_path / name)
+
+    truth = read_volume(project.reference).data
+    ball = np.asarray(truth > 0.2 * truth.max(), np.float32)
+
+    def looked_at(**values: Any) -> list[str]:
+        job = job_of({**project.inputs(), **values})
+        job.check()
+        return [one for one in job.warnings() if str(tmp_path) in one and "starts both half sets" not in one]
+
+    assert looked_at() == []
+    silent = write("silent.mrc", truth, None)
+    [said] = looked_at(in_3dref=silent)
+    assert said.startswith(f"{silent} states no pixel size")
+    assert said.endswith("taken to be that of the particles (24 px at 4 Å), whose box it has")
+    # It is not rescaled.
+    references = job_of({**project.inputs(), "in_3dref": silent})._prepared(logging.getLogger("test"), 1)[2]
+    np.testing.assert_array_equal(references[0].numpy(), truth)
+    large = write("large.mrc", resample_to_grid(truth, PIXEL_ANGST, 40, 3.0), 3.0)
+    assert looked_at(in_3dref=large) == [f"{large} is resampled from 40 px at 3 Å to 24 px at 4 Å"]
+    mask, coarse = (
+        write("mask.mrc", ball, None),
+        write("coarse.mrc", resample_to_grid(ball, 4.0, 16, 6.0), 6.0),
+    )
+    assert "states no pixel size" in looked_at(in_mask=mask)[0]
+    assert (
+        "coarse.mrc (16 px at 6 Å) is resampled to the grid of the particles" in looked_at(in_mask=coarse)[0]
+    )
+    ringing = write("ringing.mrc", 1.1 * ball - 0.05, 4.0)
+    assert "are cut off to 0…1" in looked_at(in_mask=ringing)[0]
+    for values, words in (
+        (
+            {"in_3dref": write("other.mrc", truth[2:-2, 2:-2, 2:-2], None)},
+            "its box is 20 px, not that of the particles",
+        ),
+        ({"in_3dref": write("huge.mrc", 3e38 * ball, 4.0)}, "which cannot be computed with"),
+        ({"in_3dref": write("zero.mrc", 0 * ball, 4.0)}, "holds nothing: all voxels are 0"),
+        (
+            {"in_mask": write("map.mrc", 7 * ball - 3, 4.0)},
+            "must lie between 0 and 1, these run from -3 to 4",
+        ),
+        ({"in_mask": write("stack.mrc", ball[:21], 4.0)}, "a mask is a cube"),
+        ({"in_mask": write("small.mrc", np.ones((12, 12, 12)), 4.0)}, "reaches the edge of its own box"),
+    ):
+        with pytest.raises(InputError) as error:
+            looked_at(**values)
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("names", ["half{}.mrc 1 2", "map_half_{}.mrc A B", "emd_1_half_map_{}.map 1 2"])
+def test_half_maps_as_reference(project, tmp_path, names):
+    """Each half set starts from its own, however the two are named; they must belong together."""
+    pattern, *which = names.split()
+    truth = read_volume(project.reference).data
+    paths = [tmp_path / pattern.format(one) for one in which]
+    for factor, path in enumerate(paths, start=1):
+        write_volume(path, Volume(truth * np.float32(factor), PIXEL_ANGST))
+    for path in paths:
+        job = job_of({**project.inputs(), "in_3dref": path})
+        references = job._prepared(logging.getLogger("test"), 1)[2]
+        for factor, one in enumerate(references, start=1):
+            np.testing.assert_array_equal(one.numpy(), truth * np.float32(factor))
+    write_volume(paths[1], Volume(truth, PIXEL_ANGST * 1.1))
+    with pytest.raises(InputError, match="differ in pixel size"):
+        job.check()
+    write_volume(paths[1], Volume(truth, None))
+    job.check()
+    assert any(
+        f"{paths[1]} states no pixel size" in one and "taken to be that of" in one for one in job.warnings()
+    )
+    paths[1].unlink()
+    with pytest.raises(InputError, match=rf"{paths[1].name} is missing; .* rename a map that is none of two"):
+        job_of({**project.inputs(), "in_3dref": paths[0]}).check()
 
 
 def test_solvent_flattened_fsc(project, three, converged, tmp_path):

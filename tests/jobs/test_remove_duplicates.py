@@ -13,9 +13,11 @@ from extraction_oracle import relion_rotation_xyz
 from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
+from napari_sta.io.project import JobStar, read_job_star
 from napari_sta.io.relion import read_optimisation_set, read_particles, with_text, write_particles
 from napari_sta.io.star import read_star, table, text_column, write_star
 from napari_sta.jobs._job import job_named
+from napari_sta.jobs._run import JobRun, RunOptions, job_from_star
 from tiny_project import finish
 
 
@@ -149,12 +151,22 @@ def test_without_a_score_the_first_stays_and_it_is_said(copy, tmp_path, caplog):
 def test_a_score_that_is_no_number(copy, tmp_path):
     place(copy, LINE, rlnMaxValueProbDistribution=["good", "bad", "good", "0.3"])
     with pytest.raises(
-        InputError, match="--score_column rlnMaxValueProbDistribution holds values that are no numbers"
+        InputError, match=r"row 1 .*'good' in column rlnMaxValueProbDistribution is not.*--score_column"
     ):
         job(copy, rule="geometric").check()
     finish(job(copy), tmp_path / "out")  # RELION's rule does not read it
     assert kept(tmp_path / "out") == [3, 4]
     assert job(copy).preview().keep.tolist() == [False, False, True, True]
+
+
+def test_joined_sets_of_the_same_names(copy, tmp_path, caplog):
+    """Two extractions of the same picks: names repeat, images differ, and rows are what counts."""
+    placed = place(copy, LINE, rlnMark=list("abcd"))
+    write_particles(copy.paths.particles, replace(placed, name=text_column(["TS_01/1"] * len(LINE))))
+    finish(job(copy), tmp_path / "out")
+    rows = read_star(tmp_path / "out/particles.star")["particles"]
+    assert rows["rlnMark"].tolist() == ["c", "d"]
+    assert any("occur more than once" in one for one in job(copy).warnings())
 
 
 def test_preview(copy):
@@ -319,3 +331,29 @@ def test_relions_command_line(copy):
     )
     other = job_named("remove_duplicates").from_text({"in_parts": "p.star", "rule": "geometric"})
     assert other.relion_command("Select/job009/") is None
+
+
+def test_relions_scheduler_gets_the_particle_set(data, tmp_path, monkeypatch):
+    """RELION asks for fn_data, also where we were given an optimisation set; our own slots count on the way back."""
+    shutil.copytree(data / "project", tmp_path / "project")
+    monkeypatch.chdir(tmp_path)  # not the project's folder
+    root = tmp_path / "project"
+    asked = job_named("remove_duplicates").from_text(
+        {"in_optimisation_set": "Extract/job024/optimisation_set.star"}
+    )
+    run = JobRun(asked, RunOptions(project=root))
+    for _ in run.steps():
+        pass
+    star = read_job_star(run.out / "job.star")
+    assert star.options["fn_data"] == "Extract/job024/particles.star"
+    assert job_from_star(star) == asked
+    given = job_named("remove_duplicates").from_text(
+        {"in_parts": str(root / "Extract/job024/particles.star")}
+    )
+    run = JobRun(given, RunOptions(project=root))
+    for _ in run.steps():
+        pass
+    assert read_job_star(run.out / "job.star").options["fn_data"] == "Extract/job024/particles.star"
+    # RELION's own job has that slot alone.
+    theirs = JobStar("relion.select.removeduplicates", {"fn_data": "a.star", "do_remove_duplicates": "Yes"})
+    assert job_from_star(theirs).in_parts == "a.star"

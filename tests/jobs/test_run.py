@@ -96,6 +96,7 @@ def test_in_a_project(project):
         "map.mrc",
         "RELION_OUTPUT_NODES.star",
         "RELION_JOB_EXIT_SUCCESS",
+        ".napari-sta-files",
     }
     job = project.job(run.name)
     assert (job.status, job.type_label) == ("Succeeded", "relion.external")
@@ -158,6 +159,8 @@ def test_a_record_names_the_members_of_a_set(project):
         "Extract/job024/optimisation_set.star",
         "Extract/job024/particles.star",
         "Tomograms/job007/tomograms.star",
+        "tilt series",
+        "tilt images",
     }
 
 

@@ -210,3 +210,20 @@ def test_bare_psi_is_relions():
     ours = sampling.choose_near_prior(grid, prior[1:], width)[0]
     theirs = sampling.choose_near_prior(grid, prior[1:], width, bare_psi=True)[0]
     assert set(ours.orientation) != set(theirs.orientation)
+
+
+@pytest.mark.parametrize("bare_psi", [False, True])
+@pytest.mark.parametrize("angle", [0, 1, 2])
+@pytest.mark.parametrize("widths", [(0.0, 12.0, 0.0), (12.0, 0.0, 0.0), (0.0, 0.0, 12.0), (12.0, 12.0, 12.0)])
+def test_an_angle_without_a_prior_is_not_restrained(angle, widths, bare_psi):
+    """NaN is no prior: as if there were no width."""
+    grid = sampling.make_orientation_grid(1, "C2")
+    prior = np.array([[20.0, 70.0, 110.0], [20.0, 70.0, 110.0]])
+    prior[1, angle] = np.nan
+    given, free = sampling.choose_near_prior(grid, prior, sampling.AngularPrior(*widths), bare_psi=bare_psi)
+    less = [0.0 if axis == angle else width for axis, width in enumerate(widths)]
+    as_if = sampling.choose_near_prior(grid, prior[:1], sampling.AngularPrior(*less), bare_psi=bare_psi)[0]
+    np.testing.assert_array_equal(free.orientation, as_if.orientation)
+    np.testing.assert_allclose(free.prior, as_if.prior)
+    assert free.prior.sum() == pytest.approx(1)
+    assert len(free.orientation) >= len(given.orientation)

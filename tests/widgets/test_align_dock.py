@@ -347,3 +347,343 @@ def test_dropped_file_is_chosen(dock, project):
     left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     dock.mask_box.dropEvent(QDropEvent(QPoint(3, 3), Qt.DropAction.CopyAction, mime, left, none))
     assert Path(dock.mask_box.path()) == path
+
+
+# -- what is on the canvas is what is applied -------------------------------------------------------
+
+
+def delete(viewer, *kinds):
+    for layer in list(viewer.layers):
+        if layer.metadata["napari_sta"]["kind"] in kinds:
+            viewer.layers.remove(layer)
+
+
+def displacement(dock, viewer) -> float:
+    """Return how far the mask lies from the map along Z on the canvas, in the map's pixels."""
+    by_path = {one.metadata["napari_sta"]["path"]: one for one in dock.bench.ours("map", "half", "mask")}
+    mask, density = by_path[dock.mask_box.path()], by_path[dock.map_box.path()]
+    centres = [one.data_to_world(np.array(one.data.shape) // 2)[0] for one in (mask, density)]
+    return (centres[0] - centres[1]) / dock.pixel_size_angst
+
+
+def refused(dock) -> str:
+    """Assert that nothing can be applied, neither by the button nor by a call; return the reason given."""
+    assert not dock.apply_button.isEnabled()
+    before = len(dock.bench.tickets)
+    dock.apply()
+    assert len(dock.bench.tickets) == before
+    assert dock.apply_button.toolTip()
+    return dock.apply_button.toolTip()
+
+
+@pytest.fixture
+def at_275(loaded, wait):
+    loaded.set_offset(2.75)
+    wait(loaded.apply_button.isEnabled)
+    return loaded
+
+
+def unreadable(tmp_path, kind):
+    path = tmp_path / f"{kind}_mask.mrc"
+    if kind == "star":
+        path.write_text("data_\n\nloop_\n_rlnA #1\n1\n" * 100)
+    elif kind == "empty":
+        write_volume(path, Volume(np.zeros((64,) * 3, np.float32), 4.0))
+    elif kind == "truncated":
+        write_volume(path, Volume(np.ones((64,) * 3, np.float32), 4.0))
+        path.write_bytes(path.read_bytes()[:5000])
+    return path
+
+
+@pytest.mark.parametrize(("what", "kinds"), [("map", ["missing"]), ("mask", ["star", "empty", "truncated"])])
+def test_what_cannot_be_compared_cannot_be_applied(at_275, tmp_path, wait, what, kinds):
+    box = at_275.map_box if what == "map" else at_275.mask_box
+    good = box.path()
+    for kind in kinds:
+        box.set_path(str(unreadable(tmp_path, kind)))
+        assert "being read" in refused(at_275)
+        wait(lambda: "cannot be compared" in at_275.card.text)
+        refused(at_275)
+        assert at_275.pixel_size_angst is None
+        assert at_275.angstrom.text() == ""
+        assert "Nothing can be applied" in at_275.sentence.text()
+    box.set_path(good)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+    wait(at_275.apply_button.isEnabled)  # the same two: the number has stayed
+    assert at_275.offset_px == 2.75
+
+
+def test_nothing_is_applied_while_another_map_is_read_or_none_is_chosen(at_275, project, wait):
+    at_275.map_box.set_path(str(project / "Reconstruct/job003/half1.mrc"))
+    assert "being read" in refused(at_275)
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+    assert at_275.offset_px == 0  # another map: from the start
+    at_275.set_offset(1.0)
+    wait(at_275.apply_button.isEnabled)
+    at_275.map_box.combo.setCurrentIndex(0)
+    refused(at_275)
+    assert "Choose a map" in at_275.sentence.text()
+
+
+@pytest.mark.parametrize(
+    ("stated", "unknown"), [(0.0, {"map"}), (None, {"mask"}), (float("nan"), {"map", "mask"})]
+)
+def test_a_pixel_size_that_no_header_states_is_asked_for(
+    at_275, monkeypatch, viewer, wait, stated, unknown, project
+):
+    """2.75 px on a map without a pixel size was 2.75 Å."""
+    import napari_sta.io.mrc as mrc
+
+    def without(path):
+        volume = read_volume(path)
+        kind = "mask" if "mask" in Path(path).name else "map"
+        return Volume(volume.data, stated, volume.path) if kind in unknown else volume
+
+    monkeypatch.setattr(mrc, "read_volume", without)
+    at_275.load(at_275.map_box.path(), str(project / "masks/mask_fsc.mrc"))
+    wait(lambda: "cannot be compared" in at_275.card.text)
+    assert "no pixel size" in at_275.card.text
+    assert "no pixel size" in refused(at_275)
+    for what, box in (("map", at_275.map_box), ("mask", at_275.mask_box)):
+        assert box.ask.isVisible() == (what in unknown)
+        if what in unknown:
+            box.pixel_size.setValue(5.0)
+            box.pixel_size.editingFinished.emit()
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+    assert {one for one in ("map", "mask") if getattr(at_275.pair, one).pixel_size_angst == 5.0} == unknown
+    at_275.set_offset(2.0)
+    wait(at_275.apply_button.isEnabled)
+    job, _ = at_275.jobs_to_run()
+    pixel = 5.0 if "map" in unknown else 4.0
+    assert job.pixel_size_angst == pixel
+    assert displacement(at_275, viewer) == pytest.approx(2.0, abs=1e-6)
+    assert f"({2 * pixel:+.2f} Å)" in at_275.sentence.text()
+
+
+def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, bench, wait):
+    paths = [at_275.map_box.path(), at_275.mask_box.path()]
+    for kinds in (("mask", "contour"), ("mask",), ("map",), ("map", "mask", "contour")):
+        delete(viewer, *kinds)
+        wait(lambda: at_275.pair is None)
+        assert "no longer in the viewer" in refused(at_275)
+        assert "no longer in the viewer" in at_275.sentence.text()
+        assert at_275.offset_px == 2.75
+        assert [at_275.map_box.path(), at_275.mask_box.path()] == paths
+        bench.show(paths)  # what a drop on the canvas does
+        wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+        wait(at_275.apply_button.isEnabled)
+        assert at_275.offset_px == 2.75
+        assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
+    at_275.set_offset(-1.0)
+    assert displacement(at_275, viewer) == pytest.approx(-1.0, abs=1e-6)
+
+
+def test_only_one_back_is_not_enough_and_a_button_brings_both(at_275, viewer, bench, wait):
+    delete(viewer, "map", "mask", "contour")
+    wait(lambda: at_275.pair is None)
+    bench.show([at_275.map_box.path()])
+    wait(lambda: any(layer.metadata["napari_sta"]["kind"] == "map" for layer in viewer.layers))
+    wait(lambda: not at_275._canvas_look.isActive())
+    assert "mask is no longer" in refused(at_275)
+    assert at_275.mend_button.isVisible()
+    at_275.mend_button.click()
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+    wait(at_275.apply_button.isEnabled)
+    assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
+
+
+def test_another_map_dropped_for_a_removed_one_is_compared(at_275, viewer, bench, project, wait):
+    other = str(project / "Reconstruct/job003/half1.mrc")
+    delete(viewer, "map")
+    wait(lambda: at_275.pair is None)
+    bench.show([other])
+    wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+    assert at_275.map_box.path() == at_275.pair.map.path == other
+    assert at_275.offset_px == 0
+
+
+def test_several_maps_do_not_disturb_the_two_that_are_compared(at_275, viewer, bench, project, wait):
+    bench.show([project / "Reconstruct/job003/half1.mrc", project / "masks/mask_fsc.mrc"])
+    wait(lambda: len(viewer.layers) == 6)
+    pair = at_275.pair
+    at_275.set_offset(3.5)
+    wait(at_275.apply_button.isEnabled)
+    assert at_275.pair is pair
+    by_path = {layer.metadata["napari_sta"]["path"]: layer for layer in bench.ours("map", "half", "mask")}
+    pixel = at_275.pixel_size_angst
+    for path, layer in by_path.items():
+        moved = layer.data_to_world(np.array(layer.data.shape) // 2)[0]
+        assert moved == pytest.approx(3.5 * pixel if path == at_275.mask_box.path() else 0, abs=1e-6)
+
+
+def _move(layer):
+    layer.translate = np.add(layer.translate, [10.0, 0.0, 0.0])
+
+
+def _scale(layer):
+    layer.scale = np.array(layer.scale) * 1.1
+
+
+def _turn(layer):
+    layer.rotate = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
+
+
+def _deform(layer):
+    layer.affine = np.diag([2.0, 1, 1, 1])
+
+
+def _exchange(layer):
+    layer.data = layer.data[::-1].copy()
+
+
+@pytest.mark.parametrize("kind", ["map", "mask"])
+@pytest.mark.parametrize("moving", ["mask_moves", "map_moves"])
+def test_a_layer_changed_by_hand_is_not_applied(at_275, viewer, wait, kind, moving):
+    getattr(at_275, moving).setChecked(True)
+    for change in (_move, _scale, _turn, _deform, _exchange):
+        change(layer_of(viewer, kind))
+        wait(lambda: not at_275.apply_button.isEnabled())
+        assert kind in refused(at_275)
+        assert kind in at_275.sentence.text()
+        at_275.mend_button.click()
+        wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+        wait(at_275.apply_button.isEnabled)
+        assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
+        assert at_275.offset_px == 2.75
+
+
+def test_what_changes_nothing_keeps_apply(at_275, viewer, bench, wait):
+    mask, density = layer_of(viewer, "mask"), layer_of(viewer, "map")
+    mask.name, density.name = "what", "ever"
+    viewer.layers.reverse()
+    density.visible = False
+    delete(viewer, "contour")
+    density.data = density.data.copy()
+    bench.show([at_275.map_box.path()])  # the same file, read again by another dock
+    wait(lambda: not at_275._canvas_look.isActive())
+    at_275.set_offset(2.5)
+    wait(lambda: not at_275._settle.isActive())
+    assert at_275.apply_button.isEnabled()
+    assert displacement(at_275, viewer) == pytest.approx(2.5, abs=1e-6)
+
+
+def test_wrong_symmetry_cannot_be_applied(at_275, wait):
+    at_275.symmetry.setText("Q7")
+    assert "Q7 is no point group" in refused(at_275)
+    at_275.symmetry.setText("C6")
+    assert at_275.apply_button.isEnabled()
+
+
+# -- undo --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["offset_box", "canvas", "apply_button"])
+def test_ctrl_z_works_where_the_keys_have_just_been_used(loaded, viewer, qtbot, wait, where):
+    loaded.set_offset(1.0)
+    wait(lambda: not loaded._settle.isActive())
+    loaded.set_offset(2.5)
+    wait(lambda: not loaded._settle.isActive())
+    if where == "canvas":
+        assert viewer.layers.selection.active is layer_of(viewer, "map")
+        canvas = viewer.window._qt_viewer.canvas.native
+        qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    elif where == "offset_box":
+        qtbot.keyClick(loaded.offset_box, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    else:
+        loaded.step_back()
+    assert loaded.offset_px == 1.0
+    assert loaded.offset_box.value() == 1.0
+
+
+def test_ctrl_z_takes_back_digits_being_typed_first(loaded, qtbot, wait):
+    loaded.set_offset(1.0)
+    wait(lambda: not loaded._settle.isActive())
+    box = loaded.offset_box
+    box.selectAll()
+    qtbot.keyClicks(box, "7")
+    qtbot.keyClick(box, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert box.text() == "+1.00"
+    assert loaded.offset_px == 1.0
+
+
+def slow_ticks(dock, wait):
+    """Let as much time pass as a slow machine needs for a tick."""
+    wait(lambda: not dock._settle.isActive())
+
+
+def test_a_drag_is_one_step_however_slow(loaded, viewer, wait):
+    loaded.set_offset(1.0)
+    slow_ticks(loaded, wait)
+    loaded.drag_button.setChecked(True)
+    pixel = loaded.pixel_size_angst
+    for _ in range(2):
+        event = Event(0.0)
+        drag = viewer.mouse_drag_callbacks[-1](viewer, event)
+        next(drag)
+        event.type = "mouse_move"
+        for i in range(1, 4):
+            event.position = (i * pixel, 0.0, 0.0)
+            next(drag)
+            slow_ticks(loaded, wait)
+        event.type = "mouse_release"
+        with pytest.raises(StopIteration):
+            next(drag)
+    assert loaded.offset_px == 7.0
+    loaded.step_back()
+    assert loaded.offset_px == 4.0
+    loaded.step_back()
+    assert loaded.offset_px == 1.0
+
+
+@pytest.mark.parametrize("pane", [0, 1])
+def test_a_drag_of_the_curve_is_one_step_however_slow(loaded, wait, pane):
+    class Mouse:
+        inaxes = loaded.plot.panes[pane]
+        xdata = 2.0
+
+    loaded.set_offset(2.0)
+    slow_ticks(loaded, wait)
+    loaded._plot_press(Mouse)
+    for x in (3.0, 4.0, 5.0):
+        Mouse.xdata = x
+        loaded._plot_drag(Mouse)
+        slow_ticks(loaded, wait)
+    loaded._plot_release(Mouse)
+    assert loaded.offset_px == 5.0
+    loaded.step_back()
+    assert loaded.offset_px == 2.0
+
+
+@pytest.mark.parametrize("where", ["offset_box", "canvas"])
+def test_a_held_arrow_is_one_step_however_slow(loaded, viewer, qtbot, wait, where):
+    from qtpy.QtCore import QEvent
+    from qtpy.QtGui import QKeyEvent
+    from qtpy.QtWidgets import QApplication
+
+    loaded.set_offset(1.0)
+    slow_ticks(loaded, wait)
+    time.sleep(0.45)
+    target = loaded.offset_box if where == "offset_box" else viewer.window._qt_viewer.canvas.native
+    key, plain = Qt.Key.Key_Down, Qt.KeyboardModifier.NoModifier
+    for i in range(4):
+        QApplication.sendEvent(target, QKeyEvent(QEvent.Type.KeyPress, key, plain, "", i > 0))
+        slow_ticks(loaded, wait)
+    QApplication.sendEvent(target, QKeyEvent(QEvent.Type.KeyRelease, key, plain))
+    QApplication.processEvents()
+    moved = -1.0 if where == "offset_box" else 1.0
+    assert loaded.offset_px == 1.0 + moved
+    loaded.step_back()
+    assert loaded.offset_px == 1.0
+    time.sleep(0.45)
+    loaded.step(1)
+    loaded.step_back()
+    assert loaded.offset_px == 1.0
+
+
+def test_sideways_moves_are_undone_too(loaded, wait):
+    loaded.symmetry.setText("C1")
+    loaded.x_box.setValue(1.5)
+    slow_ticks(loaded, wait)
+    loaded.step_back()
+    assert loaded.x_box.value() == 0
+    assert not loaded._offset.any()

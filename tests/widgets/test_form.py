@@ -138,7 +138,80 @@ def test_empty_optional_number_is_not_given(form, qtbot):
     assert form.value().radius_angst == 12.5
     form.rows["radius_angst"].widget.native.setValue(None)
     assert form.value().radius_angst is None
-    assert form.rows["radius_angst"].widget.native.lineEdit().placeholderText() == "automatic"
+    assert form.rows["radius_angst"].widget.native.lineEdit().placeholderText() == "none"
+
+
+@pytest.mark.parametrize(
+    ("help", "words"),
+    [
+        ("Low-pass it. Negative: at the resolution found. Empty or 0: none.", "none"),
+        ("Empty: from the map's header.", "from the map's header"),
+        ("Empty or negative: from the half maps' header.", "from the half maps' header"),
+        ("Size of it. Empty: the particles' size, or that of the tilt series.", "the particles' size"),
+        ("Empty: iterate until it has converged. A job stopped can go on.", "iterate until it has converged"),
+        ("Negative sharpens.", "none"),
+        ("An empty box. Of a sphere.", "none"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["number", "file", "text"])
+def test_an_empty_field_says_what_it_stands_for(qtbot, help, words, kind):
+    """The ad-hoc low-pass said "automatic", and meant none."""
+    annotation = {"number": float | None, "file": str | None, "text": str | None}[kind]
+
+    class Open(Job):
+        """A job with a field that may be left open."""
+
+        value: annotation = param(None, title="Value", help=help, kind="file:map" if kind == "file" else "")  # type: ignore[valid-type]
+
+    form = JobForm(Open)
+    qtbot.addWidget(form)
+    native = form.rows["value"].widget.native
+    line = {
+        "number": lambda: native.lineEdit(),
+        "file": lambda: native.combo.lineEdit(),
+        "text": lambda: native,
+    }
+    assert line[kind]().placeholderText() == words
+
+
+@pytest.mark.parametrize("job_class", JOBS, ids=lambda j: j.name())
+def test_no_optional_field_calls_itself_automatic_without_saying_so(qtbot, job_class):
+    form = JobForm(job_class)
+    qtbot.addWidget(form)
+    for row in form.rows.values():
+        if isinstance(row.widget.native, NumberField) and row.optional:
+            words = row.widget.native.lineEdit().placeholderText()
+            assert words == "none" or words in row.info.description
+
+
+def test_the_mark_of_a_changed_field_is_seen(viewer, qtbot):
+    """It was cut off: as wide as nothing."""
+    import numpy as np
+
+    from napari_sta.widgets.job_dock import JobDock
+    from napari_sta.widgets.themes import colours_of
+
+    dock = JobDock(viewer, {"sample": Sample})
+    viewer.window.add_dock_widget(dock)
+    dock.resize(380, 600)
+    form = dock.form
+    row = form.rows["size_px"]
+    colour = colours_of(viewer)["warning"]
+
+    def coloured() -> int:
+        image = row.dot.grab().toImage()
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        found = [
+            image.pixelColor(x, y).getRgb()[:3] for x in range(image.width()) for y in range(image.height())
+        ]
+        return int((np.abs(np.array(found) - wanted).max(axis=1) < 40).sum())
+
+    assert coloured() == 0
+    row.set(256)
+    assert coloured() >= 12
+    assert row.dot.width() >= row.dot.minimumSizeHint().width()
+    form.reset()
+    assert coloured() == 0
 
 
 def test_labels_carry_units():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,149 @@ def test_values_go_to_a_new_job(loaded, bench, qtbot):
     assert values["adhoc_bfactor_angst2"] == -250
     assert values["auto_bfactor"] is False
     assert Path(values["in_half_map"]).is_file()
+
+
+# -- a result that cannot be shown -------------------------------------------------------------------
+
+
+def nothing_is_shown(dock) -> bool:
+    lines = [*dock._fsc_lines.values(), dock._other_line, *dock.guinier.panes[0].lines]
+    drawn = any(len(line.get_xdata()) for line in lines)
+    marked = np.isfinite(dock._at_lowpass.get_xdata()).any() or np.isfinite(dock._at_cursor.get_xdata()).any()
+    return not (drawn or marked or dock.result or dock.controls.isEnabled() or "Å" in dock.headline.text())
+
+
+def test_a_failed_load_leaves_nothing_of_the_result_before(loaded, processed, tmp_path, wait):
+    class Mouse:
+        inaxes = loaded.fsc.panes[0]
+        xdata, ydata = 1 / 20.0, 0.5
+
+    loaded._over_fsc(Mouse())
+    assert not nothing_is_shown(loaded)
+    folder = tmp_path / "PostProcess/job077"
+    folder.mkdir(parents=True)
+    for text in (None, "data_\n\n_rlnA 1\n"):
+        loaded.load(str(processed / "PostProcess/job004"))
+        wait(lambda: loaded.result is not None, 30)
+        if text is not None:
+            (folder / "postprocess.star").write_text(text)
+        loaded.load(str(folder))
+        assert nothing_is_shown(loaded)  # at once, not only when it has failed
+        assert "Reading PostProcess/job077" in loaded.headline.text()
+        wait(loaded.card.isVisible)
+        assert nothing_is_shown(loaded)
+        assert "Reading" not in loaded.headline.text()
+        assert "Move over the FSC" in loaded.readout.text()
+        loaded._over_fsc(Mouse())
+        loaded._clicked_fsc(Mouse())
+        assert nothing_is_shown(loaded)
+    loaded.chooser.setCurrentIndex(0)
+    assert nothing_is_shown(loaded)
+
+
+def test_a_late_result_never_replaces_a_newer_one(dock, processed, monkeypatch, wait):
+    import threading
+
+    import napari_sta.widgets.inspect_dock as module
+
+    gate, began = threading.Event(), threading.Event()
+
+    def slow(path, **more):
+        if "job004" in str(path):
+            began.set()
+            gate.wait(20)
+        return read_result(path, **more)
+
+    monkeypatch.setattr(module, "read_result", slow)
+    dock.load(str(processed / "PostProcess/job004"))
+    wait(began.is_set)
+    dock.load(str(processed / "PostProcess/job005"))
+    gate.set()
+    wait(lambda: dock.result is not None, 30)
+    wait(lambda: dock._reading.idle)
+    assert "job005" in str(dock.result.path)
+    gate.clear()
+    dock.compare.setCurrentIndex(dock.compare.findText("PostProcess/job004"))
+    wait(lambda: not dock._comparing.idle)
+    dock.compare.setCurrentIndex(0)
+    gate.set()
+    wait(lambda: dock._comparing.idle)
+    assert dock.other is None
+    assert len(dock._other_line.get_xdata()) == 0
+
+
+# -- the Guinier plot --------------------------------------------------------------------------------
+
+
+def guinier_star(folder: Path, lowest_angst: float = 12.0, slope: float = -60.0) -> Path:
+    """Write a result whose Guinier plot falls from a huge first shell, with a line fitted to its end."""
+    box, pixel = 96, 2.0
+    shell = np.arange(box // 2 + 1)
+    k = shell / (box * pixel)
+    x = k**2
+    rng = np.random.default_rng(1)
+    original = -6.0 - 2.5 * np.exp(-x * 2000) + slope * x + rng.normal(scale=0.05, size=len(x))
+    original[0] = -26.0
+    weighted = original - 0.5 * (k / 0.15) ** 4
+    weighted[40:] = -99.0
+    used = (x >= lowest_angst**-2) & (weighted > -99)
+    fit = np.polyfit(x[used], weighted[used], 1)
+    sharpened = np.where(weighted > -99, weighted - fit[0] * x, -99.0)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = "\n".join(
+        f"{x[i]:.6e} {original[i]:.6f} {weighted[i]:.6f} {sharpened[i]:.6f} {fit[1]:.6f}" for i in shell
+    )
+    curve = "\n".join(f"{i} {k[i]:.6f} {max(1e-6, 1 - k[i] / 0.2):.6f}" for i in shell)
+    path = folder / "postprocess.star"
+    path.write_text(
+        "data_general\n\n_rlnFinalResolution 5.0\n"
+        f"_rlnBfactorUsedForSharpening {4 * fit[0]:.6f}\n_rlnFittedSlopeGuinierPlot {fit[0]:.6f}\n"
+        f"_rlnFittedInterceptGuinierPlot {fit[1]:.6f}\n\ndata_fsc\n\nloop_\n_rlnSpectralIndex #1\n"
+        f"_rlnResolution #2\n_rlnFourierShellCorrelationCorrected #3\n{curve}\n\n\ndata_guinier\n\nloop_\n"
+        "_rlnResolutionSquared #1\n_rlnLogAmplitudesOriginal #2\n_rlnLogAmplitudesWeighted #3\n"
+        f"_rlnLogAmplitudesSharpened #4\n_rlnLogAmplitudesIntercept #5\n{rows}\n\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("lowest_angst", [10.0, 12.0, 16.0])
+def test_the_guinier_plot_shows_the_fitted_line_over_its_range(dock, tmp_path, wait, lowest_angst):
+    path = guinier_star(tmp_path / "PostProcess/job001", lowest_angst)
+    dock.load(str(path))
+    wait(lambda: dock.result is not None, 30)
+    fit, axis = dock.result.fit, dock.guinier.panes[0]
+    x = dock.result.guinier["x"]
+    first = x[x >= 0.9999 * lowest_angst**-2][0]  # the file has seven digits
+    assert fit.between == pytest.approx((first, x[39]), rel=1e-6)
+    [line] = [one for one in axis.lines if "fit" in one.get_label()]
+    assert f"{4 * fit.slope_angst2:.0f}".replace("-", "−") in line.get_label()
+    np.testing.assert_allclose(line.get_xdata(), fit.between)
+    np.testing.assert_allclose(line.get_ydata(), fit.intercept + fit.slope_angst2 * np.array(fit.between))
+    assert f"{first**-0.5:.3g} to {x[39] ** -0.5:.3g} Å" in axis.get_title()
+    assert "Å²" in axis.get_xlabel()
+    assert axis.get_ylabel() == "ln F"
+
+
+def test_the_guinier_plot_is_scaled_to_the_useful_shells_and_its_legend_is_off_them(dock, tmp_path, wait):
+    dock.load(str(guinier_star(tmp_path / "PostProcess/job001")))
+    wait(lambda: dock.result is not None, 30)
+    dock.tabs.setCurrentIndex(1)
+    dock.guinier.draw()
+    axis = dock.guinier.panes[0]
+    low, high = axis.get_ylim()
+    useful = np.concatenate([one.get_ydata()[one.get_xdata() >= 30.0**-2] for one in axis.lines])
+    assert low > -15  # not the -26 of the first shell
+    assert low <= useful.min()
+    assert useful.max() <= high
+    assert np.ptp(useful) >= 0.5 * (high - low)
+    legend = axis.get_legend().get_window_extent()
+    for line in axis.lines:
+        points = axis.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+        dense = np.concatenate([np.linspace(a, b, 20) for a, b in pairwise(points)])
+        inside = [legend.contains(px, py) for px, py in dense]
+        assert not any(inside), line.get_label()
+
+
+def test_a_result_without_a_fit_has_no_line(loaded):
+    assert loaded.result.fit is None  # the B-factor was given
+    assert not any("fit" in str(line.get_label()) for line in loaded.guinier.panes[0].lines)

@@ -9,8 +9,11 @@ import pytest
 from fake_jobs import FAKES
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QLabel, QPushButton
 
-from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock
+from napari_sta.io.project import Project
+from napari_sta.jobs._job import Progress
+from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock, Pace
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_second_run_waits_for_the_first(dock, bench, wait):
     assert dock.run_button.text() == "Queue"
     second = run(dock, wait, "fine", steps=10, pause_s=0.05)
     assert second.state == "queued"
-    assert "Waiting: Fine" in dock.queue.text()
+    assert waiting(dock) == ["Waiting: Fine"]
     wait(lambda: second.state == "running")
     assert not dock.queue.isVisible()  # it waits no longer
     wait(lambda: second.state == "done")
@@ -136,13 +139,64 @@ def test_second_run_waits_for_the_first(dock, bench, wait):
     assert dock.run_button.text() == "Run"
 
 
-def test_queued_job_can_be_taken_out(dock, bench, wait):
-    first = run(dock, wait, "fine", steps=30, pause_s=0.03)
-    second = run(dock, wait, "fine", steps=1)
-    bench.stop(second)
+def waiting(dock) -> list[str]:
+    return [row.findChild(QLabel).text() for row in dock.queue.rows]
+
+
+def queue_button(dock, row: int, text: str) -> QPushButton:
+    return next(b for b in dock.queue.rows[row].findChildren(QPushButton) if b.text() == text)
+
+
+def test_queued_job_is_taken_out_without_a_trace(dock, bench, wait, project):
+    first = run(dock, wait, "fine", steps=300, pause_s=0.03)
+    second = run(dock, wait, "writesmap")
+    third = run(dock, wait, "fine", steps=1)
+    assert waiting(dock) == [f"Waiting: {second.label}", "then: Fine"]
+    queue_button(dock, 0, "×").click()
+    assert second not in bench.tickets
+    assert waiting(dock) == ["Waiting: Fine"]
     assert second.state == "stopped"
     dock.stop()
-    wait(lambda: first.state == "stopped", 2)
+    wait(lambda: third.state == "done", 10)
+    assert [job.name for job in Project(project).jobs()][-2:] == [f"{first.name}/", f"{third.name}/"]
+    assert not dock.queue.isVisible()
+
+
+def test_queued_job_can_be_put_forward(dock, bench, wait):
+    first = run(dock, wait, "fine", steps=300, pause_s=0.03)
+    second = run(dock, wait, "fine", steps=2)
+    third = run(dock, wait, "fine", steps=3)
+    assert not queue_button(dock, 0, "↑").isEnabled()
+    queue_button(dock, 1, "↑").click()
+    assert bench.queued == [third, second]
+    bench.move_up(third)  # it is the first already
+    assert bench.queued == [third, second]
+    dock.stop()
+    wait(lambda: second.state == "done", 10)
+    assert third.began < second.began
+    assert first.state == "stopped"
+
+
+def progress(done: int, **data) -> Progress:
+    return Progress(done, 100, "x", data)
+
+
+def test_time_left_is_counted_from_the_first_step_that_was_done():
+    """A resumed job has read for a minute when its second particle is done: that will not come again."""
+    pace = Pace()
+    pace.note(progress(0, iteration=3, phase="expectation"), 0.0)
+    assert pace.remaining_s(50.0) is None
+    pace.note(progress(2, iteration=3, phase="expectation"), 60.0)
+    assert pace.remaining_s(60.0) is None
+    assert pace.remaining_s(75.0) is None  # one step tells nothing
+    for done, now in ((12, 61.0), (22, 62.0)):
+        pace.note(progress(done, iteration=3, phase="expectation"), now)
+    assert pace.remaining_s(62.0) == pytest.approx(7.8)
+    assert pace.remaining_s(63.0) == pytest.approx(6.8)
+    pace.note(progress(0, iteration=4, phase="accuracy"), 70.0)
+    assert pace.remaining_s(70.0) is None
+    pace.note(Progress(5, 0, "no total"), 80.0)
+    assert pace.remaining_s(90.0) is None
 
 
 def test_progress_is_shown(dock, wait):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
+from fake_jobs import Fine
+from qt_loop import settle
 from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
-from qtpy.QtGui import QDropEvent, QGuiApplication
+from qtpy.QtGui import QColor, QDropEvent, QGuiApplication
 
 from napari_sta.io.project import PipelineNode, Project
+from napari_sta.jobs._job import Progress
 from napari_sta.widgets.project_dock import ProjectDock
 from napari_sta.widgets.project_files import next_values, read_project, settings_of
 
@@ -89,6 +96,93 @@ def test_double_click_shows_layers_and_twice_does_not_double_them(opened, viewer
     wait(lambda: len(viewer.layers) == 2)
 
 
+def test_running_job_is_in_the_tree_at_once_however_slowly_it_starts(opened, bench, wait):
+    class Slow(Fine):
+        """Does nothing for long."""
+
+        def run(self, context):
+            while not go.is_set():
+                yield Progress(0, 1, "reading")
+                time.sleep(0.02)
+            return {}
+
+        def check(self):
+            time.sleep(2)  # longer than a single look after a while would wait
+
+    go = threading.Event()
+    ticket = bench.run(Slow())
+    wait(lambda: "External" in tree_of(opened), 8)
+    assert ticket.state == "running"
+    opened.select("External/job004")
+    assert opened.tree.currentItem().toolTip(1) == "Running"
+    go.set()
+    wait(lambda: opened.tree.currentItem().toolTip(1) == "Succeeded")
+    assert opened.selected_job == "External/job004"
+
+
+def test_what_others_do_in_the_project_is_seen(opened, bench, project, wait):
+    """RELION's GUI, a command line, a detached job."""
+    opened.select("Reconstruct/job003")
+    opened.tree.setCurrentItem(opened.tree.currentItem().child(1))
+    settle(lambda: bench._trace is not None, 5)
+    made = Project(project)
+    name = made.add_job("Extract", "relion.pseudosubtomo", [], [])
+    wait(lambda: "Extract" in tree_of(opened), 10)
+    # The tree is filled anew; who looks at a file goes on looking at it.
+    assert opened.selected_job == "Reconstruct/job003"
+    assert opened.tree.currentItem().text(0) != "job003"
+    assert opened.tree.currentItem().parent().isExpanded()
+    settle(lambda: False, 2.2)
+    (project / name / "RELION_JOB_EXIT_FAILURE").touch()  # RELION notes it in its pipeline when its GUI looks
+    wait(lambda: any(j.name == name and j.status == "Failed" for j in bench.view.jobs), 10)
+
+
+def test_unchanged_project_is_not_shown_anew(opened, bench, wait):
+    shown = []
+    bench.project_changed.connect(shown.append)
+    bench.refresh()
+    settle(lambda: bool(shown), 1.5)
+    assert shown == []
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_link_is_readable_on_both_themes(viewer, bench, project, wait, theme):
+    viewer.theme = theme
+    dock = bench.open_dock("project")
+    folder = project / "Refine3D/job004"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"job": "refine", "values": {}, "status": "Aborted"}))
+    for name in ("RELION_JOB_EXIT_ABORTED", "run_it000_half1_model.star", "run_it001_checkpoint.npz"):
+        (folder / name).touch()
+    dock.open(project)
+    wait(lambda: bench.view is not None and bench.view.interrupted)
+    dock.select("Refine3D/job004")
+    settle(lambda: False, 0.2)
+    [colour] = re.findall(r"<a href='resume' style='color:(#[0-9a-f]{6})'", dock.details.text())
+    background = QColor(napari_theme(theme).background.as_hex())
+    assert contrast(QColor(colour), background) > 4.5
+    viewer.theme = {"dark": "light", "light": "dark"}[theme]
+    wait(lambda: colour not in dock.details.text())
+
+
+def napari_theme(name: str):
+    from napari.utils.theme import get_theme
+
+    return get_theme(name)
+
+
+def contrast(a: QColor, b: QColor) -> float:
+    """Ratio of luminances as WCAG counts it."""
+
+    def luminance(colour: QColor) -> float:
+        parts = [colour.redF(), colour.greenF(), colour.blueF()]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
 def test_no_project_is_a_card(dock, bench, tmp_path, wait):
     dock.open(tmp_path)
     wait(dock.card.isVisible)
@@ -100,7 +194,7 @@ def test_next_fills_the_job_form(opened, bench, small_project):
     opened.select("Reconstruct/job003")
     opened._fill_next()
     words = [a.text() for a in opened.next_menu.actions() if a.text()]
-    assert words[0] == "Align & recentre …"
+    assert words[0] == "Align && recentre …"  # a single & would underline what follows it
     assert {"Mask creation", "Post-processing"} <= set(words)
     asked = []
     bench.open_dock = lambda key: None

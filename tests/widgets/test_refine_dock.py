@@ -15,6 +15,7 @@ from napari_sta.cli import step_words
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.jobs._job import Progress, job_named
+from napari_sta.layers import map_layer, mask_layers
 from napari_sta.phantoms import dose_symmetric
 from napari_sta.widgets.form import Fold, JobForm
 from napari_sta.widgets.inspect_dock import InspectDock
@@ -216,6 +217,11 @@ def test_stop_is_quick_and_resume_goes_on(dock, bench, wait, viewer, qtbot):
     inspect.monitor.banner.button("Resume").click()
     wait(lambda: len(bench.tickets) == 2, 10)
     again = bench.tickets[1]
+    # The page of the refinement, which was open all the time, has its Stop button back.
+    wait(lambda: again.state == "running" and dock.stop_button.isVisible(), 20)
+    assert dock.stack.currentWidget() is dock.monitor
+    assert dock.stop_button.isEnabled()
+    assert not dock.run_button.isVisible()
     wait(lambda: again.state not in ("queued", "running"), 60)
     assert again.state == "done", again.error
     assert again.out == ticket.out
@@ -230,6 +236,101 @@ def test_stop_is_quick_and_resume_goes_on(dock, bench, wait, viewer, qtbot):
 def _soon(wait, ready) -> bool:
     wait(ready)
     return True
+
+
+@pytest.mark.parametrize("page", ["refinement", "options", "another job"])
+def test_stop_again_after_resume_keeps_the_history(dock, bench, wait, viewer, page):
+    """Stopped again before the first resumed iteration has ended, from whichever page it was resumed."""
+    ticket = start(dock, wait)
+    wait(lambda: ticket.progress is not None and ticket.progress.data.get("iteration") == 2, 60)
+    dock.stop_button.click()
+    wait(lambda: ticket.state == "stopped", 10)
+    assert not dock.stop_button.isVisible()
+    history = (ticket.out / "run_history.json").read_text()
+    if page == "options":
+        dock.pages.setCurrentIndex(0)
+    elif page == "another job":
+        dock.fill("recenter", {})
+    bench.resume(ticket.out)
+    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].progress is not None, 60)
+    again = bench.tickets[1]
+    wait(lambda: again.progress.data.get("phase") == "expectation" or again.state != "running", 60)
+    assert again.state == "running"
+    assert dock.stop_button.isVisible()
+    assert dock.stop_button.isEnabled()
+    dock.stop_button.click()
+    wait(lambda: again.state == "stopped", 10)
+    assert (ticket.out / "run_history.json").read_text() == history
+
+
+def test_half_maps_are_seen_while_they_are_shown(viewer, qtbot, bench, finished, wait):
+    """What other docks have shown before is hidden, and comes back; what they show next ends it."""
+    old = Volume(
+        np.random.default_rng(0).normal(size=(BOX_PX,) * 3).astype(np.float32), PIXEL_ANGST, "old.mrc"
+    )
+    ball = np.zeros((BOX_PX,) * 3, np.float32)
+    ball[8:16, 8:16, 8:16] = 1
+    older = bench.add([map_layer(old), *mask_layers(Volume(ball, PIXEL_ANGST, "mask.mrc"))])
+    dock = InspectDock(viewer)
+    qtbot.addWidget(dock)
+    dock.load(str(finished))
+    monitor = dock.monitor
+    wait(lambda: len(halves(viewer)) == 2)
+    one, two = (halves(viewer)[half] for half in (1, 2))
+
+    def seen() -> list:
+        return [layer for layer in viewer.layers if layer.visible]
+
+    def view(key: str) -> None:
+        monitor.view.setCurrentIndex(monitor.view.findData(key))
+
+    assert seen() == [one]
+    view("both")
+    assert set(seen()) == {one, two}
+    view("half2")
+    assert seen() == [two]
+    before = np.array(two.data)
+    monitor.slider.setValue(1)
+    wait(lambda: two.metadata["napari_sta"]["iteration"] == 1)
+    assert not np.array_equal(two.data, before)
+    assert seen() == [two]
+    view("none")
+    assert seen() == older
+
+    # Another map that somebody asks for is seen, and the choice says that the half maps are not.
+    view("half1")
+    [new] = bench.add([map_layer(Volume(old.data, PIXEL_ANGST, "new.mrc"))])
+    assert set(seen()) == {*older, new}
+    assert monitor.view.currentData() == "none"
+    monitor.slider.setValue(2)
+    view("half1")
+    wait(lambda: one.metadata["napari_sta"]["iteration"] == 2)
+    assert seen() == [one]
+    # Above everything, also what is not ours.
+    foreign = viewer.add_image(np.zeros((BOX_PX,) * 3), name="someone else's")
+    view("half2")
+    assert list(viewer.layers).index(two) > list(viewer.layers).index(foreign)
+
+
+def test_layers_do_not_pile_up(viewer, qtbot, bench, finished, tmp_path, wait):
+    """Another refinement's half maps take the place of those before, also where two docks show them."""
+    other = Path(shutil.copytree(finished, tmp_path / "Refine3D/job021"))
+    first, second = InspectDock(viewer), InspectDock(viewer)
+    for dock in (first, second):
+        qtbot.addWidget(dock)
+        dock.load(str(finished))
+    wait(lambda: len(first.monitor.layers) == len(second.monitor.layers) == 2)
+    assert len(viewer.layers) == 2
+    first.load(str(other))
+    wait(lambda: len(viewer.layers) == 4)  # the other dock still shows the first
+    second.load(str(other))
+    wait(lambda: len(viewer.layers) == 2 and len(second.monitor.layers) == 2)
+    assert {layer.metadata["napari_sta"]["run"] for layer in viewer.layers} == {str(other)}
+    assert first.monitor.view.currentData() == "none"  # the second has taken the canvas
+    assert second.monitor.view.currentData() == "half1"
+    first.load(str(finished))
+    assert first.monitor.view.currentData() == "half1"  # a new choice is shown
+    wait(lambda: len(first.monitor.layers) == 2)
 
 
 def test_resume_of_a_folder_without_a_job_is_told(bench, tmp_path, wait):

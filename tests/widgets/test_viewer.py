@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from npe2 import PluginManifest
 from qt_loop import settle
-from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent
 
 import napari_sta
+from napari_sta import layers
 from napari_sta.widgets import add_docks, get_reader
 from napari_sta.widgets.workbench import DOCKS, HAND, Workbench, preferences
 
@@ -202,11 +203,81 @@ def test_particles_are_seen_and_move_no_slider(make_napari_viewer, small_project
     assert f"{len(points[0].data)} of " in told[0]
 
 
-def test_sample_data_is_offered(make_napari_viewer):
+def test_sample_data_opens_its_project_while_the_event_loop_turns(make_napari_viewer, wait, monkeypatch):
+    import threading
+
+    from napari_sta import phantoms
+
+    make, threads = phantoms.make_practice_project, []
+
+    def noted(*given):
+        threads.append(threading.current_thread())
+        return make(*given)
+
+    monkeypatch.setattr(phantoms, "make_practice_project", noted)
+    beats = []
+    timer = QTimer()
+    timer.setInterval(10)
+    timer.timeout.connect(lambda: beats.append(bool(threads)))
+    timer.start()
     viewer = make_napari_viewer(show=False)
     viewer.open_sample("napari-sta", "practice_project")
     kinds = [layer.metadata["napari_sta"]["kind"] for layer in viewer.layers]
     assert kinds == ["map", "mask", "contour"]
+    assert threads[0] is not threading.main_thread()
+    assert sum(beats) > 5
+    assert viewer.layers[2].contour == 1
+    bench = Workbench.of(viewer)
+    wait(lambda: bench.view is not None)
+    assert str(bench.view.root) == viewer.layers[0].metadata["napari_sta"]["project"]
+    assert {"Project", "Align & recentre"} >= {d.name.split(" (")[0] for d in docks_of(viewer)} != set()
+
+
+def docks_of(viewer) -> list:
+    return list(viewer.window._wrapped_dock_widgets.values())
+
+
+@pytest.mark.parametrize("way", ["open", "drop", "dock", "show", "sample tuples", "into another viewer"])
+def test_mask_arrives_as_a_contour_whichever_way(make_napari_viewer, small_project, way, wait):
+    viewer = make_napari_viewer(show=False)
+    path = str(small_project.mask_path)
+    if way == "open":  # File > Open, and napari x.mrc
+        viewer.open(path, plugin="napari-sta")
+    elif way == "into another viewer":
+        make_napari_viewer(show=False)  # the one that napari calls the current one
+        viewer.open(path, plugin="napari-sta")
+    elif way == "sample tuples":
+        Workbench.of(viewer)
+        for data, meta, kind in layers.read_layers(path):
+            viewer._add_layer_from_data(data, meta, kind)
+    elif way == "show":
+        Workbench.of(viewer).show([path])
+    else:
+        bench = Workbench.of(viewer)
+        mime = QMimeData()
+        mime.setUrls([QUrl.fromLocalFile(path)])
+        left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        event = QDropEvent(QPointF(5, 5), Qt.DropAction.CopyAction, mime, left, none)
+        if way == "drop":
+            assert bench.eventFilter(viewer.window._qt_viewer, event)
+        else:
+            bench.open_dock("project").dropEvent(event)
+    wait(lambda: len(viewer.layers) == 2)
+    _, contour = viewer.layers
+    assert contour.contour == 1
+    assert contour.visible
+    assert not contour.editable
+    np.testing.assert_allclose(contour.get_color(1), [1, 0x9B / 255, 0xE8 / 255, 1], atol=0.01)
+
+
+def test_mask_without_the_plugins_docks_hides_nothing(small_project):
+    """As another program makes layers of the tuples."""
+    from napari.components import ViewerModel
+
+    model = ViewerModel()
+    for data, meta, kind in layers.read_layers(small_project.mask_path):
+        model._add_layer_from_data(data, meta, kind)
+    assert [layer.visible for layer in model.layers] == [True, False]
 
 
 def test_map_and_labels_layers_are_saved_as_mrc(make_napari_viewer, tmp_path, small_project):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,9 @@ class Particles:
         live only here; columns we have a field for are rewritten from the field when its value changed.
     tables
         Other tables of the file (``general`` and any unknown one), written back untouched.
+    source
+        The file the set was read from, which the paths in ``text`` are found from; None if they already are
+        as they shall be written.
     """
 
     tomogram: NDArray[np.object_]
@@ -81,6 +85,7 @@ class Particles:
     optics: tuple[OpticsGroup, ...]
     text: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
     tables: Mapping[str, object] = field(default_factory=dict)
+    source: Path | None = None
 
     def __len__(self) -> int:
         return len(self.tomogram)

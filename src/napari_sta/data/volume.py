@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sta.data.errors import InputError
+
+NO_PIXEL_SIZE = "states no pixel size (none, or the 1 Å that programs write where none was set)"
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -16,15 +20,34 @@ class Volume:
     ----------
     data
         (d, h, w) float32 in zyx order; its centre is voxel ``size // 2`` on each axis.
-    pixel_size_angst
-        Å per voxel.
+    stated_pixel_size_angst
+        Å per voxel; None where it is not known, which is not the same as 1.
     path
         Where it was read from, for messages and provenance.
+    why_no_pixel_size
+        Why it is not known: words that follow the file's name.
     """
 
     data: NDArray[np.float32]
-    pixel_size_angst: float
+    stated_pixel_size_angst: float | None
     path: str = ""
+    why_no_pixel_size: str = NO_PIXEL_SIZE
+
+    @property
+    def pixel_size_angst(self) -> float:
+        """Å per voxel.
+
+        Raises
+        ------
+        InputError
+            If it is not known. Who can do without looks at ``stated_pixel_size_angst``.
+        """
+        if self.stated_pixel_size_angst is None:
+            raise InputError(
+                f"{self.path or 'the map'} {self.why_no_pixel_size}; state it with process_map "
+                "--pixel_size_angst"
+            )
+        return self.stated_pixel_size_angst
 
     @property
     def box_px(self) -> int:

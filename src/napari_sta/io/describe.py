@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,10 @@ from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
 from napari_sta.data.tilt_series import TiltSeries
 from napari_sta.io import mrc, relion
-from napari_sta.io.files import project_root, resolve
+from napari_sta.io.files import check_is_file, project_root, resolve
 from napari_sta.io.labels import LABELS
 from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
-from napari_sta.io.star import Table, first_table, read_star
+from napari_sta.io.star import Table, first_table, printable, read_star
 
 
 @dataclass
@@ -36,10 +38,12 @@ class Description:
 
     def __str__(self) -> str:
         text = "\n".join(self.lines)
-        if not self.problems:
-            return f"{text}\nNo problems found."
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        return f"{text}\n{count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+        if self.problems:
+            count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+            text += f"\n{count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+        else:
+            text += "\nNo problems found."
+        return printable(text)
 
 
 def describe(path: str | Path) -> Description:
@@ -51,17 +55,20 @@ def describe(path: str | Path) -> Description:
         If the path does not exist, or is nothing that we know.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist; check the path")
     if path.is_dir():
         return _describe_folder(path)
-    suffixes = (".mrc", ".mrcs", ".map", ".st", ".rec", ".ccp4")
-    if path.suffix in suffixes:
+    if path.suffix.lower() in (".mrc", ".mrcs", ".map", ".st", ".rec", ".ccp4"):
         return _describe_mrc(path)
     if path.suffix == ".star" or path.name.endswith(".star"):
         return _describe_star(path)
+    check_is_file(path)
+    with open(path, "rb") as file:
+        other = mrc.what_else(file.read(1024))
     raise InputError(
-        f"{path.name} is neither a STAR nor an MRC file; info reads .star, .mrc, .mrcs and folders"
+        f"{path.name} is neither a STAR nor an MRC file{f' but {other}' if other else ''}; info reads .star, "
+        ".mrc, .mrcs and folders"
     )
 
 
@@ -72,43 +79,41 @@ def describe(path: str | Path) -> Description:
 def _describe_mrc(path: Path) -> Description:
     header = mrc.read_header(path)
     d, h, w = header.shape_zyx
-    kind = mrc.MODES[header.mode]
+    kind = header.dtype.name
     found = Description()
     pixel = header.pixel_size_angst
-    if header.is_stack or header.says_stack:
+    if header.is_stack:
         found.lines.append(f"{path.name}: stack of {d} images, {w} x {h} px, {kind}")
-        found.lines.append(f"pixel size {pixel:.4g} Å; field of view {w * pixel:.4g} x {h * pixel:.4g} Å")
     elif d == 1:
-        found.lines.append(f"{path.name}: one image, {w} x {h} px, {kind}, pixel size {pixel:.4g} Å")
+        found.lines.append(f"{path.name}: one image, {w} x {h} px, {kind}")
     else:
         found.lines.append(f"{path.name}: {_volume_word(path, header)}, {w} x {h} x {d} voxels, {kind}")
-        if "Fourier" in _volume_word(path, header):
-            found.lines.append(f"for a volume of {2 * (w - 1)} voxels a side, {1 / pixel:.4g} Å each")
-        else:
-            _describe_scale(found, header)
+        if header.says_stack:
+            found.lines.append(
+                "its header calls it a stack of images (ISPG 0, mz 1); a cube is read as a map"
+            )
+    if header.stored_axes != (0, 1, 2):
+        columns, rows, sections = ("zyx"[header.stored_axes.index(axis)] for axis in (2, 1, 0))
+        found.lines.append(
+            f"stored with columns along {columns}, rows along {rows}, sections along {sections} (mapc, mapr, "
+            "maps); read in the usual order, x, y, z. RELION ignores that, so there it is turned or mirrored"
+        )
+    if pixel is None:
+        found.problems.append(f"it {header.why_no_pixel_size}: find out before measuring in Å")
+    elif header.is_image:
+        found.lines.append(f"pixel size {pixel:.4g} Å; field of view {w * pixel:.4g} x {h * pixel:.4g} Å")
+    elif "Fourier" in _volume_word(path, header):
+        found.lines.append(f"for a volume of {2 * (w - 1)} voxels a side, {1 / pixel:.4g} Å each")
+    else:
+        sides = " x ".join(f"{n * pixel:.4g}" for n in reversed(header.shape_zyx))
+        found.lines.append(f"pixel size {pixel:.4g} Å; {sides} Å; Nyquist {2 * pixel:.4g} Å")
     if header.labels:
         found.lines.append("written by: " + " ".join(header.labels[0].split()))
-    if pixel == 1.0:
-        found.problems.append(
-            "the header has no pixel size, or it is exactly 1 Å: check it before measuring in Å"
-        )
-    if header.missing_bytes:
-        found.problems.append(f"the file is truncated: {header.missing_bytes} bytes are missing")
+    if header.why_incomplete:
+        found.problems.append(f"it {header.why_incomplete}")
         return found
     _describe_values(found, path, header)
     return found
-
-
-def _describe_scale(found: Description, header: mrc.MrcHeader) -> None:
-    pixel = header.pixel_size_angst
-    sides = " x ".join(f"{n * pixel:.4g}" for n in reversed(header.shape_zyx))
-    found.lines.append(f"pixel size {pixel:.4g} Å; {sides} Å; Nyquist {2 * pixel:.4g} Å")
-    z, y, x = header.pixel_size_zyx_angst
-    if any(abs(one - pixel) > 1e-3 * pixel for one in (z, y)):
-        found.problems.append(
-            f"pixel sizes differ (x {x:.4g}, y {y:.4g}, z {z:.4g} Å): the x one is taken for all axes, "
-            "as RELION does"
-        )
 
 
 def _volume_word(path: Path, header: mrc.MrcHeader) -> str:
@@ -124,23 +129,27 @@ def _volume_word(path: Path, header: mrc.MrcHeader) -> str:
 
 
 def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> None:
-    data = np.memmap(path, header.dtype, "r", header.data_offset, header.shape_zyx)
+    size = math.prod(header.shape_zyx)
     low, high, total, bad = np.inf, -np.inf, 0.0, 0
-    for piece in data:
+    for piece in mrc.sections(header):
         values = np.asarray(piece, dtype=np.float32)
         finite = np.isfinite(values)
         bad += int(values.size - finite.sum())
         if finite.any():
             low, high = min(low, float(values[finite].min())), max(high, float(values[finite].max()))
             total += float(values[finite].sum(dtype=np.float64))
-    if bad == data.size:
+    if bad == size:
         found.problems.append("no value is a finite number")
         return
-    found.lines.append(f"values {low:.4g} to {high:.4g}, mean {total / (data.size - bad):.4g}")
+    found.lines.append(f"values {low:.4g} to {high:.4g}, mean {total / (size - bad):.4g}")
     if bad:
         found.problems.append(f"{bad} values are not finite numbers (NaN or infinity)")
     if low == high:
         found.problems.append(f"all values are {low:g}")
+    elif max(-low, high) > mrc.LARGEST_VALUE:
+        found.problems.append(
+            "values this large cannot be computed with; scale them down, or the file is damaged"
+        )
     if "mask" in path.name and header.shape_zyx[0] > 1 and (low < 0 or high > 1):
         found.problems.append(
             f"values of a mask must lie between 0 and 1, these go from {low:.3g} to {high:.3g} (rescaling "
@@ -154,11 +163,18 @@ def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> N
 
 
 def _describe_star(path: Path) -> Description:
-    tables = read_star(path)
+    as_written = read_star(path)
+    tables = relion.named_particles(as_written)
     found = Description()
-    if b"\r\n" in path.read_bytes()[:65536]:
+    with open(path, "rb") as file:
+        head = file.read(65536)
+    if b"\r\n" in head:
         found.problems.append(
             "lines end in CR+LF (Windows), which RELION does not read; convert the line ends"
+        )
+    if "particles" in tables and "particles" not in as_written:
+        found.problems.append(
+            "the particle table has no name, so that RELION does not find it; rename data_ to data_particles"
         )
     kinds: list[
         tuple[Callable[[Mapping[str, Table]], bool], Callable[[Description, Path, dict[str, Table]], None]]
@@ -238,16 +254,16 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
         found.lines.append(
             "coordinates in pixels from the tomogram corner (RELION 4): the tomogram set is needed"
         )
-        try:
-            relion.number_columns(table, relion.PIXEL, path)
-        except InputError as error:
+        # What else there is to say does not depend on where the corner is.
+        as_if = {there: table[label] for there, label in zip(relion.CENTRED, relion.PIXEL, strict=True)}
+        tables = {**tables, "particles": replace(table, columns={**table.columns, **as_if})}
+    _number_problems(found, path, table)
+    try:
+        particles = relion.particles_in(path, tables)
+    except InputError as error:
+        if not found.problems:
             found.problems.append(str(error))
         _describe_columns(found, table)
-        return
-    try:
-        particles = relion.read_particles(path)
-    except InputError as error:
-        found.problems.append(str(error))
         return
     for group in particles.optics:
         text = f"optics group {group.number} ({group.name}): tilt images {group.pixel_size_angst:g} Å/px"
@@ -278,8 +294,9 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
     turned = np.abs(particles.subtomogram_angles_deg).max() > 0
     found.lines.append("subtomogram angles: " + ("given" if turned else "none (identity)"))
     if "rlnMaxValueProbDistribution" in table:
-        pmax = relion.number_column(table, "rlnMaxValueProbDistribution", path)
-        found.lines.append(f"refined: Pmax {pmax.mean():.3f} on average")
+        pmax = relion.numbers_of(table["rlnMaxValueProbDistribution"])
+        if pmax is not None and np.isfinite(pmax).all():
+            found.lines.append(f"refined: Pmax {pmax.mean():.3f} on average")
     _describe_columns(found, table)
     _particle_problems(found, path, table, particles)
 
@@ -290,12 +307,39 @@ def _describe_columns(found: Description, table: Table) -> None:
         found.lines.append("columns without a meaning here, kept as they are: " + ", ".join(unknown))
 
 
-def _particle_problems(found: Description, path: Path, table: Table, particles: Particles) -> None:
-    try:
-        relion.check_particles(particles, path)
-    except InputError as error:
-        if "rlnRandomSubset" not in str(error):
+_PRIORS = (*relion.ANGLE_PRIORS, *relion.ORIGIN_PRIORS)
+_PARTICLE_NUMBERS = (
+    *(*relion.CENTRED, *relion.PIXEL, *relion.ORIGIN, *relion.ANGLES, *relion.SUBTOMOGRAM_ANGLES, *_PRIORS),
+    "rlnMaxValueProbDistribution",
+    "rlnLogLikeliContribution",
+    "rlnNrOfSignificantSamples",
+    "rlnNormCorrection",
+)
+
+
+def _number_problems(found: Description, path: Path, table: Table) -> None:
+    """Look through the columns of numbers, one problem each at most."""
+    for label in _PARTICLE_NUMBERS:
+        if label not in table:
+            continue
+        try:
+            values = relion.number_column(table, label, path, may_lack=label in _PRIORS)
+        except InputError as error:
             found.problems.append(str(error))
+            continue
+        lacking = int(np.isnan(values).sum())
+        if lacking:
+            found.lines.append(f"{label}: {_count(lacking, 'particle')} of {len(table)} without this prior")
+
+
+def _particle_problems(found: Description, path: Path, table: Table, particles: Particles) -> None:
+    repeated = relion.repeated_names(particles)
+    if repeated:
+        found.problems.append(
+            f"{_count(len(repeated), 'particle name')} given more than once in a tomogram "
+            f"(rlnTomoParticleName {repeated[0]}): extract wants names of their own, other jobs go by rows"
+        )
+    found.problems += _stack_problems(path, particles)
     if "rlnMicrographName" in table and "rlnTomoVisibleFrames" in table:
         found.problems.append("rlnMicrographName in a 2D-stack particle set makes refine pair wrong images")
     positions = particles.coordinate_zyx_angst
@@ -319,6 +363,37 @@ def _particle_problems(found: Description, path: Path, table: Table, particles: 
         )
 
 
+def _stack_problems(path: Path, particles: Particles, n_tilts: Mapping[str, int] | None = None) -> list[str]:
+    """Compare what the set says of its subtomograms with itself, its tilt series and the first images."""
+    problems = []
+    try:
+        relion.check_subtomogram_kind(particles, path)
+        if "rlnTomoVisibleFrames" in particles.text:
+            relion.visible_frames(particles, n_tilts)
+    except InputError as error:
+        problems.append(str(error))
+    for group in particles.optics:
+        rows = np.flatnonzero(particles.optics_group == group.number)
+        if "rlnImageName" not in particles.text or group.image_size_px is None or not len(rows):
+            continue
+        name = particles.text["rlnImageName"][rows[0]]
+        try:
+            image = resolve(name.rpartition("@")[2], path)
+        except InputError:
+            continue
+        try:
+            found = mrc.read_header(image).shape_zyx[2]
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if found != group.image_size_px:
+            problems.append(
+                f"{name} has a box of {found} px, but rlnImageSize of optics group {group.number} is "
+                f"{group.image_size_px}"
+            )
+    return problems
+
+
 def _exists(name: str, hint: Path) -> bool:
     try:
         resolve(name, hint)
@@ -331,6 +406,7 @@ def _describe_tomograms(found: Description, path: Path, tables: dict[str, Table]
     table = tables["global"]
     layout = "RELION 5" if "rlnTomoTiltSeriesStarFile" in table else "RELION 4"
     found.lines.append(f"{path.name}: tomogram set ({layout} layout), {_count(len(table), 'tomogram')}")
+    placeholders = 0
     for name in table["rlnTomoName"]:
         try:
             series = relion.read_tilt_series_set(path, [name], check_images=False)[name]
@@ -345,7 +421,16 @@ def _describe_tomograms(found: Description, path: Path, tables: dict[str, Table]
             f"{w} x {h} x {d} px, hand {series.hand:+g}, {_defocus(series)}, dose up to "
             f"{series.dose_e_per_angst2.max():g} e/Å²"
         )
-        _tilt_series_problems(found, name, series)
+        if relion.is_placeholder(series.images):
+            placeholders += 1
+        else:
+            _tilt_series_problems(found, name, series)
+    if placeholders:
+        found.lines.append(
+            f"{_count(placeholders, 'tomogram')} with Warp's placeholder for tilt images "
+            "(dummy_tiltseries.mrc): refine works on particles that Warp has extracted; extract and "
+            "reconstruct do not"
+        )
 
 
 def _tilt_range(series: TiltSeries) -> str:
@@ -382,11 +467,12 @@ def _tilt_series_problems(found: Description, name: str, series: TiltSeries) -> 
             )
             break
     for file, header in headers.items():
-        if header.missing_bytes:
-            found.problems.append(f"{name}: {file} is truncated: {header.missing_bytes} bytes are missing")
-        if abs(header.pixel_size_angst - series.pixel_size_angst) > 1e-2 and header.pixel_size_angst != 1.0:
+        if header.why_incomplete:
+            found.problems.append(f"{name}: {file} {header.why_incomplete}")
+        pixel = header.pixel_size_angst
+        if pixel is not None and abs(pixel - series.pixel_size_angst) > 1e-2:
             found.problems.append(
-                f"{name}: {file} has a pixel size of {header.pixel_size_angst:.4g} Å in its header, the "
+                f"{name}: {file} has a pixel size of {pixel:.4g} Å in its header, the "
                 "tomogram set "
                 f"says {series.pixel_size_angst:g}; the set counts"
             )
@@ -403,9 +489,16 @@ def _tilt_series_problems(found: Description, name: str, series: TiltSeries) -> 
 def _describe_tilt_series(found: Description, path: Path, tables: dict[str, Table]) -> None:
     table = first_table(tables)
     found.lines.append(f"{path.name}: tilt series {table.name}, {_count(len(table), 'tilt image')}")
+    if len(table) == 0:
+        found.problems.append("no tilt images: the table has no rows")
+        return
     for label in ("rlnTomoYTilt", "rlnTomoZRot", "rlnDefocusU", "rlnMicrographPreExposure"):
         if label in table:
-            values = relion.number_column(table, label, path)
+            try:
+                values = relion.number_column(table, label, path)
+            except InputError as error:
+                found.problems.append(str(error))
+                continue
             known = LABELS[label]
             found.lines.append(
                 f"  {label} ({known.meaning}): {values.min():g} to {values.max():g} {known.unit}"
@@ -468,6 +561,12 @@ def _describe_optimisation_set(found: Description, path: Path, tables: dict[str,
         "together"
     )
     found.problems += inputs.warnings
+    n_tilts = {name: one.n_tilts for name, one in inputs.tilt_series.items()}
+    found.problems += _stack_problems(inputs.particles_path, inputs.particles, n_tilts)
+    try:
+        relion.particle_numbers(inputs.particles, _PRIORS, may_lack=True)
+    except InputError as error:
+        found.problems.append(str(error))
 
 
 def _describe_job_star(found: Description, path: Path, tables: dict[str, Table]) -> None:
@@ -612,6 +711,7 @@ def _tell_jobs(found: Description, project: Project) -> None:
             found.problems.append(f"{job.name} is in the pipeline file but its folder is missing")
         if job.status == "Failed":
             found.problems.append(f"{job.name} failed; see {job.name}run.err")
+    found.problems += project.problems()
     if (project.root / ".relion_lock").exists():
         found.problems.append(
             "the project is locked (.relion_lock); if no RELION is running, remove that folder"

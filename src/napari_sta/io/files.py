@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +18,12 @@ from napari_sta.data.errors import InputError, JobError
 TEMPORARY_SUFFIX = ".sta-tmp"
 """Ending of files that are being written; one left behind is from a killed run and may be deleted."""
 
+WRITTEN = ".napari-sta-files"
+"""In a job's folder: names of the files that the job has written there, each before it was there."""
+
 _JOB_FOLDER = re.compile(r"job\d{3,}$")
+
+_records: dict[str, int] = {}  # folder, with its slash, of a running job to its open record
 
 
 @contextmanager
@@ -32,12 +37,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     JobError
-        If the disk is full or the folder cannot be written to.
+        If the disk is full, the folder cannot be written to, or the folder of the job that writes is gone.
     """
     path = Path(path)
     # Nobody can put a link there beforehand: the name cannot be guessed.
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
+        _record(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)
@@ -55,6 +61,83 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def recorded(folder: str | Path) -> Iterator[None]:
+    """Keep a record of what is written below a job's folder, so that the job can tell its files from others'.
+
+    Raises
+    ------
+    JobError
+        If the record cannot be written.
+    """
+    root = os.path.join(os.path.abspath(folder), "")
+    with open_log(root + WRITTEN) as record:
+        _records[root] = record.fileno()
+        try:
+            yield
+        finally:
+            del _records[root]
+
+
+def _record(path: Path) -> None:
+    """Enter a file into the record of the job whose folder it lies in."""
+    if not _records:
+        return
+    name = os.path.abspath(path)
+    for root, record in list(_records.items()):
+        if not name.startswith(root):
+            continue
+        if not os.path.exists(root + WRITTEN):
+            raise JobError(
+                f"the output folder {root} was removed or renamed while the job was running; run the job "
+                "again"
+            )
+        # A name that a full disk cut short must not run into the next.
+        entry = os.fsencode(f"\n{name[len(root) :]}\n")
+        if os.write(record, entry) < len(entry):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def written_files(folder: str | Path) -> frozenset[str]:
+    """Return the names, seen from a job's folder, of the files that the job has written there."""
+    path = Path(folder) / WRITTEN
+    try:
+        text = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    except OSError:
+        text = b""
+    return frozenset(os.fsdecode(name) for name in text.split(b"\n") if name)
+
+
+def remove_written(folder: str | Path, names: Iterable[str]) -> None:
+    """Delete files that a job has written, and the folders that they leave empty.
+
+    Raises
+    ------
+    InputError
+        If a name leads out of the job's folder.
+    JobError
+        If one cannot be deleted.
+    """
+    folder = Path(folder)
+    left: set[Path] = set()
+    for name in names:
+        path = inside(folder, name, f"{folder / WRITTEN}")
+        try:
+            # A link or a folder of that name is none of the job's.
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
+                left.add(path.parent)
+        except OSError as error:
+            raise JobError(f"{path} could not be deleted: {error.strerror}; delete it by hand") from error
+    for one in sorted(left, key=lambda path: len(path.parts), reverse=True):
+        while one != folder and one.is_relative_to(folder):
+            try:
+                one.rmdir()
+            except OSError:
+                break
+            one = one.parent
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -263,16 +346,26 @@ def _named_in(hints: tuple[str | Path, ...]) -> str:
     return f" (named in {hints[0]})" if hints else ""
 
 
-def path_for(member: str | Path, writer: str | Path) -> str:
-    """Return how the file ``writer`` should name the file ``member``.
+def counted_from(writer: str | Path) -> Path | None:
+    """Return the folder that paths in the file ``writer`` count from; None if they must be absolute.
 
-    Relative to the project that the writer lies in (or to the current folder, if the writer lies below
-    it and in no project); absolute if the member lies outside of that.
+    That is the project that the writer lies in, or the current folder, if the writer lies below it and in no
+    project.
     """
     root = project_root(writer)
     here = Path.cwd()
     if root is None and here != Path(here.anchor) and relative_to(writer, here) is not None:
         root = here
+    return root
+
+
+def path_for(member: str | Path, writer: str | Path) -> str:
+    """Return how the file ``writer`` should name the file ``member``.
+
+    Relative to the folder that the writer's paths count from (:func:`counted_from`); absolute if the member
+    lies outside of that.
+    """
+    root = counted_from(writer)
     inner = None if root is None else relative_to(member, root)
     return str(absolute(member)) if inner is None else inner
 

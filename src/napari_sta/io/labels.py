@@ -111,6 +111,7 @@ LABELS: dict[str, Label] = {
         Label("rlnSphericalAberration", "spherical_aberration_mm", "mm", "spherical aberration"),
         Label("rlnAmplitudeContrast", "amplitude_contrast", "", "amplitude contrast"),
         Label("rlnCtfDataAreCtfPremultiplied", "", "", "images are multiplied by the CTF"),
+        Label("rlnMtfFileName", "", "", "MTF of the detector"),
         Label("rlnEvenZernike", "optics.even_zernike", "", "symmetric aberrations"),
         Label("rlnOddZernike", "optics.odd_zernike", "", "antisymmetric aberrations"),
         Label("rlnTomoSubTomosAre2DStacks", "", "", "particles are 2D stacks"),

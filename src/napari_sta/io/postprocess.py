@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import write_text
-from napari_sta.io.star import format_number, read_star, table, write_star
+from napari_sta.io.relion import number_column
+from napari_sta.io.star import Table, format_number, read_star, table, write_star
 
 FSC_COLUMNS = {
     "corrected": "rlnFourierShellCorrelationCorrected",
@@ -43,6 +43,7 @@ GENERAL = {
     "intercept": "rlnFittedInterceptGuinierPlot",
     "correlation": "rlnCorrelationFitGuinierPlot",
 }
+_PATHS = ("half1", "half2", "map", "mask", "masked_map")
 
 
 @dataclass(frozen=True)
@@ -85,39 +86,37 @@ def read_postprocess_star(path: str | Path) -> PostprocessTables:
     Raises
     ------
     InputError
-        If the file is missing or has no FSC.
+        If the file is missing, has no FSC, or text where numbers should be.
     """
-    import starfile
-
     if not Path(path).is_file():
         raise InputError(f"{path} is not there; choose the folder of a finished Post-processing job")
-    try:
-        tables: dict[str, Any] = starfile.read(path, always_dict=True)
-    except Exception as error:  # whatever a parser makes of a file that is no STAR file
-        raise InputError(f"{path} is no STAR file that could be read ({error})") from error
+    tables = read_star(path)
     general, fsc = tables.get("general"), tables.get("fsc")
     if general is None or fsc is None or "rlnResolution" not in fsc:
         raise InputError(f"{path} is no result of Post-processing: it has no FSC table")
-    row = general if isinstance(general, dict) else general.iloc[0].to_dict()
+    row = general.row()
     plot = tables.get("guinier")
-    square = np.zeros(0) if plot is None else plot["rlnResolutionSquared"].to_numpy(np.float64)
+    if plot is not None and "rlnResolutionSquared" not in plot:
+        plot = None
 
-    def columns(frame: Any, labels: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+    def columns(one: Table, labels: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+        # Both programs write a shell without signal as inf or nan.
         return {
-            key: frame[label].to_numpy(np.float64, copy=True)
+            key: number_column(one, label, path, finite=False)
             for key, label in labels.items()
-            if label in frame.columns
+            if label in one
         }
 
+    squares = {} if plot is None else columns(plot, {"": "rlnResolutionSquared"})
     return PostprocessTables(
         general={
-            key: value if isinstance(value, str) else float(value)
+            key: row[label] if key in _PATHS else float(number_column(general, label, path, finite=False)[0])
             for key, label in GENERAL.items()
-            if (value := row.get(label)) is not None
+            if label in row
         },
-        frequency_inv_angst=fsc["rlnResolution"].to_numpy(np.float64, copy=True),
+        frequency_inv_angst=columns(fsc, {"": "rlnResolution"})[""],
         fsc=columns(fsc, FSC_COLUMNS),
-        inverse_square_angst2=square,
+        inverse_square_angst2=squares.get("", np.zeros(0)),
         log_amplitudes={} if plot is None else columns(plot, GUINIER_COLUMNS),
     )
 
@@ -201,7 +200,7 @@ def read_mtf(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]
     columns: Sequence[str] = ("rlnResolutionInversePixel", "rlnMtfValue")
     for one in read_star(path).values():
         if all(label in one for label in columns):
-            rho, mtf = (one[label].astype(np.float64) for label in columns)
+            rho, mtf = (number_column(one, label, path) for label in columns)
             if len(rho) < 3 or (mtf < 1e-10).any():
                 raise InputError(f"{path}: an MTF needs at least three rows, with values above 0")
             return rho, mtf

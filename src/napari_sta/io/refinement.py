@@ -20,13 +20,14 @@ import napari_sta
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
 from napari_sta.io.files import write_text
-from napari_sta.io.relion import is_number, with_text, write_particles
+from napari_sta.io.relion import is_number, numbers_of, with_text, write_particles
 from napari_sta.io.star import Column, Table, format_number, read_star, table, text_column, write_star
 from napari_sta.kernels.rotations import symmetry_operators_zyx
 from napari_sta.kernels.sampling import directions_zyx
 
 Numbers = NDArray[np.float64]
 
+_MOST_WHOLE = 2**53
 UNKNOWN = 999.0
 """RELION's value of an accuracy or a change that nobody has estimated yet."""
 
@@ -157,11 +158,10 @@ class _Source:
 
     def numbers(self, name: str, label: str) -> Numbers:
         column = self.texts(name, label)
-        try:
-            values = column.astype(np.float64)
-        except ValueError:
+        values = numbers_of(column)
+        if values is None:
             row = next(index for index, text in enumerate(column) if not is_number(text))
-            raise self._wrong(name, label, row, column[row], "is not a number") from None
+            raise self._wrong(name, label, row, column[row], "is not a number")
         if self.finite and not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise self._wrong(name, label, row, column[row], "is not a finite number")
@@ -169,7 +169,7 @@ class _Source:
 
     def wholes(self, name: str, label: str) -> NDArray[np.int64]:
         values = self.numbers(name, label)
-        bad = np.flatnonzero(~np.isfinite(values) | (values != np.rint(values)))
+        bad = np.flatnonzero(~(np.abs(values) < _MOST_WHOLE) | (values != np.rint(values)))
         if len(bad):
             text = self.texts(name, label)[bad[0]]
             raise self._wrong(name, label, int(bad[0]), text, "is not a whole number")
@@ -181,8 +181,11 @@ class _Source:
     def number(self, name: str, label: str) -> float:
         return float(self._only(name, label, self.numbers(name, label)))
 
-    def whole(self, name: str, label: str) -> int:
-        return int(self._only(name, label, self.wholes(name, label)))
+    def whole(self, name: str, label: str, least: int | None = None, most: int | None = None) -> int:
+        value = int(self._only(name, label, self.wholes(name, label)))
+        if (least is not None and value < least) or (most is not None and value > most):
+            raise self._wrong(name, label, 0, str(value), f"does not lie between {least} and {most}")
+        return value
 
     def _only(self, name: str, label: str, column: NDArray[Any]) -> Any:
         if len(column) != 1:
@@ -469,7 +472,7 @@ def read_model(path: str | Path) -> Model:
             f"{path} is a model of {n_classes} classes (rlnNrClasses); only models of a single class are "
             "read, choose a 3D auto-refine job"
         )
-    size = source.whole(general, "rlnOriginalImageSize")
+    size = source.whole(general, "rlnOriginalImageSize", 2, 10_000)
     n_shells = size // 2 + 1
     per_shell = {name: source.numbers(curves, label) for label, name in _CURVES.items()}
     there = source.wholes(curves, "rlnSpectralIndex")
@@ -478,7 +481,7 @@ def read_model(path: str | Path) -> Model:
             f"{path}, table data_{curves}: rlnSpectralIndex does not count the {n_shells} shells of a box of "
             f"{size} px from 0 ({len(there)} rows); the file is cut short, go on from another iteration"
         )
-    noise = np.ones((source.whole(general, "rlnNrOpticsGroups"), n_shells))
+    noise = np.ones((source.whole(general, "rlnNrOpticsGroups", 1, 10_000), n_shells))
     for group, spectrum in enumerate(noise, start=1):
         name = f"model_optics_group_{group}"
         if not source.table(name).columns:
@@ -613,6 +616,9 @@ def read_sampling(path: str | Path) -> Sampling:
         If the file is missing, lacks a table or column, or a value is no number.
     """
     source = _Source.open(path, "run_it001_sampling.star")
+    # HEALPix pixels of higher orders than RELION's finest are beyond any memory.
+    for label in ("rlnHealpixOrder", "rlnHealpixOrderOriginal"):
+        source.whole("sampling_general", label, 0, 9)
     values = _list_values(source, "sampling_general", Sampling, _SAMPLING)
     directions = [source.numbers("sampling_directions", label) for label in ("rlnAngleRot", "rlnAngleTilt")]
     return Sampling(**values, directions_deg=np.stack(directions, axis=-1))

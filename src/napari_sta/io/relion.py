@@ -6,8 +6,11 @@ text and is written back untouched.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.tilt_series import Deformation, TiltSeries, Trajectories
-from napari_sta.io.files import path_for, project_root, resolve
+from napari_sta.io.files import absolute, counted_from, path_for, project_root, resolve
 from napari_sta.io.star import (
     Column,
     Table,
@@ -36,70 +39,143 @@ ORIGIN = ("rlnOriginZAngst", "rlnOriginYAngst", "rlnOriginXAngst")
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 
+ANGLE_PRIORS = ("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior")
+ORIGIN_PRIORS = ("rlnOriginZPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPriorAngst")
+
 PARTICLES_FILE = "rlnTomoParticlesFile"
 TOMOGRAMS_FILE = "rlnTomoTomogramsFile"
 TRAJECTORIES_FILE = "rlnTomoTrajectoriesFile"
+
+_ARE_STACKS = "rlnTomoSubTomosAre2DStacks"
+_IMAGE_PATHS = ("rlnImageName", "rlnCtfImage", "rlnMicrographName")
+_OPTICS_PATHS = ("rlnMtfFileName",)
+
+# Beyond these a number is no position in a tomogram, no angle, no count.
+_MOST_ANGST = 1e8
+_MOST_DEG = 1e6
+_MOST_WHOLE = 1e15
+_MOST_BOX_PX = 10_000
+_MOST_TOMOGRAM_PX = 1_000_000
 
 # ----------------------------------------------------------------------------------------------------
 # Numbers out of text columns
 
 
-def number_column(table: Table, label: str, path: str | Path) -> NDArray[np.float64]:
-    """Return a column as finite numbers, (n,).
+_ABSENT = frozenset({"", "<na>", "na", "n/a", "nan", "none", "null"})
+"""What programs that join sets write where one of them lacks a column, in small letters."""
 
-    Raises
-    ------
-    InputError
-        If a value is no finite number; names file, row and column.
-    """
-    column = table[label]
+
+def numbers_of(column: Column) -> NDArray[np.float64] | None:
+    """Return a column as numbers, infinite ones and NaN among them; None if a text in it is not a number."""
+    together = "".join(column)
+    # To Python 1_0 is 10, and so are other scripts' digits; to RELION they are not.
+    if "_" in together or not together.isascii():
+        return None
     try:
-        values = column.astype(np.float64)
+        return column.astype(np.float64)
     except ValueError:
-        row = next(index for index, text in enumerate(column) if not is_number(text))
-        raise InputError(
-            f"{path}, table data_{table.name}, row {row + 1}: {column[row]!r} in column {label} is not a "
-            "number"
-        ) from None
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        which = (
-            f" (particle {table['rlnTomoParticleName'][bad[0]]})" if "rlnTomoParticleName" in table else ""
-        )
-        raise InputError(
-            f"{path}, table data_{table.name}, row {bad[0] + 1}{which}: {label} is {column[bad[0]]}; "
-            "correct the "
-            "value or remove the row"
-        )
-    return values
+        return None
 
 
 def is_number(text: str) -> bool:
     """Whether a text is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return numbers_of(text_column([text])) is not None
+
+
+def number_column(
+    table: Table,
+    label: str,
+    path: str | Path,
+    *,
+    may_lack: bool = False,
+    finite: bool = True,
+    limit: float = np.inf,
+) -> NDArray[np.float64]:
+    """Return a column as numbers, (n,): the one way from text to numbers.
+
+    Parameters
+    ----------
+    may_lack
+        Return NaN where the text says that there is no value (``<NA>``, ``nan``, ``None``, nothing), as in
+        sets joined with a set that lacks the column.
+    finite
+        Refuse infinite numbers and NaN.
+    limit
+        Refuse numbers beyond this, either way.
+
+    Raises
+    ------
+    InputError
+        If a value is no number, not finite or absurd; names file, row and column.
+    """
+    column = table[label]
+    absent = np.zeros(len(column), dtype=bool)
+    values = numbers_of(column)
+    if may_lack and (values is None or np.isnan(values).any()):
+        absent = np.array([text.strip().lower() in _ABSENT for text in column], dtype=bool)
+        column = column.copy()
+        column[absent] = "nan"
+        values = numbers_of(column)
+    if values is None:
+        row = next(index for index, text in enumerate(column) if not is_number(text))
+        raise _wrong(table, label, path, row, "is not a number")
+    if finite:
+        bad = np.flatnonzero(~np.isfinite(values) & ~absent)
+        if len(bad):
+            raise _wrong(table, label, path, int(bad[0]), "is not a finite number")
+    if np.isfinite(limit):
+        bad = np.flatnonzero(np.abs(values) > limit)
+        if len(bad):
+            raise _wrong(table, label, path, int(bad[0]), f"is absurd (beyond {limit:g})")
+    return values
+
+
+def _wrong(table: Table, label: str, path: str | Path, row: int, why: str) -> InputError:
+    names = table.columns.get("rlnTomoParticleName")
+    which = "" if names is None else f" (particle {names[row]})"
+    return InputError(
+        f"{path}, table data_{table.name}, row {row + 1}{which}: {table[label][row][:40]!r} in column "
+        f"{label} {why}; correct the value or remove the row"
+    )
 
 
 def _whole_numbers(table: Table, label: str, path: str | Path) -> NDArray[np.int64]:
-    values = number_column(table, label, path)
-    if (values != np.rint(values)).any():
-        row = int(np.flatnonzero(values != np.rint(values))[0])
-        raise InputError(
-            f"{path}, row {row + 1}: {label} is {table[label][row]}, which is not a whole number"
-        )
+    values = number_column(table, label, path, limit=_MOST_WHOLE)
+    bad = np.flatnonzero(values != np.rint(values))
+    if len(bad):
+        raise _wrong(table, label, path, int(bad[0]), "is not a whole number")
     return values.astype(np.int64)
 
 
-def number_columns(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np.float64]:
-    """Return several columns side by side, (n, len(labels)); absent ones are 0."""
+def number_columns(
+    table: Table, labels: Sequence[str], path: str | Path, *, may_lack: bool = False, limit: float = np.inf
+) -> NDArray[np.float64]:
+    """Return several columns side by side, (n, len(labels)); columns that are not there are 0."""
     stacked = np.zeros((len(table), len(labels)))
     for axis, label in enumerate(labels):
         if label in table:
-            stacked[:, axis] = number_column(table, label, path)
+            stacked[:, axis] = number_column(table, label, path, may_lack=may_lack, limit=limit)
     return stacked
+
+
+def particle_numbers(
+    particles: Particles, labels: Sequence[str], *, may_lack: bool = False
+) -> NDArray[np.float64]:
+    """Return columns that live in the text of particles side by side, (n, len(labels)); absent ones are 0.
+
+    Parameters
+    ----------
+    may_lack
+        NaN where a particle has no such value; see :func:`number_column`.
+
+    Raises
+    ------
+    InputError
+        If a value is no number.
+    """
+    table = Table("particles", particles.text)
+    stacked = number_columns(table, labels, particles.source or "the particle set", may_lack=may_lack)
+    return stacked if len(table) else np.zeros((len(particles), len(labels)))
 
 
 def _number(row: Mapping[str, str], label: str, path: str | Path, default: float | None = None) -> float:
@@ -108,13 +184,20 @@ def _number(row: Mapping[str, str], label: str, path: str | Path, default: float
         if default is None:
             raise InputError(f"{path} has no {label}; re-run the job that wrote it or add the column")
         return default
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{path}: {text!r} in {label} is not a number") from None
-    if not np.isfinite(value):
+    values = numbers_of(text_column([text]))
+    if values is None:
+        raise InputError(f"{path}: {text[:40]!r} in {label} is not a number; correct the value")
+    if not np.isfinite(values[0]):
         raise InputError(f"{path}: {label} is {text}; correct the value")
-    return value
+    return float(values[0])
+
+
+def _length_px(row: Mapping[str, str], label: str, path: str | Path, most: int, cure: str) -> int:
+    """Return a number of pixels, 0 if there is none."""
+    length = _number(row, label, path, 0.0)
+    if length < 0 or length != np.rint(length) or length > most:
+        raise InputError(f"{path}: {label} is {row[label]}, not a whole number from 1 to {most}; {cure}")
+    return int(length)
 
 
 def _vector(text: str, label: str, path: str | Path) -> NDArray[np.float64]:
@@ -149,14 +232,30 @@ def read_particles(path: str | Path, tilt_series: Mapping[str, TiltSeries] | Non
     InputError
         If a compulsory column is missing, a value is no finite number, or tilt series are needed.
     """
-    return _particles(path, read_star(path), tilt_series)
+    return particles_in(path, named_particles(read_star(path)), tilt_series)
+
+
+def named_particles(tables: Mapping[str, Table]) -> dict[str, Table]:
+    """Return tables with ``particles`` among them, if a set that somebody left unnamed is all there is.
+
+    That is a table ``data_`` with tomogram names and coordinates, and no other table has those.
+    """
+    if "particles" in tables or [name for name, one in tables.items() if _has_particles(one)] != [""]:
+        return dict(tables)
+    return {name or "particles": replace(one, name=name or "particles") for name, one in tables.items()}
+
+
+def _has_particles(table: Table) -> bool:
+    return "rlnTomoName" in table and any(all(label in table for label in kind) for kind in (CENTRED, PIXEL))
 
 
 def _particles_table(path: str | Path, tables: Mapping[str, Table]) -> Table:
     table = tables.get("particles")
     if table is None:
         held = ", ".join(f"data_{name}" for name in tables)
-        raise InputError(f"{path} has no table data_particles (it holds {held}); name a particle set")
+        other = next((name for name, one in tables.items() if _has_particles(one)), None)
+        cure = "name a particle set" if other is None else f"rename data_{other} to data_particles"
+        raise InputError(f"{path} has no table data_particles (it holds {held}); {cure}")
     if len(table) == 0:
         raise InputError(f"{path} holds no particles; choose another particle set")
     if "rlnTomoName" not in table:
@@ -164,9 +263,10 @@ def _particles_table(path: str | Path, tables: Mapping[str, Table]) -> Table:
     return table
 
 
-def _particles(
-    path: str | Path, tables: Mapping[str, Table], tilt_series: Mapping[str, TiltSeries] | None
+def particles_in(
+    path: str | Path, tables: Mapping[str, Table], tilt_series: Mapping[str, TiltSeries] | None = None
 ) -> Particles:
+    """Return the particle set that the tables of a file hold; see :func:`read_particles`."""
     table = _particles_table(path, tables)
     tomogram = table["rlnTomoName"]
     name = table["rlnTomoParticleName"] if "rlnTomoParticleName" in table else _numbered(tomogram)
@@ -178,7 +278,7 @@ def _particles(
         tomogram=tomogram,
         name=name,
         coordinate_zyx_angst=_coordinates(path, table, tilt_series),
-        origin_zyx_angst=number_columns(table, ORIGIN, path),
+        origin_zyx_angst=number_columns(table, ORIGIN, path, limit=_MOST_ANGST),
         angles_deg=_angles(table, ANGLES, path),
         subtomogram_angles_deg=_angles(table, SUBTOMOGRAM_ANGLES, path),
         optics_group=optics_group,
@@ -186,6 +286,7 @@ def _particles(
         optics=optics,
         text=dict(table.columns),
         tables={key: value for key, value in tables.items() if key not in ("optics", "particles")},
+        source=Path(path),
     )
 
 
@@ -198,7 +299,7 @@ def _angles(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np
             f"{path} has {there[0]} but no {lacking}; an orientation needs all of {', '.join(labels)}, "
             "add the column"
         )
-    return number_columns(table, labels, path)
+    return number_columns(table, labels, path, limit=_MOST_DEG)
 
 
 def _numbered(tomogram: Column) -> Column:
@@ -214,8 +315,16 @@ def _coordinates(
     path: str | Path, table: Table, tilt_series: Mapping[str, TiltSeries] | None
 ) -> NDArray[np.float64]:
     if all(label in table for label in CENTRED):
-        return number_columns(table, CENTRED, path)
+        return number_columns(table, CENTRED, path, limit=_MOST_ANGST)
     if not all(label in table for label in PIXEL):
+        for labels in (CENTRED, PIXEL):
+            there = [label for label in reversed(labels) if label in table]
+            lacking = [label for label in reversed(labels) if label not in table]
+            if there:
+                raise InputError(
+                    f"{path} has {' and '.join(there)} but no {' and no '.join(lacking)}; a position needs "
+                    "all three, add the column"
+                )
         raise InputError(
             f"{path} has no particle coordinates: neither rlnCenteredCoordinateX/Y/ZAngst nor "
             "rlnCoordinateX/Y/Z"
@@ -226,7 +335,7 @@ def _coordinates(
             "too "
             "(--in_tomograms), which holds the tomogram sizes that turn them into Å"
         )
-    pixel = number_columns(table, PIXEL, path)
+    pixel = number_columns(table, PIXEL, path, limit=_MOST_ANGST)
     angst = np.empty_like(pixel)
     for name in dict.fromkeys(table["rlnTomoName"]):
         rows = table["rlnTomoName"] == name
@@ -240,8 +349,21 @@ def _series_of(name: str, tilt_series: Mapping[str, TiltSeries], path: str | Pat
         return tilt_series[name]
     except KeyError:
         raise InputError(
-            f"{path} has particles of tomogram {name}, which the tomogram set does not have"
+            f"{path} has particles of tomogram {name}, which the tomogram set does not have; "
+            + _names_there_are([name], list(tilt_series))
         ) from None
+
+
+def _names_there_are(wanted: Sequence[str], known: Sequence[str]) -> str:
+    """Say what the tomograms of a set are called, and which of them was probably meant."""
+    said = f"its tomograms are {', '.join(known[:5])}{'…' if len(known) > 5 else ''}"
+    for name in wanted:
+        # TS_01_Vol, TS_01.tomostar and rec_TS_01.mrc are all TS_01.
+        alike = [one for one in known if one and name and (one in name or name in one)]
+        alike = sorted(alike, key=len, reverse=True) or get_close_matches(name, known, 1, 0.8)
+        if alike:
+            return f"{said} (is {name} the same as {alike[0]}? then call both by one name)"
+    return said
 
 
 def _read_optics(
@@ -253,7 +375,7 @@ def _read_optics(
     table = tables.get("optics")
     if table is None:
         return _optics_from_tilt_series(path, particles, tilt_series)
-    groups = tuple(_optics_group(path, table.row(index)) for index in range(len(table)))
+    groups = optics_groups(path, table)
     numbers = [group.number for group in groups]
     if len(set(numbers)) != len(numbers):
         raise InputError(
@@ -270,13 +392,26 @@ def _read_optics(
     return groups, of_particle
 
 
+def optics_groups(path: str | Path, table: Table) -> tuple[OpticsGroup, ...]:
+    """Return the rows of table ``optics`` of a particle set.
+
+    Raises
+    ------
+    InputError
+        If a value is missing or wrong.
+    """
+    return tuple(_optics_group(path, table.row(index)) for index in range(len(table)))
+
+
 def _optics_group(path: str | Path, row: dict[str, str]) -> OpticsGroup:
     where = f"{path}, table data_optics"
     number = _number(row, "rlnOpticsGroup", where)
-    if number != int(number) or number < 1:
+    if number != int(number) or not 1 <= number <= _MOST_WHOLE:
         raise InputError(f"{where}: rlnOpticsGroup is {row['rlnOpticsGroup']}; groups are numbered 1, 2, 3…")
     image_pixel = _number(row, "rlnImagePixelSize", where, 0.0)
-    image_size = _number(row, "rlnImageSize", where, 0.0)
+    if image_pixel < 0:
+        raise InputError(f"{where}: rlnImagePixelSize is {image_pixel:g}; it must be above 0, extract again")
+    image_size = _length_px(row, "rlnImageSize", where, _MOST_BOX_PX, "extract again")
     pixel_size = _number(row, "rlnTomoTiltSeriesPixelSize", where)
     if pixel_size <= 0:
         raise InputError(f"{where}: rlnTomoTiltSeriesPixelSize is {pixel_size:g}; it must be above 0")
@@ -292,7 +427,7 @@ def _optics_group(path: str | Path, row: dict[str, str]) -> OpticsGroup:
         name=row.get("rlnOpticsGroupName", f"opticsGroup{int(number)}"),
         pixel_size_angst=pixel_size,
         image_pixel_size_angst=image_pixel or None,
-        image_size_px=int(image_size) or None,
+        image_size_px=image_size or None,
         voltage_kv=optional("rlnVoltage"),
         spherical_aberration_mm=optional("rlnSphericalAberration"),
         amplitude_contrast=optional("rlnAmplitudeContrast"),
@@ -336,6 +471,9 @@ def write_particles(path: str | Path, particles: Particles) -> None:
     kept true), three origins, three angles and three subtomogram angles, and optics groups numbered
     1..n in order, because RELION's tomo programs address them by position.
 
+    Paths of images count from :func:`~napari_sta.io.files.counted_from`: those that do so already stay as
+    they were, others are found from the file the set was read from. Where nothing is found, the path stays.
+
     Raises
     ------
     InputError
@@ -347,6 +485,7 @@ def write_particles(path: str | Path, particles: Particles) -> None:
         group.number: n for n, group in enumerate(sorted(particles.optics, key=lambda g: g.number), 1)
     }
     columns: dict[str, Column] = {key: value for key, value in particles.text.items() if key not in PIXEL}
+    columns |= _rebased(columns, _IMAGE_PATHS, particles.source, path)
     columns["rlnTomoName"] = particles.tomogram
     columns["rlnTomoParticleName"] = particles.name
     for labels, values in (
@@ -370,9 +509,53 @@ def write_particles(path: str | Path, particles: Particles) -> None:
     others = {name: table for name, table in particles.tables.items() if isinstance(table, Table)}
     tables = [others.pop("general")] if "general" in others else []
     if particles.optics:
-        tables.append(_optics_table(path, particles.optics))
+        optics = _optics_table(path, particles.optics)
+        moved = _rebased(optics.columns, _OPTICS_PATHS, particles.source, path)
+        tables.append(replace(optics, columns={**optics.columns, **moved}))
     tables.append(Table("particles", columns))
     write_star(path, [*tables, *others.values()])
+
+
+def _rebased(
+    columns: Mapping[str, Column], labels: Sequence[str], source: Path | None, writer: str | Path
+) -> dict[str, Column]:
+    """Return those columns of paths that must be named anew where ``writer`` lies, one look a folder."""
+    made: dict[str, Column] = {}
+    known: dict[str, str] = {}
+    for label in labels:
+        if label not in columns or source is None:
+            continue
+        texts = columns[label].tolist()
+        files = [text.rpartition("@")[2] for text in texts] if any("@" in text for text in texts) else texts
+        folders = [file[: file.rfind("/") + 1] for file in files]
+        for folder, file in dict(zip(reversed(folders), reversed(files), strict=True)).items():
+            if folder not in known:
+                known[folder] = _folder_for(folder, file, source, writer)
+        if any(known[folder] != folder for folder in set(folders)):
+            made[label] = text_column(
+                text[: len(text) - len(file)] + known[folder] + file[len(folder) :]
+                for text, file, folder in zip(texts, files, folders, strict=True)
+            )
+    return made
+
+
+def _folder_for(folder: str, file: str, source: Path, writer: str | Path) -> str:
+    """Return how ``writer`` should name the folder of a file that is named in ``source``."""
+    file = file.removesuffix(":mrcs")
+    if not file or file.startswith("/"):
+        return folder
+    try:
+        found = absolute(resolve(file, source))
+    except InputError:
+        root = project_root(source)
+        if root is None or not folder:
+            return folder
+        found = absolute(root / file)
+    base = counted_from(writer)
+    if base is not None and os.path.realpath(base / file) == os.path.realpath(found):
+        return folder
+    named = path_for(found.parent, writer)
+    return "" if named == "." else f"{named}/"
 
 
 def _updated(path: str | Path, label: str, old: Column | None, values: NDArray[np.generic]) -> Column:
@@ -380,12 +563,13 @@ def _updated(path: str | Path, label: str, old: Column | None, values: NDArray[n
     whole = np.issubdtype(values.dtype, np.integer)
     if old is None:
         return _as_text(path, label, values, whole)
-    try:
-        same = old.astype(np.float64) == values
-    except ValueError:
+    numbers = numbers_of(old)
+    if numbers is None:
         same = np.array(
             [is_number(t) and float(t) == v for t, v in zip(old, values, strict=True)], dtype=bool
         )
+    else:
+        same = numbers == values
     if same.all():
         return old
     column = old.copy()
@@ -511,7 +695,7 @@ def _tilt_series(
 
     def per_tilt(label: str, default: float | None = None) -> NDArray[np.float64]:
         if label in table:
-            return number_column(table, label, tilt_path)
+            return number_column(table, label, tilt_path, limit=_MOST_ANGST)
         if default is None:
             raise InputError(
                 f"{tilt_path}, table data_{name} has no column {label}; re-run the job that should have "
@@ -536,14 +720,11 @@ def _tilt_series(
     size = []
     for axis in "ZYX":
         label = f"rlnTomoSize{axis}"
-        length = number(label, 0.0)
-        if length <= 0 or length != int(length):
-            raise InputError(
-                f"{where}: {label} is missing or not a positive whole number; RELION's tomogram "
-                "reconstruction job "
-                "writes it, use the tomogram set of that job"
-            )
-        size.append(int(length))
+        cure = "RELION's tomogram reconstruction job writes it, use the tomogram set of that job"
+        length = _length_px(row, label, where, _MOST_TOMOGRAM_PX, cure)
+        if length == 0:
+            raise InputError(f"{where}: {label} is missing or not a positive whole number; {cure}")
+        size.append(length)
 
     angles, shifts, matrices = _alignment(name, table, tilt_path)
     return TiltSeries(
@@ -596,8 +777,9 @@ def _alignment(
             "every tilt "
             "as unrotated; use the output of an Align tilt-series job"
         )
-    angles = number_columns(table, ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot"), path)
-    return angles, number_columns(table, ("rlnTomoYShiftAngst", "rlnTomoXShiftAngst"), path), None
+    angles = number_columns(table, ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot"), path, limit=_MOST_DEG)
+    shifts = number_columns(table, ("rlnTomoYShiftAngst", "rlnTomoXShiftAngst"), path, limit=_MOST_ANGST)
+    return angles, shifts, None
 
 
 def _tilt_images(
@@ -617,7 +799,7 @@ def _tilt_images(
         named = []
         for text in table["rlnMicrographName"]:
             number, at, file = text.partition("@")
-            if at and number.isdigit() and int(number) > 0:
+            if at and number.isdecimal() and number.isascii() and len(number) < 10 and int(number) > 0:
                 named.append((file.removesuffix(":mrcs"), int(number) - 1))
             else:
                 named.append((text.removesuffix(":mrcs"), 0))
@@ -638,6 +820,11 @@ def _tilt_images(
     return tuple((where[file], index) for file, index in named)
 
 
+def is_placeholder(images: Sequence[tuple[str, int]]) -> bool:
+    """Whether tilt images are the stack of a few pixels that Warp puts where RELION wants one."""
+    return bool(images) and all(Path(file).name.startswith("dummy_tiltseries") for file, _ in images)
+
+
 def _deformation(
     name: str, row: dict[str, str], table: Table, path: str | Path, tilt_path: str | Path
 ) -> Deformation | None:
@@ -647,10 +834,11 @@ def _deformation(
     kind = row.get("rlnTomoDeformationType", "")
     if kind not in ("linear", "spline", "Fourier"):
         raise InputError(f"{where}: rlnTomoDeformationType is {kind!r}; it must be linear, spline or Fourier")
-    grid = (
-        int(_number(row, "rlnTomoDeformationGridSizeX", where)),
-        int(_number(row, "rlnTomoDeformationGridSizeY", where)),
+    x, y = (
+        _length_px(row, f"rlnTomoDeformationGridSize{axis}", where, _MOST_BOX_PX, "correct the value")
+        for axis in "XY"
     )
+    grid = (x, y)
     label = "rlnTomoDeformationCoefficients"
     if label not in table:
         raise InputError(
@@ -691,17 +879,17 @@ def read_trajectories(path: str | Path, particle_names: Sequence[str] | None = N
     general = tables.pop("general", None)
     if general is None or "rlnParticleNumber" not in general:
         raise InputError(f"{path} is no trajectory set: it has no table data_general with rlnParticleNumber")
-    announced = int(_number(general.row(), "rlnParticleNumber", path))
+    announced = _number(general.row(), "rlnParticleNumber", path)
     if announced > len(tables):
         raise InputError(
-            f"{path} announces {announced} trajectories but holds {len(tables)}; the file is incomplete"
+            f"{path} announces {announced:g} trajectories but holds {len(tables)}; the file is incomplete"
         )
     shifts = {}
     for name, table in tables.items():
         lacking = [label for label in _TRAJECTORY_AXES if label not in table]
         if lacking:
             raise InputError(f"{path}, table data_{name} has no column {lacking[0]}")
-        shifts[name] = number_columns(table, _TRAJECTORY_AXES, path)
+        shifts[name] = number_columns(table, _TRAJECTORY_AXES, path, limit=_MOST_ANGST)
     if shifts and next(iter(shifts)) == "0" and particle_names is not None and "0" not in particle_names:
         if len(shifts) < len(particle_names):
             raise InputError(f"{path} has {len(shifts)} trajectories for {len(particle_names)} particles")
@@ -849,8 +1037,8 @@ def load_sta_inputs(
     Raises
     ------
     InputError
-        If a file is missing or wrong, all particles are of unknown tomograms, names repeat, half sets are
-        not 1 and 2, optics groups contradict the tomogram set, or trajectories do not fit.
+        If a file is missing or wrong, all particles are of unknown tomograms, half sets are not 1 and 2,
+        optics groups contradict the tomogram set, or trajectories do not fit or names repeat that they need.
     """
     members: dict[str, tuple[str, tuple[str | Path, ...]]] = {}
     entries: dict[str, str] = {}
@@ -878,7 +1066,8 @@ def load_sta_inputs(
 
     particles_path = member(PARTICLES_FILE, "in_parts", "particle set", needed=True)
     assert particles_path is not None
-    tables = read_star(particles_path)
+    as_written = read_star(particles_path)
+    tables = named_particles(as_written)
     table = _particles_table(particles_path, tables)
     bare = "optics" not in tables or not all(label in table for label in CENTRED)
     tomograms_path: Path | None
@@ -893,35 +1082,49 @@ def load_sta_inputs(
     trajectories_path = member(TRAJECTORIES_FILE, "in_trajectories", "trajectory set", needed=False)
 
     found_warnings: list[str] = []
+    if "particles" not in as_written:
+        found_warnings.append(
+            f"the particle table of {particles_path} has no name; it is taken for data_particles, which is "
+            "what RELION looks for"
+        )
     series: dict[str, TiltSeries] = {}
     wanted = list(dict.fromkeys(table["rlnTomoName"]))
     if tomograms_path is not None and (need_tomograms or bare):
         series = read_tilt_series_set(tomograms_path, set(wanted), check_images=need_tomograms)
         unknown = [name for name in wanted if name not in series]
-        if unknown and len(unknown) == len(wanted):
-            raise InputError(
-                f"none of the particles of {particles_path} belongs to a tomogram of {tomograms_path}: it "
-                "does not "
-                f"have {', '.join(unknown[:5])}{'…' if len(unknown) > 5 else ''}"
-            )
         if unknown:
+            known = read_star(tomograms_path)["global"]["rlnTomoName"].tolist()
+            said = f"{', '.join(unknown[:5])}{'…' if len(unknown) > 5 else ''}"
+            there = _names_there_are(unknown, known)
+            if len(unknown) == len(wanted):
+                raise InputError(
+                    f"none of the particles of {particles_path} belongs to a tomogram of {tomograms_path}: "
+                    f"it does not have {said}; {there}"
+                )
             gone = np.isin(table["rlnTomoName"].astype(str), unknown)
             found_warnings.append(
                 f"{int(gone.sum())} of {len(table)} particles are left out: {tomograms_path} does not have "
-                "their "
-                f"tomograms {', '.join(unknown)}"
+                f"their tomograms {said}; {there}"
             )
             kept = Table(table.name, {label: column[~gone] for label, column in table.columns.items()})
             tables = {**tables, "particles": kept}
-    particles = _particles(particles_path, tables, series if series else None)
-    check_particles(particles, particles_path)
+    particles = particles_in(particles_path, tables, series if series else None)
+    check_half_sets(particles, particles_path)
     if series:
         _check_optics(particles, series, particles_path, tomograms_path)
     trajectories = None
-    if trajectories_path is not None:
+    if trajectories_path is not None and need_tomograms:
+        _check_names(particles, particles_path, trajectories_path)
         trajectories = read_trajectories(trajectories_path, particles.name.tolist())
         _check_trajectories(particles, series, trajectories, trajectories_path)
-    known = (PARTICLES_FILE, TOMOGRAMS_FILE, TRAJECTORIES_FILE)
+    repeated = repeated_names(particles)
+    if repeated:
+        found_warnings.append(
+            f"{particles_path}: {len(repeated)} particle names occur more than once in a tomogram "
+            f"(rlnTomoParticleName {repeated[0]}); particles are told apart by their rows, but extract will "
+            "want names of their own"
+        )
+    known_labels = (PARTICLES_FILE, TOMOGRAMS_FILE, TRAJECTORIES_FILE)
     return StaInputs(
         particles=particles,
         tilt_series=series,
@@ -929,25 +1132,46 @@ def load_sta_inputs(
         particles_path=particles_path,
         tomograms_path=tomograms_path,
         trajectories_path=trajectories_path,
-        other_entries={label: value for label, value in entries.items() if label not in known},
+        other_entries={label: value for label, value in entries.items() if label not in known_labels},
         warnings=tuple(found_warnings),
     )
 
 
-def check_particles(particles: Particles, path: Path) -> None:
-    """Refuse repeated names and half sets other than 1 and 2.
+def repeated_names(particles: Particles, *, over_all: bool = False) -> list[str]:
+    """Return the particle names that occur more than once in their tomogram, or in the whole set.
+
+    Joined sets have such names, and many programs number particles anew in each tomogram. They matter only
+    where something is called by them: extracted files, trajectories.
+    """
+    names = particles.name.tolist()
+    if len(set(names)) == len(names):
+        return []
+    of = names if over_all else list(zip(particles.tomogram.tolist(), names, strict=True))
+    return list(
+        dict.fromkeys(
+            name for name, count in zip(names, map(Counter(of).get, of), strict=True) if count and count > 1
+        )
+    )
+
+
+def _check_names(particles: Particles, path: Path, trajectories_path: Path) -> None:
+    repeated = repeated_names(particles, over_all=True)
+    if repeated:
+        raise InputError(
+            f"{path}: {len(repeated)} particle names occur more than once (rlnTomoParticleName "
+            f"{repeated[0]}), so whose the trajectories of {trajectories_path} are is not known; leave the "
+            "trajectory set out, or remove the duplicates (napari-sta remove_duplicates)"
+        )
+
+
+def check_half_sets(particles: Particles, path: Path) -> None:
+    """Refuse half sets other than 1 and 2.
 
     Raises
     ------
     InputError
         If there are any.
     """
-    names, counts = np.unique(particles.name.astype(str), return_counts=True)
-    if (counts > 1).any():
-        raise InputError(
-            f"{path}: {int((counts > 1).sum())} particle names occur more than once (rlnTomoParticleName "
-            f"{names[counts > 1][0]}); names must be unique, remove the duplicates or the column"
-        )
     if particles.half_set is not None:
         bad = np.flatnonzero(~np.isin(particles.half_set, (1, 2)))
         if len(bad):
@@ -1034,7 +1258,75 @@ def with_images(
             text.pop(label, None)
         else:
             text[label] = text_column(values)
-    return replace(particles, text=text)
+    return replace(particles, text=text, source=None)
+
+
+def visible_frames(particles: Particles, n_tilts: Mapping[str, int] | None = None) -> list[NDArray[np.bool_]]:
+    """Return which tilts each particle's 2D stack holds, (t,) each, from ``rlnTomoVisibleFrames``.
+
+    Parameters
+    ----------
+    n_tilts
+        Of each tomogram; None if it is not known.
+
+    Raises
+    ------
+    InputError
+        If a value is no vector, or counts other tilts than the tilt series has.
+    """
+    label, path = "rlnTomoVisibleFrames", particles.source or "the particle set"
+    known: dict[str, NDArray[np.bool_]] = {}
+    frames = []
+    for row, text in enumerate(particles.text[label]):
+        if text not in known:
+            try:
+                known[text] = parse_vector(text) > 0
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, row {row + 1} (particle {particles.name[row]}): {error} in column {label}; "
+                    "extract the particles again"
+                ) from None
+        frames.append(known[text])
+        wanted = len(known[text]) if n_tilts is None else n_tilts[particles.tomogram[row]]
+        if len(known[text]) != wanted:
+            raise InputError(
+                f"{path}: {label} of particle {particles.name[row]} counts {len(known[text])} tilts, its "
+                f"tilt series {wanted}; the tilt series changed after extraction, so extract again"
+            )
+    return frames
+
+
+def are_2d_stacks(particles: Particles) -> bool | None:
+    """Whether the general table says that subtomograms are 2D stacks; None if it says nothing."""
+    general = particles.tables.get("general")
+    said = general.row().get(_ARE_STACKS, "") if isinstance(general, Table) else ""
+    return said.strip() == "1" if said else None
+
+
+def check_subtomogram_kind(particles: Particles, path: str | Path) -> None:
+    """Refuse a general table that contradicts the images.
+
+    Raises
+    ------
+    InputError
+        If it says 2D stacks and images are 3D, or the other way round.
+    """
+    said = are_2d_stacks(particles)
+    text = particles.text
+    if said is None or "rlnImageName" not in text:
+        return
+    dimensions = {group.text.get("rlnImageDimensionality", "").strip() for group in particles.optics} - {""}
+    has_frames = "rlnTomoVisibleFrames" in text
+    if said and (dimensions == {"3"} or ("rlnCtfImage" in text and not has_frames)):
+        raise InputError(
+            f"{path}: the general table says that subtomograms are 2D stacks ({_ARE_STACKS} 1), but the "
+            "images are 3D; set it to 0"
+        )
+    if not said and dimensions == {"2"} and has_frames:
+        raise InputError(
+            f"{path}: the general table says that subtomograms are 3D ({_ARE_STACKS} 0), but the images are "
+            "2D stacks; set it to 1"
+        )
 
 
 def with_subtomogram_kind(
@@ -1043,7 +1335,7 @@ def with_subtomogram_kind(
     """State in the general table and the optics groups what kind of subtomograms a set has."""
     old = particles.tables.get("general")
     general = dict(old.columns) if isinstance(old, Table) else {}
-    general["rlnTomoSubTomosAre2DStacks"] = text_column([str(int(stack2d))])
+    general[_ARE_STACKS] = text_column([str(int(stack2d))])
     kind = {
         "rlnCtfDataAreCtfPremultiplied": str(int(premultiplied)),
         "rlnImageDimensionality": "2" if stack2d else "3",

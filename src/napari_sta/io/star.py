@@ -17,15 +17,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_sta.data.errors import InputError
-from napari_sta.io.files import replacing
+from napari_sta.io.files import check_is_file, replacing
 
 Column = NDArray[np.object_]
+
+_NOT_FIRST = ("_", ";", "data_", "loop_")
+"""What no row may start with unless it is quoted: RELION or another reader takes it for something else."""
+
+_CHUNK = 1000
+"""Rows that are split at a time: their lists stay in the processor's cache."""
 
 _TOKEN = re.compile(r""""([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(\S+)""")
 
@@ -58,7 +65,9 @@ class Table:
         return self.columns[label]
 
     def row(self, index: int = 0) -> dict[str, str]:
-        """Return one row as label to value."""
+        """Return one row as label to value; a table without rows has an empty first one."""
+        if index == 0 and len(self) == 0:
+            return {}
         return {label: column[index] for label, column in self.columns.items()}
 
 
@@ -78,6 +87,11 @@ def table(name: str, columns: Mapping[str, ArrayLike | Sequence[object]], is_loo
             items = [values] if np.isscalar(values) else list(values)  # type: ignore[arg-type]
             made[label] = text_column([str(item) for item in items])
     return Table(name, made, is_loop)
+
+
+def printable(text: str) -> str:
+    """Return a text of a file as it can be shown: bytes that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def text_column(values: Iterable[str]) -> Column:
@@ -108,13 +122,16 @@ def read_star(path: str | Path) -> dict[str, Table]:
     Raises
     ------
     InputError
-        If the file is missing, is no STAR file, holds two tables of one name, or a row has too many or
-        too few values.
+        If the file is missing or not a regular one, is no STAR file, holds two tables of one name, or a row
+        has too many or too few values.
 
     Notes
     -----
-    A loop ends at its first empty line, as in RELION; RELION ignores rows after that silently, we refuse.
-    Windows line ends, which stop RELION, are read.
+    Comments (``#`` or ``;`` in front) and empty lines may stand where RELION skips them: between tables,
+    among and after the labels of a loop, anywhere in a list; a value that starts with ``#`` and is not quoted
+    ends its line. From its first row on a loop ends at its first empty line. RELION ignores rows after that
+    silently, and refuses a comment among the rows: we refuse both. Windows line ends, which stop RELION, and
+    a byte order mark are read.
     """
     lines = _lines(Path(path))
     tables: dict[str, Table] = {}
@@ -123,16 +140,14 @@ def read_star(path: str | Path) -> dict[str, Table]:
         while position < len(lines):
             line = lines[position].strip()
             position += 1
-            if not line.startswith("data_"):
-                if line and not line.startswith("#"):
-                    where = f"after table {_shown(next(reversed(tables)))}" if tables else "before any table"
-                    raise InputError(
-                        f"{path}, line {position}: {line[:40]!r} stands {where}, where RELION does not read "
-                        "it; remove the empty or comment line above it, or the line itself"
-                        if tables
-                        else f"{path} is no STAR file: line {position} comes before any data_ line"
-                    )
+            if _says_nothing(line):
                 continue
+            if not line.startswith("data_"):
+                raise (
+                    _unread(path, position, line, next(reversed(tables)))
+                    if tables
+                    else InputError(f"{path} is no STAR file: line {position} comes before any data_ line")
+                )
             name = line[5:].strip()
             if name in tables:
                 raise InputError(f"{path} holds two tables named {_shown(name)}; keep one of them")
@@ -148,17 +163,28 @@ def first_table(tables: Mapping[str, Table]) -> Table:
 
 
 def _lines(path: Path) -> list[str]:
+    check_is_file(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; name the STAR file in it") from None
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if "\0" in text[:4096]:
+    if text.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise InputError(f"{path} is text in UTF-16, which RELION does not read; save it as UTF-8")
+    if "\0" in text:
         raise InputError(f"{path} is no STAR file (it holds binary data); name a .star file")
     return text.split("\n")
+
+
+def _says_nothing(line: str) -> bool:
+    """Whether a line without the blanks around it is empty or a comment."""
+    return not line or line[0] in "#;"
+
+
+def _unread(path: str | Path, number: int, line: str, name: str) -> InputError:
+    return InputError(
+        f"{path}, line {number}: {line[:40]!r} stands after table {_shown(name)}, where RELION does not read "
+        "it; remove the empty line above it, or the line itself"
+    )
 
 
 def _read_table(path: str | Path, name: str, lines: list[str], position: int) -> tuple[Table, int]:
@@ -170,7 +196,7 @@ def _read_table(path: str | Path, name: str, lines: list[str], position: int) ->
             return _read_list(path, name, lines, position)
         if line.startswith("data_"):
             break
-        if line and not line.startswith("#"):
+        if not _says_nothing(line):
             raise InputError(
                 f"{path}, line {position + 1}: table {_shown(name)} must start with loop_ or a _label"
             )
@@ -182,58 +208,118 @@ def _read_list(path: str | Path, name: str, lines: list[str], position: int) -> 
     columns: dict[str, Column] = {}
     while position < len(lines):
         line = lines[position].strip()
-        if not line.startswith("_"):
+        if line.startswith("data_"):
             break
-        label, _, value = line.partition(" ")
-        if "\t" in label:
-            label, _, value = line.partition("\t")
-        value = value.strip()
-        quoted = _TOKEN.fullmatch(value)
-        if quoted and quoted.lastindex and quoted.lastindex < 3:
-            value = quoted.group(quoted.lastindex)
-        columns[label[1:]] = text_column([value])
         position += 1
+        if _says_nothing(line):
+            continue
+        if not line.startswith("_"):
+            raise _unread(path, position, line, name)
+        label, *rest = line.split(None, 1)
+        if label[1:] in columns:
+            raise InputError(
+                f"{path}, line {position}: table {_shown(name)} has {label} twice; remove one of them"
+            )
+        try:
+            columns[label[1:]] = text_column([_list_value(rest[0]) if rest else ""])
+        except ValueError as error:
+            raise InputError(f"{path}, line {position}: {label} has {error}") from None
     return Table(name, columns, is_loop=False), position
+
+
+def _list_value(text: str) -> str:
+    values = list(_values(text))
+    if not values:
+        return ""
+    if len(values) > 1:
+        if values[0].lastindex != 3:
+            raise ValueError("more than one value; quote a value that contains blanks as a whole")
+        return text[: values[-1].end()]  # words that nobody has quoted
+    return values[0].group(values[0].lastindex or 0)
 
 
 def _read_loop(path: str | Path, name: str, lines: list[str], position: int) -> tuple[Table, int]:
     labels: list[str] = []
-    while position < len(lines) and lines[position].lstrip().startswith("_"):
-        labels.append(lines[position].split()[0][1:])
+    while position < len(lines):
+        words = lines[position].split(None, 2)
+        if words and words[0].startswith("_"):
+            if len(words) > 1 and not words[1].startswith("#"):
+                raise InputError(
+                    f"{path}, line {position + 1}: {words[1][:40]!r} stands after the label {words[0]} of "
+                    f"table {_shown(name)}, where only #{len(labels) + 1} may; if the line is a row, quote "
+                    "its first value"
+                )
+            labels.append(words[0][1:])
+        elif words and words[0][0] not in "#;":
+            break
         position += 1
     if not labels:
         raise InputError(f"{path}: the loop_ of table {_shown(name)} has no column labels")
     if len(set(labels)) != len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise InputError(f"{path}: table {_shown(name)} has the column _{twice} twice; remove one")
-    # An empty line between the labels and the rows, as some programs leave it; after it may also come
-    # the next table, or nothing.
-    start = position
-    while start < len(lines) and not lines[start].strip():
-        start += 1
-    if start == len(lines) or lines[start].lstrip().startswith(("#", "data_")):
-        return Table(name, {label: text_column([]) for label in labels}), position
-    stop = start
-    for stop in range(start, len(lines) + 1):
-        if stop == len(lines) or not lines[stop].strip() or lines[stop].startswith("data_"):
+    wanted, start = len(labels), position
+    while position < len(lines):
+        line = lines[position].strip()
+        if not line or (line.startswith("data_") and _starts_table(lines, position, wanted)):
             break
-    body = lines[start:stop]
-    wanted = len(labels)
+        position += 1
+    values = _row_values(path, name, lines[start:position], start + 1, wanted)
+    return Table(name, {label: text_column(values[i::wanted]) for i, label in enumerate(labels)}), position
+
+
+def _starts_table(lines: list[str], position: int, n_columns: int) -> bool:
+    """Whether a line that starts with ``data_`` where a row may stand is the next table, and not a row.
+
+    To RELION it is a row, whose first value may be a tomogram ``data_01``; but some programs leave out the
+    empty line that ends a loop.
+    """
+    words = lines[position].split(None, 2)
+    if len(words) > 1 and not words[1].startswith("#"):
+        return False
+    if n_columns > 1:
+        return True
+    following = (line.strip() for line in lines[position + 1 :])
+    following_line = next((line for line in following if not _says_nothing(line)), "")
+    return following_line.startswith("_") or following_line.split()[:1] == ["loop_"]
+
+
+def _row_values(path: str | Path, name: str, body: list[str], first: int, wanted: int) -> list[str]:
+    """Split the rows of a loop into their values, row by row; ``first`` is the number of the first line."""
     values: list[str] = []
-    for offset, line in enumerate(body):
-        row = _tokens(line) if '"' in line or "'" in line else line.split()
-        if len(row) != wanted:
+    for start in range(0, len(body), _CHUNK):
+        lines = body[start : start + _CHUNK]
+        rows = list(map(str.split, lines))
+        text = "\n".join(lines)
+        if any(mark in text for mark in "#\"';"):
+            rows = [
+                [match.group(match.lastindex or 0) for match in _values(line)]
+                if "#" in line or '"' in line or "'" in line
+                else row
+                for line, row in zip(lines, rows, strict=True)
+            ]
+            for number, line in enumerate(lines, start=first + start):
+                if line.lstrip()[0] in "#;":
+                    raise InputError(
+                        f"{path}, line {number}: {line.strip()[:40]!r} is a comment among the rows of table "
+                        f"{_shown(name)}, where RELION reads none; delete the line"
+                    )
+        if set(map(len, rows)) != {wanted}:
+            index = next(index for index, row in enumerate(rows) if len(row) != wanted)
             raise InputError(
-                f"{path}, line {start + offset + 1}: {len(row)} values where table {_shown(name)} has "
-                f"{wanted} columns; quote values that contain blanks, or restore the missing ones"
+                f"{path}, line {first + start + index}: {len(rows[index])} values where table {_shown(name)} "
+                f"has {wanted} columns; quote values that contain blanks, or restore the missing ones"
             )
-        values += row
-    columns = {label: text_column(values[index::wanted]) for index, label in enumerate(labels)}
-    return Table(name, columns), stop
+        values += chain.from_iterable(rows)
+    return values
 
 
-def _tokens(line: str) -> list[str]:
-    return [match.group(match.lastindex or 0) for match in _TOKEN.finditer(line)]
+def _values(line: str) -> Iterator[re.Match[str]]:
+    """Find the values of a line: the last group of a match is the text, the third if it is not quoted."""
+    for match in _TOKEN.finditer(line):
+        if match.lastindex == 3 and match.group(3).startswith("#"):
+            return  # the rest is a comment
+        yield match
 
 
 def _shown(name: str) -> str:
@@ -325,7 +411,8 @@ def _safe(label: str, values: list[str], first: bool) -> list[str]:
         not together.isascii()
         or "\0\0" in together
         or any(mark in together for mark in " \"'\t\n\r\v\f\x1c\x1d\x1e\x1f")
-        or (first and any("\0" + mark in together for mark in ("_", "#", "data_", "loop_")))
+        or "\0#" in together
+        or (first and any("\0" + mark in together for mark in _NOT_FIRST))
     )
     if not values or not suspicious:
         return values
@@ -337,7 +424,7 @@ def _safe(label: str, values: list[str], first: bool) -> list[str]:
 
 def _quoted(value: str, first: bool) -> str:
     plain = bool(value) and not re.search(r"[\s\0]", value) and value[0] not in "\"'"
-    if plain and not (first and value.startswith(("_", "#", "data_", "loop_"))):
+    if plain and value[0] != "#" and not (first and value.startswith(_NOT_FIRST)):
         return value
     if re.search(r"[\n\r\0]", value):
         raise ValueError(f"{value[:40]!r} holds a line break, which a STAR file cannot")
@@ -398,12 +485,20 @@ def parse_vector(text: str) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If it is not such a vector.
+        If it is not such a vector, or not of finite numbers.
     """
     if not (text.startswith("[") and text.endswith("]")):
         raise ValueError(f"{text[:40]!r} is not a vector like [1,2,3]")
     inner = text[1:-1].strip()
-    return np.array([float(item) for item in inner.split(",")] if inner else [], dtype=np.float64)
+    if "_" in inner or not inner.isascii():
+        raise ValueError(f"{text[:40]!r} is not a vector like [1,2,3]")
+    try:
+        values = np.array([float(item) for item in inner.split(",")] if inner else [], dtype=np.float64)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a vector like [1,2,3]") from None
+    if not np.isfinite(values).all():
+        raise ValueError(f"{text[:40]!r} holds a value that is not a finite number")
+    return values
 
 
 def format_vector(values: ArrayLike) -> str:

@@ -13,12 +13,16 @@ import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from napari_sta.data.errors import InputError
+
+# Whatever lies beyond is a slip of the keyboard or another unit; no computer could work on it either.
+_LIMITS = {"Å": 1e6, "Å²": 1e6, "e/Å²": 1e6, "px": 1e5, "binned px": 1e5}
+_SMALLEST_ANGST = 0.01
 
 
 class Progress(NamedTuple):
@@ -62,12 +66,19 @@ class Context:
         ``auto``, ``cpu``, ``cuda`` or ``cuda:0,1``.
     log
         Lines for run.out; warnings reach the user's card.
+    fingerprint
+        Of values and inputs (``_fingerprint``), for parts that can be gone on from.
+    kept
+        Names of files in ``out``, seen from there, that an earlier run of this job wrote with the same
+        values and inputs: those that are whole need not be made again. No other file there is the job's.
     """
 
     out: Path
     threads: int = 1
     device: str = "auto"
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("napari_sta"))
+    fingerprint: str = ""
+    kept: frozenset[str] = frozenset()
 
     def devices(self) -> list[Any]:
         """Return the torch devices to use, best first.
@@ -123,7 +134,7 @@ def param(
     advanced
         Folded away in the form.
     bounds
-        ``gt``, ``ge``, ``lt``, ``le`` as in :func:`pydantic.Field`.
+        ``gt``, ``ge``, ``lt``, ``le`` as in :func:`pydantic.Field`. No length may be absurd, whatever its bounds.
     """
     extra: dict[str, Any] = {
         "unit": unit, "tab": tab, "relion": relion, "flag": flag, "kind": kind,
@@ -151,6 +162,12 @@ class Job(BaseModel):
         Whether ``run`` needs torch; the runner sets its threads then.
     uses_ranks
         Whether several processes, started by torchrun, can share the work.
+    edition
+        Raised when the same values give other numbers than before: work half done is made again then.
+    may_grow
+        Fields that say how far to go, not what is computed: with another value a job goes on.
+    is_long
+        Whether what is half done may be the work of days: it is not deleted for other values or inputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
@@ -162,6 +179,9 @@ class Job(BaseModel):
     order: ClassVar[int] = 100
     uses_torch: ClassVar[bool] = True
     uses_ranks: ClassVar[bool] = False
+    edition: ClassVar[int] = 1
+    may_grow: ClassVar[frozenset[str]] = frozenset()
+    is_long: ClassVar[bool] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -170,6 +190,19 @@ class Job(BaseModel):
         if isinstance(values, dict):
             return {k: v for k, v in values.items() if not (isinstance(v, str) and not v.strip())}
         return values
+
+    @model_validator(mode="after")
+    def _no_absurd_length(self) -> Self:
+        for field_name, info in type(self).model_fields.items():
+            value, unit = getattr(self, field_name), extra_of(info)["unit"]
+            if unit not in _LIMITS or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if abs(value) > _LIMITS[unit] or (unit == "Å" and 0 < abs(value) < _SMALLEST_ANGST):
+                raise ValueError(
+                    f"--{field_name} {value:.4g} {unit} ({info.title}) cannot be meant; give it in {unit}, between "
+                    f"{f'{_SMALLEST_ANGST:g}' if unit == 'Å' else '0'} and {_LIMITS[unit]:,.0f}"
+                )
+        return self
 
     @classmethod
     def name(cls) -> str:
@@ -188,6 +221,14 @@ class Job(BaseModel):
     def warnings(self) -> list[str]:
         """Return what looks odd but does not stop the job."""
         return []
+
+    def read_besides(self) -> dict[str, Any]:
+        """Say what else is read, by name: something that changes when it does (``_fingerprint``)."""
+        return {}
+
+    def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
+        """Return which files of an earlier run in the folder stay although values or inputs changed."""
+        return frozenset()
 
     def run(self, context: Context) -> RunSteps:
         """Do the work: yield progress, write files below ``context.out``, return the result record."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from napari_sta.io.relion import StaInputs
 
 
+_MOST_PX = 1_000_000
+"""No detector has so many pixels a side."""
+
+
 @dataclass
 class _Kept:
     """A running job and what it has read; holding the job keeps its id its own."""
@@ -126,6 +130,19 @@ class StaInputsJob(Job):
             kept.inputs = inputs
         return inputs
 
+    def read_besides(self) -> dict[str, Any]:
+        """Add tilt series as they were read, and size and date of their images."""
+        from napari_sta.jobs._fingerprint import of_files, of_table
+
+        series = self.load().tilt_series
+        if not series:
+            return {}
+        images = (path for one in series.values() for path, _ in one.images)
+        return {
+            "tilt series": of_table(series),
+            **({"tilt images": of_files(images)} if self.needs_tomograms() else {}),
+        }
+
     def particles_name(self) -> str:
         """Return the particle set as RELION's command lines name it; a plain name while it cannot be found."""
         from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
@@ -192,7 +209,17 @@ def window_px(box_size_px: int, binning: float) -> int:
 
     An odd window has no centre pixel (RELION writes displaced images then), so the next even one is
     taken; the pixel size of the result is window / box times that of the tilt images.
+
+    Raises
+    ------
+    InputError
+        If it is larger than any image.
     """
+    if binning * box_size_px > _MOST_PX:
+        raise InputError(
+            f"box_size_px {box_size_px} at binning {binning:g} is larger than any tilt image; take a smaller box "
+            "or binning"
+        )
     window = int(binning * box_size_px + 0.5)
     return window + window % 2
 
@@ -206,10 +233,16 @@ def check_window(inputs: StaInputs, box_size_px: int, binning: float) -> None:
         One sentence with the cure.
     """
     from napari_sta.io.mrc import check_images
+    from napari_sta.io.relion import is_placeholder
 
     window = window_px(box_size_px, binning)
     for name in inputs.particles.tomograms:
         images = inputs.tilt_series[name].images
+        if is_placeholder(images):
+            raise InputError(
+                f"{images[0][0]} of tomogram {name} is the placeholder that Warp writes instead of tilt images; "
+                "particles are extracted and reconstructed in Warp then, and refined here"
+            )
         path, size = images[0][0], check_images(images)
         if window > min(size):
             raise InputError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -18,9 +20,9 @@ from scipy.spatial import cKDTree
 from napari_sta.data.errors import InputError
 from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
-from napari_sta.io.files import path_for, replacing, resolve
+from napari_sta.io.files import path_for, remove_written, replacing, resolve
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.relion import read_particles, write_optimisation_set
+from napari_sta.io.relion import particle_numbers, read_particles, write_optimisation_set
 from napari_sta.jobs._refine_loop import HALVES, Maps, Refinement, State
 from napari_sta.kernels import refinement_control as control
 from napari_sta.kernels.sampling import AngularPrior, angular_step_deg, directions_zyx
@@ -248,7 +250,8 @@ class Writer:
 
 def _names(loop: Refinement) -> str:
     """Tell particle sets apart: names and their order."""
-    return hashlib.sha256("\n".join(map(str, loop.source.particles.name)).encode()).hexdigest()
+    names = "\n".join(map(str, loop.source.particles.name))
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
 def checkpoint_path(out: Path, iteration: int) -> Path:
@@ -290,9 +293,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         If it, or a map that belongs to it, is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            about: dict[str, Any] = json.loads(str(archive["about"]))
-            arrays = {key: archive[key] for key in archive.files if key != "about"}
+        arrays = _arrays(path)
+        about: dict[str, Any] = json.loads(str(arrays.pop("about")))
         if about.get("format") != _FORMAT:
             raise InputError(f"{path} was written by another version of napari-sta; start the job anew")
         steer = dict(about["control"])
@@ -304,21 +306,75 @@ def read_checkpoint(path: Path) -> Checkpoint:
             stem = str(path).removesuffix("_checkpoint.npz")
             references = np.stack([read_volume(f"{stem}_half{h}_class001.mrc").data for h in (1, 2)])
         state = State(control=control.Control(**steer), references=references, **arrays, **plain)
+        _check_state(state)
+        half_set = np.asarray(about["half_set"], dtype=np.int64)
+        if half_set.shape != state.p_max.shape:
+            raise ValueError("half sets of another number of particles")
+        return Checkpoint(
+            state, half_set, str(about["fingerprint"]), str(about["particles"]), int(about["size_px"])
+        )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}); continue from an earlier iteration") from None
-    half_set = np.asarray(about["half_set"], dtype=np.int64)
-    return Checkpoint(
-        state, half_set, str(about["fingerprint"]), str(about["particles"]), int(about["size_px"])
-    )
+    except Exception as error:
+        # A damaged file may fail anywhere between here and zlib.
+        what = str(error) or type(error).__name__
+        raise InputError(f"{path} cannot be read ({what}); continue from an earlier iteration") from None
 
 
-def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
-    """Find the last whole checkpoint of these values and inputs; None if there is none."""
-    for path in sorted(out.glob("run_it*_checkpoint.npz"), reverse=True):
+def _arrays(path: Path) -> dict[str, Any]:
+    """Read the arrays of an uncompressed ``.npz``, and no more than the file can hold."""
+    found: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                raise ValueError(f"{member.filename} is damaged")
+            content = io.BytesIO(archive.read(member))
+            version = np.lib.format.read_magic(content)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(content)
+            if math.prod(shape) * dtype.itemsize != member.file_size - content.tell():
+                raise ValueError(f"{member.filename} is damaged")
+            content.seek(0)
+            name = member.filename.removesuffix(".npy")
+            found[name] = np.lib.format.read_array(content, allow_pickle=False)
+    return found
+
+
+def _check_state(state: State) -> None:
+    """Refuse values that no refinement writes."""
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool}
+    for part in (state, state.control):
+        for one in fields(part):
+            value, kind = getattr(part, one.name), kinds.get(str(one.type))
+            if kind is not None and (
+                not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+            ):
+                raise ValueError(f"{one.name} is {value!r}")
+    n = len(state.p_max)
+    for name, shape in (("angles_deg", (n, 3)), ("offset_zyx_angst", (n, 3)), ("p_max", (n,))):
+        array = getattr(state, name)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(f"{name} is damaged")
+    if state.iteration < 0 or not 0 <= state.control.order < 12:
+        raise ValueError("iteration or sampling is out of range")
+
+
+def latest_checkpoint(out: Path, kept: frozenset[str], fingerprint: str) -> Checkpoint | None:
+    """Find the last whole checkpoint of these values and inputs; None if there is none.
+
+    Parameters
+    ----------
+    kept
+        Names of files that the job itself wrote there.
+    """
+    names = [name for name in kept if re.fullmatch(r"run_it\d{3,}_checkpoint\.npz", name)]
+    for name in sorted(names, key=lambda name: (len(name), name), reverse=True):
         try:
-            found = read_checkpoint(path)
+            found = read_checkpoint(out / name)
         except InputError:
             continue
         if found.fingerprint == fingerprint:
@@ -326,12 +382,17 @@ def latest_checkpoint(out: Path, fingerprint: str) -> Checkpoint | None:
     return None
 
 
-def remove_iterations(out: Path, after: int = -1) -> None:
-    """Delete the files of iterations after a given one, and final files: they would be of another run."""
-    for path in out.glob("run*"):
-        ours = _OURS.fullmatch(path.name)
-        if ours and path.is_file() and (ours["number"] is None or int(ours["number"]) > after):
-            path.unlink(missing_ok=True)
+def iterations(names: frozenset[str], after: int = -1) -> frozenset[str]:
+    """Return which of a refinement's files are of iterations after a given one, or final ones."""
+    found = {name: _OURS.fullmatch(name) for name in names}
+    return frozenset(
+        name for name, one in found.items() if one and (one["number"] is None or int(one["number"]) > after)
+    )
+
+
+def remove_iterations(out: Path, kept: frozenset[str], after: int = -1) -> None:
+    """Delete the job's files of iterations after a given one, and final ones: they would be of another run."""
+    remove_written(out, iterations(kept, after))
 
 
 def state_of_relion(
@@ -348,21 +409,31 @@ def state_of_relion(
     if len(models) != 2:
         raise InputError(f"{path} is of a finished refinement; continue from one of its iterations")
     sampling = files.read_sampling(resolve(optimiser.sampling_file, path))
-    particles = read_particles(resolve(optimiser.data_file, path))
-    if list(particles.name) != list(loop.source.particles.name):
+    particles = read_particles(resolve(optimiser.data_file, path), loop.source.tilt_series)
+    theirs, ours = (list(zip(p.tomogram, p.name, strict=True)) for p in (particles, loop.source.particles))
+    if theirs != ours:
         raise InputError(f"{optimiser.data_file} holds other particles than the input of this job")
 
     def column(label: str) -> NDArray[np.float64]:
-        text = particles.text.get(label)
-        return np.zeros(len(particles)) if text is None else text.astype(np.float64)
+        return particle_numbers(particles, [label])[:, 0]
 
     if particles.half_set is not None:
         loop.set_half_sets(particles.half_set)
-    references = np.stack([read_volume(resolve(one.reference, path)).data for one in models])
-    if references.shape[1] != loop.size:
-        raise InputError(
-            f"{models[0].reference} has a box of {references.shape[1]} px, the particles one of {loop.size}"
-        )
+    volumes = [read_volume(resolve(one.reference, path)).data for one in models]
+    for one, volume in zip(models, volumes, strict=True):
+        for size in (one.size_px, *volume.shape):
+            if size != loop.size:
+                raise InputError(f"{one.reference} has a box of {size} px, the particles one of {loop.size}")
+        if len(one.sigma2_noise) != len(loop.source.particles.optics):
+            raise InputError(
+                f"{path}: its model files have {len(one.sigma2_noise)} optics groups, the particles "
+                f"{len(loop.source.particles.optics)}; go on from another iteration"
+            )
+        if len(one.pdf_direction) != len(models[0].pdf_direction):
+            raise InputError(
+                f"{path}: its two model files are of other directions; go on from another iteration"
+            )
+    references = np.stack(volumes)
     first, n_tilts = models[0], loop.source.n_tilts
     resolution = first.resolution_angst
     inverse = start.resolution_inv_angst if not np.isfinite(resolution) else 1 / resolution

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_sta.io.relion import ANGLE_PRIORS
 from napari_sta.jobs._job import Progress
 from napari_sta.jobs._ranks import Ranks
 from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
@@ -243,7 +244,14 @@ class Refinement:
         self.set_half_sets(half_set)
         self._grids: dict[int, sampling.OrientationGrid] = {}
         self.subtomograms_zyx = euler_to_matrix_zyx(source.particles.subtomogram_angles_deg)
-        self._offset_prior = self._columns("rlnOrigin{}PriorAngst", "ZYX") / self.pixel
+        # No prior on the origin is one on the centre of the box, as RELION has it.
+        self._offset_prior = np.nan_to_num(source.origin_priors_zyx_angst) / self.pixel
+        free = int(np.isnan(source.angle_priors_deg[:, 1]).sum())
+        if settings.tilt_prior_deg and free:
+            log.warning(
+                "%d of %d particles have no rlnAngleTiltPrior: all tilt angles are searched for them",
+                free, len(source),
+            )  # fmt: skip
         self._stop = threading.Event()
         self._model_shells = source.model_shells()
         self._seconds = np.ones(len(source))
@@ -274,22 +282,15 @@ class Refinement:
         order = np.lexsort((rows, self.source.series_index[rows], self.source.optics_index[rows]))
         return np.asarray(rows[order])
 
-    def _columns(self, pattern: str, axes: str) -> Array:
-        text = self.source.particles.text
-        out = np.zeros((len(self.source), len(axes)))
-        for place, axis in enumerate(axes):
-            if pattern.format(axis) in text:
-                out[:, place] = text[pattern.format(axis)].astype(np.float64)
-        return out
-
     def prior_angles(self, index: int, state: State, local: bool) -> Array:
-        """Rot, tilt, psi in the middle of a particle's prior: the prior columns in global searches."""
+        """Rot, tilt, psi in the middle of a particle's prior: the prior columns in global searches.
+
+        NaN where a column has nothing for this particle.
+        """
         angles = state.angles_deg[index].copy()
         if not local:
-            for place, axis in enumerate(("Rot", "Tilt", "Psi")):
-                column = self.source.particles.text.get(f"rlnAngle{axis}Prior")
-                if column is not None:
-                    angles[place] = float(column[index])
+            there = [label in self.source.particles.text for label in ANGLE_PRIORS]
+            angles[there] = self.source.angle_priors_deg[index, there]
         return angles
 
     def grid(self, order: int) -> sampling.OrientationGrid:

@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import resolve
-from napari_sta.io.mrc import image_size_yx_px, read_images
-from napari_sta.io.star import Table, parse_vector
+from napari_sta.io.mrc import MrcHeader, image_size_yx_px, read_header, read_images
+from napari_sta.io.relion import (
+    ANGLE_PRIORS,
+    ORIGIN_PRIORS,
+    are_2d_stacks,
+    check_subtomogram_kind,
+    particle_numbers,
+    visible_frames,
+)
 from napari_sta.jobs._geometry import TiltGeometry, tilt_coefficients, tilt_geometry
 from napari_sta.kernels import refinement as rf
 from napari_sta.kernels.ctf import dose_weight, zernike_phase
@@ -104,6 +111,9 @@ class ParticleSource:
         Images hold one factor CTF already.
     n_dim
         Of the images.
+    angle_priors_deg, origin_priors_zyx_angst
+        (n, 3) rot, tilt, psi and origin of the prior columns: NaN where a particle has none, 0 without the
+        column.
     """
 
     n_dim: ClassVar[int] = 2
@@ -125,6 +135,8 @@ class ParticleSource:
         self.particles: Particles = particles
         self._inputs = inputs
         self._check_columns()
+        self.angle_priors_deg = particle_numbers(particles, ANGLE_PRIORS, may_lack=True)
+        self.origin_priors_zyx_angst = particle_numbers(particles, ORIGIN_PRIORS, may_lack=True)
         groups = particles.optics
         first = groups[0]
         assert first.image_size_px is not None
@@ -141,6 +153,8 @@ class ParticleSource:
         place = {name: position for position, name in enumerate(self.series_names)}
         self.series_index = np.array([place[name] for name in particles.tomogram])
         self._stacks: dict[str, Path] = {}
+        for index in np.unique(self.optics_index, return_index=True)[1]:
+            self._check_size(int(index))
         self._discs = [self._disc(group) for group in groups]
         self.mask_share = [float((disc * disc).mean()) for disc in self._discs]
         self._windows: dict[int, list[Window]] = {}
@@ -150,8 +164,9 @@ class ParticleSource:
     def _read_tables(self) -> None:
         """Work out what is known of images before they are read."""
         inputs, particles = self._inputs, self.particles
-        self._check_visible()
-        self.n_tilts = max(inputs.tilt_series[name].n_tilts for name in self.series_names)
+        n_tilts = {name: inputs.tilt_series[name].n_tilts for name in self.series_names}
+        self.visible = [np.flatnonzero(frames) for frames in visible_frames(particles, n_tilts)]
+        self.n_tilts = max(n_tilts.values())
         self._series: list[_Series] = []
         self._row = np.zeros(len(particles), dtype=np.int64)
         for name in self.series_names:
@@ -162,9 +177,11 @@ class ParticleSource:
             )
             self._row[rows] = np.arange(len(rows))
             self._series.append(_Series(series, geometry))
-        self.visible = [
-            np.flatnonzero(parse_vector(text) > 0) for text in particles.text["rlnTomoVisibleFrames"]
-        ]
+
+    @property
+    def tilt_series(self) -> dict[str, TiltSeries]:
+        """Tilt series of the particles by name."""
+        return self._inputs.tilt_series
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -172,6 +189,7 @@ class ParticleSource:
     # ---- what the files must hold
 
     def _check_columns(self) -> None:
+        check_subtomogram_kind(self.particles, self._inputs.particles_path)
         self._check_labels(*self._LABELS)
         particles, path = self.particles, self._inputs.particles_path
         for group in particles.optics:
@@ -194,16 +212,6 @@ class ParticleSource:
                     "extract)"
                 )
 
-    def _check_visible(self) -> None:
-        for index, seen in enumerate(self.particles.text["rlnTomoVisibleFrames"]):
-            n_tilts = self._inputs.tilt_series[self.particles.tomogram[index]].n_tilts
-            if len(parse_vector(seen)) != n_tilts:
-                raise InputError(
-                    f"{self._inputs.particles_path}: rlnTomoVisibleFrames of particle {self.particles.name[index]} "
-                    f"counts {len(parse_vector(seen))} tilts, its tilt series {n_tilts}; the tilt series changed after "
-                    "extraction, so extract again"
-                )
-
     def _premultiplied(self) -> bool:
         kinds = {
             group.text.get("rlnCtfDataAreCtfPremultiplied", "0").strip() not in ("", "0")
@@ -224,23 +232,25 @@ class ParticleSource:
         InputError
             If one is missing or holds another number of images than tilts are visible.
         """
-        from napari_sta.io.mrc import read_header
-
         for index, name in enumerate(self.particles.text["rlnImageName"]):
-            path = self._stack(index)
-            header = read_header(path)
+            header = self._check_size(index)
             n_images = header.shape_zyx[0] if header.is_stack or header.shape_zyx[0] > 1 else 1
-            group = self.particles.optics[self.optics_index[index]]
             if n_images != len(self.visible[index]):
                 raise InputError(
                     f"{name} holds {n_images} images, but rlnTomoVisibleFrames of particle "
                     f"{self.particles.name[index]} counts {len(self.visible[index])}; extract again"
                 )
-            if header.shape_zyx[1:] != (group.image_size_px,) * 2:
-                raise InputError(
-                    f"{name} is {header.shape_zyx[2]} x {header.shape_zyx[1]} px, but rlnImageSize of its optics "
-                    f"group is {group.image_size_px}; extract again"
-                )
+
+    def _check_size(self, index: int) -> MrcHeader:
+        """Refuse a file whose images have another box than its optics group says; return its header."""
+        header = read_header(self._stack(index))
+        group = self.particles.optics[self.optics_index[index]]
+        if header.shape_zyx[1:] != (group.image_size_px,) * 2:
+            raise InputError(
+                f"{self.particles.text['rlnImageName'][index]} is {header.shape_zyx[2]} x {header.shape_zyx[1]} px, "
+                f"but rlnImageSize of its optics group is {group.image_size_px}; extract again"
+            )
+        return header
 
     def _stack(self, index: int, label: str = "rlnImageName") -> Path:
         name = str(self.particles.text[label][index])
@@ -482,7 +492,7 @@ class ParticleSource:
 
 def are_volumes(particles: Particles) -> bool:
     """Tell whether a particle set holds 3D pseudo-subtomograms rather than 2D stacks."""
-    general = particles.tables.get("general")
-    if isinstance(general, Table) and "rlnTomoSubTomosAre2DStacks" in general:
-        return general["rlnTomoSubTomosAre2DStacks"][0].strip() != "1"
+    said = are_2d_stacks(particles)
+    if said is not None:
+        return not said
     return "rlnCtfImage" in particles.text and "rlnTomoVisibleFrames" not in particles.text

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
-from napari_sta.io.mrc import read_header, read_volume
+from napari_sta.io.mrc import MrcHeader, read_header, read_volume
 from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
 from napari_sta.kernels import refinement as rf
 from napari_sta.kernels import refinement_volumes as voxels
@@ -72,14 +72,19 @@ class VolumeSource(ParticleSource):
             If data or weights are missing or of another size than the optics group says.
         """
         for index in range(len(self)):
-            size = self._group(index).image_size_px
-            assert size is not None
-            for label, expected in (
-                ("rlnImageName", (size, size, size)),
-                ("rlnCtfImage", (2 * size, size, size // 2 + 1)),
-            ):
-                path = self._stack(index, label)
-                self._check_shape(path, label, read_header(path).shape_zyx, expected)
+            self._check_size(index)
+
+    def _check_size(self, index: int) -> MrcHeader:
+        size = self._group(index).image_size_px
+        assert size is not None
+        for label, expected in (
+            ("rlnCtfImage", (2 * size, size, size // 2 + 1)),
+            ("rlnImageName", (size, size, size)),
+        ):
+            path = self._stack(index, label)
+            header = read_header(path)
+            self._check_shape(path, label, header.shape_zyx, expected)
+        return header
 
     @staticmethod
     def _check_shape(path: Path, label: str, shape: tuple[int, ...], expected: tuple[int, int, int]) -> None:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import socket
 import sys
@@ -20,29 +21,66 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import napari_sta
+from napari_sta import _interrupt
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
-from napari_sta.io.files import path_for, remove_temporary_files, resolve, sentence_for, sha256, write_text
+from napari_sta.io.files import (
+    WRITTEN,
+    open_log,
+    path_for,
+    recorded,
+    relative_to,
+    remove_temporary_files,
+    remove_written,
+    resolve,
+    sentence_for,
+    write_text,
+    written_files,
+)
 from napari_sta.io.project import (
     ABORT_NOW,
+    ABORTED,
+    FAILURE,
     JOB_NAME,
+    SUCCESS,
     JobStar,
     PipelineNode,
     Project,
     append_note,
     clear_markers,
     mark,
+    process_mark,
+    read_job_star,
     status_of,
+    was_killed,
     write_job_pipeline,
     write_job_star,
     write_output_nodes,
 )
+from napari_sta.io.star import read_star
+from napari_sta.jobs import _fingerprint
 from napari_sta.jobs._job import Context, Job, Progress, all_jobs, extra_of, job_named
 from napari_sta.jobs._params import keep_inputs, release_inputs
 
-_LARGE_FILE_BYTES = 50 * 2**20
+_LARGEST_RECORD_BYTES = 64 * 2**20
+
+# What RELION's GUI, scheduler or queue put into a job's folder before the job begins.
+_LAUNCH_FILES = re.compile(
+    r"job\.star|job_pipeline\.star|default_pipeline\.star|note\.txt|run\.(out|err)|run_submit\.script|"
+    r"RELION_JOB_(EXIT_(SUCCESS|FAILURE|ABORTED)|ABORT_NOW)|slurm-\d+(_\d+)?\.(out|err)"
+)
+_SCHEDULED_FILES = {"job.star", "job_pipeline.star", "default_pipeline.star"}
+# What systems leave anywhere, and what a run of ours killed in its first moment leaves.
+_NOTHING = re.compile(r"\.nfs.*|\.DS_Store|Thumbs\.db|desktop\.ini|lost\+found|\..*\.sta-tmp")
+
+# What the runner itself keeps in a job's folder, whatever becomes of results.
+_RECORDS = frozenset(
+    {"job.json", "job.star", "job_pipeline.star", "note.txt", "run.out", "run.err", SUCCESS, FAILURE, ABORTED}
+)
+
+_running_here: set[str] = set()  # folders of the jobs that run in this process
 
 # Label of a node that the pipeline does not know yet, by the kind of the field that names it.
 _NODE_LABELS = {
@@ -74,12 +112,15 @@ class RunOptions:
         ``auto``, ``cpu``, ``cuda`` or ``cuda:0,1``.
     project
         Project folder; None: the one the current folder belongs to.
+    by_relion
+        RELION has made the output folder for this job (``--pipeline_control``).
     """
 
     out: Path | None = None
     threads: int = 0
     device: str = "auto"
     project: Path | None = None
+    by_relion: bool = False
 
     @property
     def n_threads(self) -> int:
@@ -89,6 +130,11 @@ class RunOptions:
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
+
+    @staticmethod
+    def most_threads() -> int:
+        """Return how many CPU threads may be asked for: more only take memory and turns from each other."""
+        return 4 * (os.cpu_count() or 1)
 
 
 class JobRun:
@@ -116,6 +162,10 @@ class JobRun:
         self._in_pipeline = False
         self._resumed = False
         self._record: dict[str, Any] = {}
+        self._ending = False
+        self._inputs: dict[str, Any] | None = None
+        self._written: frozenset[str] = frozenset()  # what an earlier run of this job left in the folder
+        self._lost: frozenset[str] = frozenset()  # and what of it has to go
 
     # ---- before
 
@@ -135,13 +185,17 @@ class JobRun:
         """
         self.job = self._with_found_files()
         keep_inputs(self.job)
+        steps = self._steps()
         try:
             self.job.check()
-            self._prepare()
+            with _interrupt.running(), _interrupt.deferred():
+                self._prepare()
+                next(steps)  # from here on, whatever ends it leaves its marker
         except BaseException:
             release_inputs(self.job)
+            steps.close()
             raise
-        return self._steps()
+        return steps
 
     def _with_found_files(self) -> Job:
         """Return the job with its files where they are, seen from the current folder or the project's."""
@@ -158,46 +212,126 @@ class JobRun:
         return self.job.model_copy(update=found) if found else self.job
 
     def _prepare(self) -> None:
-        job = self.job
+        """Find or make the folder, and leave the record there before anything else."""
         if self.out is None:
             self._project = Project(self.options.project) if self.options.project else Project.find()
             if self._project is None:
                 raise InputError(
                     "no output folder: give one with --o, or start inside a RELION project folder"
                 )
-            self.name = self._project.add_job(job.folder, job.relion_type, inputs=self._input_nodes())
+            self.name = self._project.add_job(
+                self.job.folder, self.job.relion_type, inputs=self._input_nodes(), first=self._first_record
+            )
             self.out = self._project.root / self.name
             self._in_pipeline = True
-        else:
-            self._refuse_foreign_results(self.out)
-            try:
-                self.out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise JobError(sentence_for(error, self.out)) from error
-            self._project = Project.find(self.out)
-            if self._project is not None and JOB_NAME.search(str(self.out.absolute())):
-                self.name = f"{self.out.absolute().relative_to(self._project.root)}/"
-            remove_temporary_files(self.out)
-            if self._resumed and self._project is not None:
-                self._in_pipeline = True
-                self._project.finish_job(self.name, "Running")
-        try:
-            clear_markers(self.out)
-        except OSError as error:
-            raise JobError(sentence_for(error, self.out)) from error
-
-    def _refuse_foreign_results(self, out: Path) -> None:
-        """Never write over what another program or another job left under our names."""
-        if out.exists() and not out.is_dir():
-            raise InputError(f"--o {out} is a file; name a folder")
-        there = [name for name in self.job.outputs if (out / name).exists()]
-        if not there or self._resumed:
             return
-        own = out / "job.json"
-        if not own.exists() or read_record(out).get("job") != self.job.name():
+        out = self.out
+        self._project = Project.find(out)
+        own = self._own_record(out)
+        if own is not None:
+            self._compare(out, own)
+        made = not os.path.lexists(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._first_record(out, own)
+        except (OSError, StaError) as error:
+            if made:
+                with contextlib.suppress(OSError):
+                    out.rmdir()
+            if isinstance(error, OSError):
+                raise JobError(sentence_for(error, out)) from error
+            raise
+        inner = relative_to(os.path.realpath(out), self._project.root) if self._project is not None else None
+        if inner is not None and JOB_NAME.search(inner):
+            self.name = f"{inner}/"
+
+    def _own_record(self, out: Path) -> dict[str, Any] | None:
+        """Return what an earlier run of this job recorded in a folder, None for an empty or new one.
+
+        Raises
+        ------
+        InputError
+            If the folder holds anything else, whoever made it.
+        """
+        if os.path.lexists(out) and not out.is_dir():
+            raise InputError(f"--o {out} is a file; name a folder")
+        try:
+            names = {entry.name for entry in os.scandir(out)} if out.is_dir() else set()
+        except OSError as error:
+            raise InputError(f"--o {out} cannot be read ({error.strerror}); choose another folder") from None
+        names = {name for name in names if not _NOTHING.fullmatch(name)}
+        if "job.json" not in names:
+            self._refuse_foreign(out, names)
+            return None
+        own = read_record(out)
+        if own["job"] != self.job.name():
+            raise InputError(f"--o {out} is the folder of a {own['job']} job; choose another folder")
+        if _runs(out, own):
             raise InputError(
-                f"--o {out} already holds {there[0]}, which no {self.job.name()} of napari-sta wrote; choose another "
+                f"{out} is in use: the job there runs in process {own.get('process')}; wait for it or stop it"
+            )
+        if WRITTEN not in names or not isinstance(own.get("fingerprint"), str):
+            # Killed in its first moments, it has written nothing yet.
+            self._refuse_foreign(out, names - {"job.json", WRITTEN}, anyhow=True)
+        self._written = written_files(out)
+        return own
+
+    def _refuse_foreign(self, out: Path, names: set[str], *, anyhow: bool = False) -> None:
+        """Never write among what another program or another job left."""
+        others = sorted(name for name in names if not _LAUNCH_FILES.fullmatch(name))
+        if not others and names and not (anyhow or self.options.by_relion or self._is_launched(out, names)):
+            others = sorted(names)
+        if others:
+            raise InputError(
+                f"--o {out} already holds {others[0]}, which no {self.job.name()} of napari-sta wrote; choose another "
                 "folder"
+            )
+
+    def _is_launched(self, out: Path, names: set[str]) -> bool:
+        """Whether RELION has made the folder in order to run us there."""
+        try:
+            tables = read_star(out / "job.star")
+            label = tables["job"].row().get("rlnJobTypeLabel", "")
+            program = ""
+            if "joboptions_values" in tables:
+                program = read_job_star(out / "job.star").options.get("fn_exe", "")
+        except (InputError, KeyError):
+            return False
+        if label.startswith("relion.external"):
+            return "napari-sta" in program or not program
+        # Scheduled there, or a job of RELION's that has begun?
+        return label == self.job.relion_type and names <= _SCHEDULED_FILES
+
+    def _compare(self, out: Path, own: dict[str, Any]) -> None:
+        """Find out what of an earlier run in the folder may stay: all if values and inputs are the same.
+
+        Raises
+        ------
+        InputError
+            If something would be lost that nobody asked to lose.
+        """
+        before = own.get("fingerprint")
+        if not isinstance(before, str) or not self._written - _RECORDS:
+            return  # nothing was made yet
+        self._inputs = _fingerprint.of_inputs(self.job)
+        if before == _fingerprint.of_job(self.job, self._inputs):
+            return
+        stays = self.job.stays(out, self._written)
+        self._lost = self._written - stays - _RECORDS
+        what = _fingerprint.difference(self.job, self._inputs, own)
+        what = what or _fingerprint.changed_input(self._inputs, own)
+        if self._resumed:
+            raise InputError(
+                f"{out} cannot be resumed: {what}; give the same command again to start anew, or choose another folder"
+            )
+        if self._lost and (status_of(out) == "Succeeded" or own.get("status") == "Succeeded"):
+            raise InputError(
+                f"--o {out} holds a finished {self.job.name()}, but {what}; choose another folder"
+            )
+        if self._lost and self.job.is_long and not stays:
+            raise InputError(
+                f"--o {out} holds an unfinished {self.job.name()}, but {what}; choose another folder, or delete that one "
+                "if it is not needed"
             )
 
     # ---- during
@@ -208,8 +342,16 @@ class JobRun:
         status = "Failed"
         record: dict[str, Any] = {}
         failure = ""
-        with _log_files(self.out, self.warnings) as log:
+        log = _unheard()
+        here = os.path.realpath(self.out)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(_interrupt.running(self._abandon))
+            _running_here.add(here)
             try:
+                yield Progress(0, 0)  # taken by steps()
+                opened.enter_context(recorded(self.out))
+                log = opened.enter_context(_log_files(self.out, self.warnings))
+                self._clear(log)
                 self._write_start(began)
                 log.info("%s %s", self.job.label or self.job.name(), self.name)
                 for sentence in self.job.warnings():
@@ -224,11 +366,16 @@ class JobRun:
                 status, failure = "Aborted", str(error) or "stopped"
                 log.warning("stopped")
                 raise
-            except StaError as error:
-                failure = str(error)
-                log.error("%s", error)
-                raise
             except Exception as error:
+                if _interrupt.asked():
+                    # What was just being imported or compiled made an error of its own of it.
+                    status, failure = "Aborted", "stopped"
+                    log.warning("stopped")
+                    raise KeyboardInterrupt from None
+                if isinstance(error, StaError):
+                    failure = str(error)
+                    log.error("%s", error)
+                    raise
                 log.error("%s", traceback.format_exc())
                 converted = as_job_error(error, self.job, self.out)
                 failure = str(converted)
@@ -236,7 +383,34 @@ class JobRun:
                 raise converted from error
             finally:
                 release_inputs(self.job)
-                self._write_end(status, began, failure, log)
+                try:
+                    self._write_end(status, began, failure, log)
+                finally:
+                    _running_here.discard(here)
+
+    def _abandon(self) -> bool:
+        """Leave records and marker although threads are still at work; the process ends right after."""
+        if self._ending or self.out is None:
+            return False
+        self._write_end("Aborted", time.time(), "stopped", _unheard(), in_pipeline=False)
+        remove_temporary_files(self.out)
+        return True
+
+    def _clear(self, log: logging.Logger) -> None:
+        """Remove what an earlier run left half done, or made of other values or inputs."""
+        assert self.out is not None
+        try:
+            clear_markers(self.out)
+            remove_temporary_files(self.out)
+        except OSError as error:
+            raise JobError(sentence_for(error, self.out)) from error
+        if self._resumed and self._project is not None:
+            self._in_pipeline = True
+            self._project.finish_job(self.name, "Running")
+        if self._lost:
+            log.info("values or inputs have changed: what an earlier run of this job left is made anew")
+            remove_written(self.out, self._lost)
+            self._written -= self._lost
 
     def _run_job(self, log: logging.Logger) -> Generator[Progress, None, dict[str, Any]]:
         assert self.out is not None
@@ -247,7 +421,10 @@ class JobRun:
             import torch
 
             torch.set_num_threads(threads)
-        context = Context(out=self.out, threads=threads, device=self.options.device, log=log)
+        context = Context(
+            out=self.out, threads=threads, device=self.options.device, log=log,
+            fingerprint=self._record["fingerprint"], kept=self._written - _RECORDS,
+        )  # fmt: skip
         abort_file = self.out / ABORT_NOW
         steps = self.job.run(context)
         told = ("", 0.0)
@@ -257,8 +434,15 @@ class JobRun:
                     progress = next(steps)
                 except StopIteration as end:
                     return dict(end.value or {})
+                if _interrupt.asked():
+                    raise KeyboardInterrupt
                 if abort_file.exists():
                     raise Stopped(f"{self.name} was stopped because {ABORT_NOW} was found in its folder")
+                if not self.out.is_dir():
+                    raise JobError(
+                        f"the output folder {self.out} was removed or renamed while the job was running; run the job "
+                        "again"
+                    )
                 if progress.message and (progress.message != told[0] or time.monotonic() - told[1] > 30):
                     told = (progress.message, time.monotonic())
                     log.info("%d/%s %s", progress.done, progress.total or "?", progress.message)
@@ -268,16 +452,30 @@ class JobRun:
 
     # ---- records
 
+    def _first_record(self, out: Path, own: Mapping[str, Any] | None = None) -> None:
+        """Say at once that the job runs, and where; what an earlier run recorded holds until it is replaced."""
+        now = {"status": "Running", **process_mark(), "started": datetime.now().isoformat(timespec="seconds")}
+        if own is not None:
+            self._record = {**own, **now}
+        else:
+            self._record = {
+                "job": self.job.name(),
+                "values": self._portable_job().model_dump(mode="json"),
+                "threads": self.options.n_threads,
+                "device": self.options.device,
+                "folder": _here(),
+                **now,
+            }
+        self._write_record(out)
+
     def _write_start(self, began: float) -> None:
         assert self.out is not None
         job, name = self._portable_job(), self._folder_name()
-        own = self.out / "job.json"
         # Where RELION's GUI started us as an External job, job.star and job_pipeline.star are its own.
-        if own.exists() or not (self.out / "job.star").exists():
-            write_job_star(self.out / "job.star", job_star(job, self.options.n_threads))
-        inputs = self._input_nodes()
+        if "job.star" in self._written or not (self.out / "job.star").exists():
+            write_job_star(self.out / "job.star", job_star(job, self.options.n_threads, self.job))
         if self._in_pipeline:
-            write_job_pipeline(self.out, name, job.relion_type, "Running", inputs, [])
+            write_job_pipeline(self.out, name, job.relion_type, "Running", self._input_nodes(), [])
         # With absolute paths, because some commands name files that a set names, and have to read it.
         absolute = {field: str(Path(value).absolute()) for field, value in self.job.input_files().items()}
         relion = self.job.model_copy(update=absolute).relion_command(name)
@@ -286,6 +484,8 @@ class JobRun:
         commands = [line for line in (job.command_line(name), relion) if line]
         when = datetime.fromtimestamp(began).strftime("%a %b %d %H:%M:%S %Y")
         append_note(self.out, commands, when)
+        if self._inputs is None:
+            self._inputs = _fingerprint.of_inputs(self.job)
         self._record = {
             "job": job.name(),
             "name": name,
@@ -293,15 +493,15 @@ class JobRun:
             "threads": self.options.n_threads,
             "device": self.options.device,
             "versions": _versions(),
-            "inputs": self._input_hashes(),
+            "inputs": self._inputs,
+            "fingerprint": _fingerprint.of_job(self.job, self._inputs),
             "commands": {"napari-sta": commands[0], "relion": commands[1] if len(commands) > 1 else None},
-            "folder": str(Path.cwd()),
-            "process": os.getpid(),
-            "host": socket.gethostname(),
+            "folder": _here(),
+            **process_mark(),
             "started": datetime.fromtimestamp(began).isoformat(timespec="seconds"),
             "status": "Running",
         }
-        self._write_record()
+        self._write_record(self.out)
 
     def _finished_record(self, result: dict[str, Any], began: float) -> dict[str, Any]:
         assert self.out is not None
@@ -316,38 +516,47 @@ class JobRun:
             "warnings": list(self.warnings),
         }
 
-    def _write_end(self, status: str, began: float, failure: str, log: logging.Logger) -> None:
+    def _write_end(
+        self, status: str, began: float, failure: str, log: logging.Logger, *, in_pipeline: bool = True
+    ) -> None:
         """Leave records and markers; a full disk here must not hide how the job itself ended."""
         assert self.out is not None
+        self._ending = True
         outputs = self._output_nodes() if status == "Succeeded" else []
         name = self._folder_name()
         try:
-            if self._record:
-                self._record |= {
-                    "status": status,
-                    "finished": datetime.now().isoformat(timespec="seconds"),
-                    "seconds": round(time.time() - began, 3),
-                    "warnings": list(self.warnings),
-                }
-                if status != "Succeeded":
-                    self._record["failure"] = failure
-                self._write_record()
+            self._record |= {
+                "finished": datetime.now().isoformat(timespec="seconds"),
+                "seconds": round(time.time() - began, 3),
+                "warnings": list(self.warnings),
+            }
+            if status != "Succeeded":
+                self._record["failure"] = failure
+            self._write_record(self.out)
             if status == "Succeeded":
                 write_output_nodes(self.out, name, outputs)
                 if self._in_pipeline:
                     inputs = self._input_nodes()
                     write_job_pipeline(self.out, name, self.job.relion_type, status, inputs, outputs)
             mark(self.out, status)
-            if self._in_pipeline and self._project is not None:
-                self._project.finish_job(self.name, status, outputs)
+            # Last: while it says Running and the process is dead, the job is known to have been killed.
+            self._record["status"] = status
+            self._write_record(self.out)
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
             if status == "Succeeded":
                 raise JobError(f"the job finished, but its records could not be written: {error}") from error
+        if in_pipeline and self._in_pipeline and self._project is not None:
+            try:
+                late = self._project.finish_job(self.name, status, outputs)
+                if late:
+                    log.warning("%s", late)
+            except (StaError, OSError) as error:
+                # The marker tells how it ended, to us and to RELION.
+                log.warning("the project's pipeline does not show yet how the job ended: %s", error)
 
-    def _write_record(self) -> None:
-        assert self.out is not None
-        write_text(self.out / "job.json", json.dumps(self._record, indent=1, default=_plain) + "\n")
+    def _write_record(self, out: Path) -> None:
+        write_text(out / "job.json", json.dumps(self._record, indent=1, default=_plain) + "\n")
 
     def _folder_name(self) -> str:
         """Return the output folder as RELION's files name it, with its slash."""
@@ -361,11 +570,8 @@ class JobRun:
         )
 
     def _portable(self, value: str) -> str:
-        if self._project is None:
-            return value
-        absolute = Path(value).absolute()
-        root = self._project.root
-        return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else value
+        inner = None if self._project is None else relative_to(value, self._project.root)
+        return value if inner is None else inner
 
     def _input_nodes(self) -> list[PipelineNode]:
         if self._project is None:
@@ -387,21 +593,6 @@ class JobRun:
             for file, node in self.job.outputs.items()
             if (self.out / file).exists()
         ]
-
-    def _input_hashes(self) -> dict[str, Any]:
-        """Say what each input file was: SHA-256, or size and date where that would take long."""
-        from napari_sta.io.relion import read_optimisation_set
-
-        hashes: dict[str, Any] = {}
-        for field_name, value in self.job.input_files().items():
-            path = resolve(value)
-            hashes[value] = _fingerprint(path)
-            kind = extra_of(type(self.job).model_fields[field_name])["kind"]
-            if kind == "file:optimisation_set":
-                for member in read_optimisation_set(path).values():
-                    with contextlib.suppress(InputError):
-                        hashes[member] = _fingerprint(resolve(member, path))
-        return hashes
 
 
 def assist(job: Job, options: RunOptions) -> None:
@@ -438,9 +629,7 @@ def resume(folder: str | Path, options: RunOptions | None = None) -> JobRun:
         raise InputError(
             f"{folder} has already finished; to run it again, start a new job with the same values"
         )
-    options = options or RunOptions(
-        threads=int(record.get("threads") or 0), device=str(record.get("device") or "auto")
-    )
+    options = options or options_of(record)
     job = job_from_record(record, folder)
     run = JobRun(job, RunOptions(out=folder, threads=options.threads, device=options.device))
     run._resumed = True
@@ -456,15 +645,42 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         If it is missing or damaged.
     """
     path = Path(folder) / "job.json"
+    if not os.path.lexists(path):
+        # Made and killed at once, a folder of ours is empty.
+        cure = "start the job again" if os.path.isdir(folder) else "check the path"
+        raise InputError(f"{folder} holds no job of napari-sta: it has no job.json; {cure}")
     try:
+        if path.stat().st_size > _LARGEST_RECORD_BYTES:
+            raise ValueError("it is too large")
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no job of napari-sta: it has no job.json") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); start the job anew") from None
-    if not isinstance(record, dict) or "job" not in record or "values" not in record:
-        raise InputError(f"{path} is no record of a job; start the job anew")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}); start the job anew in another folder") from None
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("job"), str)
+        or not isinstance(record.get("values"), dict)
+    ):
+        raise InputError(f"{path} is no record of a job; start the job anew in another folder")
     return record
+
+
+def options_of(record: Mapping[str, Any]) -> RunOptions:
+    """Return threads and device as a ``job.json`` says; what it does not say, or this computer has not, is free."""
+    threads, device = record.get("threads"), record.get("device")
+    known = type(threads) is int and 0 < threads <= RunOptions.most_threads()
+    return RunOptions(threads=threads if known else 0, device=device if isinstance(device, str) else "auto")  # type: ignore[arg-type]
+
+
+def _runs(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a job is at work in a folder, as far as can be seen from this computer."""
+    if record.get("process") == os.getpid() and record.get("host") == socket.gethostname():
+        return os.path.realpath(folder) in _running_here
+    return (
+        record.get("status") == "Running"
+        and record.get("host") == socket.gethostname()
+        and status_of(folder) == "Unknown"
+        and not was_killed(folder)
+    )
 
 
 def job_from_record(record: Mapping[str, Any], folder: str | Path | None = None) -> Job:
@@ -479,9 +695,14 @@ def job_from_record(record: Mapping[str, Any], folder: str | Path | None = None)
     values = {key: value for key, value in record["values"].items() if value is not None}
     job = job_class.from_text(values)
     if folder is not None:
-        started_in = [str(record["folder"])] if record.get("folder") else []
+        started_in = [record["folder"]] if isinstance(record.get("folder"), str) else []
         hints = [folder, *(f"{one}/x" for one in started_in)]
-        found = {field: str(resolve(value, *hints)) for field, value in job.input_files().items()}
+        found = {}
+        for field, value in job.input_files().items():
+            try:
+                found[field] = str(resolve(value, *hints))
+            except InputError as error:
+                raise InputError(f"--{field}: {error}") from None
         job = job.model_copy(update=found)
     return job
 
@@ -490,8 +711,14 @@ def job_from_record(record: Mapping[str, Any], folder: str | Path | None = None)
 # job.star
 
 
-def job_star(job: Job, threads: int = 1) -> JobStar:
-    """Return what RELION's ``job.star`` says of a job: its own options, or those of an External job."""
+def job_star(job: Job, threads: int = 1, found: Job | None = None) -> JobStar:
+    """Return what RELION's ``job.star`` says of a job: its own options, or those of an External job.
+
+    Parameters
+    ----------
+    found
+        The job with its files where they are, for options that are read from them.
+    """
     text = job.as_text()
     options = {"nr_threads": str(threads), "do_queue": "No", "min_dedicated": "1", "queuename": "openmpi"}
     options |= {"qsub": "sbatch", "qsubscript": ""}
@@ -517,7 +744,12 @@ def job_star(job: Job, threads: int = 1) -> JobStar:
                 options[relion] = text[name]
             elif text[name] and text[name] != _default_text(job, name):
                 rest += [f"--{name}", text[name]]
-        options |= job.relion_switches()
+        named = (
+            {}
+            if found is None
+            else dict(zip(found.input_files().values(), job.input_files().values(), strict=True))
+        )
+        options |= {key: named.get(value, value) for key, value in (found or job).relion_switches().items()}
         if "in_optimisation" in options:
             options["use_direct_entries"] = "Yes" if options.get("in_particles") else "No"
     options["other_args"] = shlex.join(rest)
@@ -560,7 +792,13 @@ def job_from_star(star: JobStar) -> Job:
 
 
 def _other_arguments(options: Mapping[str, str]) -> dict[str, str]:
-    rest = shlex.split(options.get("other_args", ""))
+    text = options.get("other_args", "")
+    try:
+        rest = shlex.split(text)
+    except ValueError as error:
+        raise InputError(
+            f"other_args of the job.star, {text[:80]!r}, cannot be read ({error}); correct it"
+        ) from None
     return {
         name.lstrip("-").replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2], strict=False)
     }
@@ -628,14 +866,16 @@ def _log_files(out: Path, warnings: list[str]) -> Iterator[logging.Logger]:
     handlers: list[logging.Handler] = [_Collector(warnings)]
     try:
         for name, level in (("run.out", logging.INFO), ("run.err", logging.WARNING)):
-            to_file = _QuietFileHandler(out / name, encoding="utf-8")
+            to_file = _QuietHandler(open_log(out / name))
             to_file.setLevel(level)
             to_file.setFormatter(
                 logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
             )
             handlers.append(to_file)
-    except OSError as error:
-        raise JobError(sentence_for(error, out)) from error
+    except BaseException:
+        for handler in handlers:
+            handler.close()
+        raise
     for handler in handlers:
         log.addHandler(handler)
     try:
@@ -646,7 +886,14 @@ def _log_files(out: Path, warnings: list[str]) -> Iterator[logging.Logger]:
             handler.close()
 
 
-class _QuietFileHandler(logging.FileHandler):
+def _unheard() -> logging.Logger:
+    """Return a logger for what is told otherwise."""
+    log = logging.getLogger("napari_sta.unheard")
+    log.propagate, log.disabled = False, True
+    return log
+
+
+class _QuietHandler(logging.StreamHandler[TextIO]):
     """A log file on a full disk must not hide why the job ended."""
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -655,7 +902,8 @@ class _QuietFileHandler(logging.FileHandler):
     def close(self) -> None:
         """Close the file, written or not."""
         with contextlib.suppress(OSError):
-            super().close()
+            self.stream.close()
+        super().close()
 
 
 class _Collector(logging.Handler):
@@ -668,11 +916,12 @@ class _Collector(logging.Handler):
             self._warnings.append(record.getMessage())
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    stat = path.stat()
-    if stat.st_size > _LARGE_FILE_BYTES and path.suffix != ".star":
-        return {"bytes": stat.st_size, "modified": datetime.fromtimestamp(stat.st_mtime).isoformat()}
-    return {"bytes": stat.st_size, "sha256": sha256(path)}
+def _here() -> str:
+    """Return the current folder; empty if it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _versions() -> dict[str, str]:

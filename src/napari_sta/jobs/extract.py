@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.io.files import inside
 from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_boxes, check_window, window_px
 
@@ -49,7 +50,7 @@ class Extract(StaInputsJob):
     }
 
     binning: float = param(
-        1.0, title="Binning factor", tab="Reconstruct", relion="binning", flag="--bin", ge=1,
+        1.0, title="Binning factor", tab="Reconstruct", relion="binning", flag="--bin", ge=1, le=1000,
         help="A pixel of the subtomogram is this many tilt-image pixels.",
     )  # fmt: skip
     box_size_px: int = param(
@@ -65,7 +66,7 @@ class Extract(StaInputsJob):
         help="Tilt images with more dose before their exposure are left out. Empty: all are used.",
     )  # fmt: skip
     min_frames: int = param(
-        1, title="Minimum nr. frames", tab="Reconstruct", relion="min_frames", flag="--min_frames", ge=1,
+        1, title="Minimum nr. frames", tab="Reconstruct", relion="min_frames", flag="--min_frames", ge=1, le=100_000,
         help="Particles seen in fewer tilt images are dropped.",
     )  # fmt: skip
     stack2d: bool = param(
@@ -101,8 +102,8 @@ class Extract(StaInputsJob):
         return self
 
     def check(self) -> None:
-        """Read the particle set and the tilt series tables."""
-        self._checked_inputs()
+        """Read the particle set and the tilt series tables, and see where names lead."""
+        self._stems(self._checked_inputs())
 
     def warnings(self) -> list[str]:
         """Say what of the inputs looks odd."""
@@ -118,7 +119,9 @@ class Extract(StaInputsJob):
 
         inputs = self._checked_inputs()
         particles = inputs.particles
-        flat = not any("/" in str(name) for name in particles.name[:1])
+        stems = self._stems(inputs)
+        for folder in {stem.rpartition("/")[0] for stem in stems}:
+            inside(context.out, f"{folder}/x", f"{inputs.particles_path}, rlnTomoParticleName")
         order = [name for name in inputs.tilt_series if name in set(particles.tomogram)]
         pixel_of: dict[int, float] = {}
         kept: list[Particles] = []
@@ -131,16 +134,14 @@ class Extract(StaInputsJob):
                 writer.get_ready(min(_BUFFER_BYTES // 4, len(particles) * most * edge**2))
             for tomogram in order:
                 series = inputs.tilt_series[tomogram]
-                group = particles[particles.tomogram == tomogram]
+                rows = np.flatnonzero(particles.tomogram == tomogram)
+                group = particles[rows]
                 cutter = _Cutter(self, series, group, inputs, context, pool, writer)
                 for number in np.unique(group.optics_group):
                     # RELION states binning times the group's pixel; a window rounded to even is a little off it.
                     pixel_of[int(number)] = group.optics_of(int(number)).pixel_size_angst * cutter.binning
                 done += len(group) - len(cutter.particles)
-                files = [
-                    context.out / "Subtomograms" / (tomogram if flat else "") / f"{name}{self._suffix()}"
-                    for name in cutter.particles.name
-                ]
+                files = [context.out / f"{stems[row]}{self._suffix()}" for row in rows[cutter.kept]]
                 for n_done, n_written in cutter.extract(files, writer):
                     done, written = done + n_done, written + n_written
                     yield Progress(done, total, f"{tomogram}")
@@ -217,6 +218,39 @@ class Extract(StaInputsJob):
         check_window(inputs, self.box_size_px, self.binning)
         return inputs
 
+    def _stems(self, inputs: StaInputs) -> list[str]:
+        """Return how each particle's files begin, seen from the output folder.
+
+        Raises
+        ------
+        InputError
+            If a name leads elsewhere, or two particles would have one file.
+        """
+        particles, path = inputs.particles, inputs.particles_path
+        names, tomograms = particles.name.tolist(), particles.tomogram.tolist()
+        if "/" not in str(names[0]):  # as RELION decides it
+            names = [f"{tomogram}/{name}" for tomogram, name in zip(tomograms, names, strict=True)]
+        first: dict[str, int] = {}
+        folders: set[str] = set()
+        for row, name in enumerate(names):
+            other = first.setdefault(name, row)
+            if other != row:
+                raise InputError(
+                    f"{path}: particles {other + 1} and {row + 1} both have rlnTomoParticleName "
+                    f"{particles.name[row]}, so one would overwrite the other's images; give each particle of a "
+                    "tomogram a name of its own, or delete the column, then they are numbered"
+                )
+            folder, _, last = name.rpartition("/")
+            if folder not in folders or last in ("", ".", "..") or not last.isprintable():
+                # No folder is known yet; links in it are looked for once it is.
+                inside(
+                    "…/Subtomograms",
+                    name,
+                    f"{path}, row {row + 1}, rlnTomoParticleName {particles.name[row]}",
+                )
+                folders.add(folder)
+        return [f"Subtomograms/{name}" for name in names]
+
     def _described(self, particles: Particles, pixel_of: dict[int, float]) -> Particles:
         """State in optics groups and the general table what the subtomograms are."""
         from napari_sta.io.relion import with_subtomogram_kind
@@ -263,8 +297,9 @@ class _Cutter:
         if job.max_dose_e_per_angst2:
             visible = visible & (series.dose_e_per_angst2 <= job.max_dose_e_per_angst2)
         keep = visible.sum(axis=1) >= job.min_frames
+        self.kept = np.flatnonzero(keep)
         self.particles, self.visible = particles[keep], visible[keep]
-        self.geometry: TiltGeometry = geometry.take(np.flatnonzero(keep))
+        self.geometry: TiltGeometry = geometry.take(self.kept)
         # The compiled kernels know CPUs only, and do without torch.
         self.device: Any = None if surely_cpu(context.device) else context.devices()[0]
         self.compiled = self.device is None or self.device.type == "cpu"
@@ -281,13 +316,19 @@ class _Cutter:
 
         from napari_sta.io.mrc import is_complete
 
-        todo = []
+        todo, kept, out = [], self.context.kept, self.context.out
         for index, path in enumerate(files):
-            n_images = int(self.visible[index].sum()) if self.job.stack2d else self.crop
-            shape = (n_images, self.crop, self.crop)
-            finished = is_complete(path, shape) and (self.job.stack2d or _weights_of(path).exists())
-            if not finished:
+            if not kept:
                 todo.append(index)
+                continue
+            n_images = int(self.visible[index].sum()) if self.job.stack2d else self.crop
+            shapes = {path: (n_images, self.crop, self.crop)}
+            if not self.job.stack2d:
+                shapes[_weights_of(path)] = (2 * self.crop, self.crop, self.crop // 2 + 1)
+            for one, shape in shapes.items():
+                if str(one.relative_to(out)) not in kept or not is_complete(one, shape):
+                    todo.append(index)
+                    break
         if len(todo) < len(files):
             yield len(files) - len(todo), 0
         per_particle = 4 * self.series.n_tilts * (self.crop if self.job.stack2d else self.size) ** 2
@@ -618,7 +659,7 @@ class _Writer:
 
 
 def _weights_of(path: Path) -> Path:
-    return path.with_name(path.name.replace("_data.mrc", "_weights.mrc"))
+    return path.with_name(path.name.removesuffix("_data.mrc") + "_weights.mrc")
 
 
 def _write_volume(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
@@ -14,6 +13,7 @@ from napari_sta.jobs._params import check_symmetry
 
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
+    from napari_sta.jobs._maps import Grid
 
 
 class MeasureOffset(Job):
@@ -35,14 +35,24 @@ class MeasureOffset(Job):
     )
     in_mask: str = param(
         title="Mask", kind="file:mask",
-        help="A mask that is centred as the map should be. Another box or pixel size is resampled.",
+        help="A mask that is centred as the map should be. Another box or pixel size is resampled, and that is said.",
+    )  # fmt: skip
+    pixel_size_angst: float | None = param(
+        None, title="Pixel size", unit="Å", flag="--angpix", ge=0.01, le=1000,
+        help="Of the map. Empty: from its header. A mask on its grid follows it.",
     )  # fmt: skip
     axis: Literal["x", "y", "z"] = param(
         "z", title="Axis", tab="Offset", choices={"z": "z (symmetry axis)", "x": "x", "y": "y"},
         help="Axis to measure along. With Cn symmetry only z is free.",
     )  # fmt: skip
     range_px: float = param(
-        20.0, title="Range", unit="px", tab="Offset", gt=0, help="Offsets from -range to +range are scored."
+        20.0,
+        title="Range",
+        unit="px",
+        tab="Offset",
+        gt=0,
+        le=10_000,
+        help="Offsets from -range to +range are scored.",
     )
     symmetry: str = param(
         "C1", title="Symmetry", tab="Offset", relion="sym_name",
@@ -66,26 +76,47 @@ class MeasureOffset(Job):
         if self.axis not in free:
             allowed = f"only {', '.join(free)} is free" if free else "no axis is free"
             raise InputError(f"--axis {self.axis}: {self.symmetry} fixes the centre on it; {allowed}")
-        reference, _ = self._read(logging.getLogger("napari_sta.unheard"))
+        reference, _ = self._read()
         if self.range_px >= reference.box_px / 2:
             raise InputError(
                 f"--range_px {self.range_px:g} must be below half the map's box ({reference.box_px // 2} px)"
             )
 
-    def _read(self, log: logging.Logger) -> tuple[Volume, Volume]:
+    @property
+    def _clamp(self) -> float:
+        from napari_sta.jobs._maps import CLAMP_ANY
+
+        return CLAMP_ANY if self.clamp_mask else 0.0
+
+    def warnings(self) -> list[str]:
+        """Say what is assumed of map and mask, and what is done to the mask."""
+        from napari_sta.jobs._maps import mask_warnings
+
+        said: list[str] = []
+        grid = self._grid(said)
+        return said + mask_warnings(self.in_mask, grid, self._clamp)
+
+    def _grid(self, said: list[str]) -> Grid:
+        from napari_sta.io.mrc import read_header
+        from napari_sta.jobs._maps import Grid, known_pixel_size
+
+        header = read_header(self.in_3dref)
+        pixel = known_pixel_size(self.in_3dref, self.pixel_size_angst, said)
+        return Grid(header.shape_zyx[0], pixel, header_angst=header.pixel_size_angst)
+
+    def _read(self) -> tuple[Volume, Volume]:
         from napari_sta.jobs._maps import read_map, read_mask
 
-        reference = read_map(self.in_3dref)
-        if abs(reference.pixel_size_angst - 1) < 1e-6:
-            log.warning("%s states a pixel of 1 Å, or none; values in Å follow from that", self.in_3dref)
-        return reference, read_mask(self.in_mask, reference, log, clamp=self.clamp_mask)
+        grid = self._grid([])
+        reference = read_map(self.in_3dref, grid.pixel_size_angst)
+        return reference, read_mask(self.in_mask, grid, self._clamp)
 
     def run(self, context: Context) -> RunSteps:
         """Score, print the offset in px, Å and RELION's words, write the curve."""
         from napari_sta.io.files import write_text
         from napari_sta.kernels.alignment import score_curve
 
-        reference, mask = self._read(context.log)
+        reference, mask = self._read()
         yield Progress(0, 1, "scoring")
         pixel = reference.pixel_size_angst
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_sta.data.volume import Volume
+    from napari_sta.jobs._maps import Grid
 
 
 class Postprocess(Job):
@@ -39,15 +40,20 @@ class Postprocess(Job):
 
     in_half_map: str = param(
         title="One of the 2 half-maps", kind="file:map", relion="fn_in", flag="--i",
-        help="Unfiltered half map; its partner is found by exchanging half1 and half2 in the file name.",
+        help="Unfiltered half map. Its partner is found by exchanging half1 and half2 in the file name (or half_A and "
+        "half_B, half_map_1 and half_map_2), or given below.",
+    )  # fmt: skip
+    in_half_map2: str | None = param(
+        None, title="The other half-map", kind="file:map", flag="--i2",
+        help="Only where its name cannot be found from the first one's.",
     )  # fmt: skip
     in_mask: str | None = param(
         None, title="Solvent mask", kind="file:mask", relion="fn_mask", flag="--mask",
         help="Soft mask around the structure, 1 inside. Empty: only the unmasked FSC.",
     )  # fmt: skip
     pixel_size_angst: float | None = param(
-        None, title="Calibrated pixel size", unit="Å", relion="angpix", flag="--angpix",
-        help="Empty or negative: from the half maps' header.",
+        None, title="Calibrated pixel size", unit="Å", relion="angpix", flag="--angpix", le=1000,
+        help="Empty or negative: from the half maps' header. A mask on their grid follows it.",
     )  # fmt: skip
     auto_bfactor: bool = param(
         True, title="Estimate B-factor automatically?", tab="Sharpen", relion="do_auto_bfac", flag="--auto_bfac",
@@ -55,11 +61,11 @@ class Postprocess(Job):
     )  # fmt: skip
     auto_bfactor_lowest_resolution_angst: float = param(
         10.0, title="Lowest resolution for auto-B fit", unit="Å", tab="Sharpen", relion="autob_lowres",
-        flag="--autob_lowres", gt=0, help="Shells finer than this are fitted.",
+        flag="--autob_lowres", gt=0, le=1e4, help="Shells finer than this are fitted.",
     )  # fmt: skip
     adhoc_bfactor_angst2: float | None = param(
         None, title="Use your own B-factor", unit="Å²", tab="Sharpen", relion="adhoc_bfac", flag="--adhoc_bfac",
-        help="Negative sharpens; takes the place of the fit. Empty: none.",
+        ge=-1e5, le=1e5, help="Negative sharpens; takes the place of the fit. Empty: none.",
     )  # fmt: skip
     mtf_file: str | None = param(
         None, title="MTF of the detector", tab="Sharpen", kind="file:star", relion="fn_mtf", flag="--mtf",
@@ -67,7 +73,7 @@ class Postprocess(Job):
     )  # fmt: skip
     mtf_pixel_size_angst: float = param(
         1.0, title="Original detector pixel size", unit="Å", tab="Sharpen", relion="mtf_angpix",
-        flag="--mtf_angpix", gt=0, help="Pixel size the MTF's frequencies refer to.",
+        flag="--mtf_angpix", ge=0.01, le=1000, help="Pixel size the MTF's frequencies refer to.",
     )  # fmt: skip
     skip_fsc_weighting: bool = param(
         False, title="Skip FSC-weighting?", tab="Filter", relion="do_skip_fsc_weighting",
@@ -75,7 +81,7 @@ class Postprocess(Job):
     )  # fmt: skip
     lowpass_angst: float | None = param(
         None, title="Ad-hoc low-pass filter", unit="Å", tab="Filter", flag="--low_pass",
-        help="Low-pass the sharpened map here. Negative: at the resolution found. Empty or 0: none.",
+        le=1e4, help="Low-pass the sharpened map here. Negative: at the resolution found. Empty or 0: none.",
     )  # fmt: skip
     randomise_at_fsc: float = param(
         0.8, title="Randomise phases from FSC", tab="Filter", flag="--randomize_at_fsc", gt=0, lt=1, advanced=True,
@@ -104,8 +110,9 @@ class Postprocess(Job):
 
     @classmethod
     def switched_on(cls, options: Mapping[str, str]) -> dict[str, str]:
-        """Drop RELION's own B-factor and low-pass where its switches are off."""
+        """Drop RELION's own B-factor and low-pass where its switches are off; take its ``--i2``."""
         kept = dict(options)
+        kept["other_args"] = re.sub(r"(^|\s)--i2\s", r"\1--in_half_map2 ", kept.get("other_args", ""))
         if kept.get("do_adhoc_bfac", "Yes") != "Yes":
             kept.pop("adhoc_bfac", None)
         if kept.get("do_skip_fsc_weighting") == "Yes" and kept.get("low_pass"):
@@ -116,30 +123,79 @@ class Postprocess(Job):
     def check(self) -> None:
         """Read both halves, the mask and the MTF."""
         from napari_sta.io.postprocess import read_mtf
+        from napari_sta.jobs._maps import check_bfactor, check_lowpass
 
-        self._read(logging.getLogger("napari_sta.unheard"))
+        first, _, _ = self._read()
+        check_bfactor("adhoc_bfactor_angst2", self.adhoc_bfactor_angst2, first.pixel_size_angst)
+        check_lowpass(self.lowpass_angst, first.box_px * first.pixel_size_angst)
         if self.mtf_file:
             read_mtf(self.mtf_file)
 
-    def _read(self, log: logging.Logger) -> tuple[Volume, Volume, Volume | None]:
-        """Read the half maps, first half first, and the mask."""
-        from napari_sta.jobs._maps import other_half, read_map, read_mask
+    @property
+    def _clamp(self) -> float:
+        from napari_sta.jobs._maps import CLAMP_ANY
 
-        own_pixel = self.pixel_size_angst if self.pixel_size_angst and self.pixel_size_angst > 0 else None
-        paths = sorted([self.in_half_map, other_half(self.in_half_map)])
-        first, second = (read_map(path, own_pixel, "in_half_map") for path in paths)
-        if first.box_px != second.box_px:
-            raise InputError(
-                f"{paths[0]} and {paths[1]} differ in box size ({first.box_px} and {second.box_px} px); take the "
-                "two halves of one reconstruction"
-            )
-        if abs(first.pixel_size_angst - second.pixel_size_angst) > 1e-3:
-            raise InputError(f"{paths[0]} and {paths[1]} differ in pixel size; give --pixel_size_angst")
+        return CLAMP_ANY if self.clamp_mask else 0.0
+
+    def warnings(self) -> list[str]:
+        """Say what is assumed of half maps and mask, and what is done to them."""
+        from napari_sta.jobs._maps import mask_warnings
+
+        grid, said = self._grid(*self._paths())
+        if self.in_mask:
+            said += mask_warnings(self.in_mask, grid, self._clamp)
+        return said
+
+    def _paths(self) -> tuple[str, str]:
+        """Return the half maps, first half first: as named, or as given where both are."""
+        from napari_sta.jobs._maps import other_half
+
+        if self.in_half_map2:
+            return self.in_half_map, self.in_half_map2
+        first, second = sorted(
+            [self.in_half_map, other_half(self.in_half_map, "give the second one with --in_half_map2")]
+        )
+        return first, second
+
+    def _grid(self, *paths: str) -> tuple[Grid, list[str]]:
+        """Hold the half maps' headers against each other; also return what is assumed."""
+        from napari_sta.io.mrc import read_header
+        from napari_sta.jobs._maps import Grid, agreed_pixel_size, say_order
+
+        given = self.pixel_size_angst if self.pixel_size_angst and self.pixel_size_angst > 0 else None
+        said: list[str] = []
+        stated = agreed_pixel_size(paths, said, "in_half_map", given=given, cure="give --pixel_size_angst")
+        for path in paths:
+            say_order(read_header(path), said)
+        header = read_header(paths[0])
+        pixel = given or stated
+        if pixel is None:
+            raise InputError(f"{paths[0]} {header.why_no_pixel_size}; give --pixel_size_angst")
+        return Grid(header.shape_zyx[0], pixel, header_angst=stated), said
+
+    def _read(self) -> tuple[Volume, Volume, Volume | None]:
+        """Read the half maps, first half first, and the mask."""
+        from napari_sta.jobs._maps import read_map, read_mask
+
+        paths = self._paths()
+        grid, _ = self._grid(*paths)
+        first, second = (read_map(path, grid.pixel_size_angst, "in_half_map") for path in paths)
         if (first.data == second.data).all():
             raise InputError(
                 f"{paths[0]} and {paths[1]} hold the same map; two independent halves are needed"
             )
-        mask = read_mask(self.in_mask, first, log, clamp=self.clamp_mask) if self.in_mask else None
+        if not self.in_mask:
+            return first, second, None
+        mask = read_mask(self.in_mask, grid, self._clamp)
+        if mask.data.max() <= 0.5:
+            raise InputError(
+                f"{self.in_mask} is nowhere above {mask.data.max():.3g}; a mask is 1 inside, make it again"
+            )
+        for half in (first, second):
+            if not (half.data * mask.data).any():
+                raise InputError(
+                    f"{half.path} holds nothing within {self.in_mask}; take a mask that lies on it"
+                )
         return first, second, mask
 
     def run(self, context: Context) -> RunSteps:
@@ -151,7 +207,7 @@ class Postprocess(Job):
         from napari_sta.io.postprocess import read_mtf, write_fsc_xml, write_postprocess_star
         from napari_sta.kernels import filters, fourier, fsc
 
-        first, second, mask = self._read(context.log)
+        first, second, mask = self._read()
         pixel, box = first.pixel_size_angst, first.box_px
         half1, half2 = (torch.from_numpy(v.data).to(torch.float64) for v in (first, second))
         yield Progress(1, 5, "maps read")
@@ -301,6 +357,8 @@ class Postprocess(Job):
     def relion_command(self, out: str) -> str | None:
         """Return the ``relion_postprocess`` line."""
         words = [f"relion_postprocess --i {self.in_half_map} --o {out}postprocess"]
+        if self.in_half_map2:
+            words.append(f"--i2 {self.in_half_map2}")
         if self.in_mask:
             words.append(f"--mask {self.in_mask}")
         words.append(f"--angpix {self.pixel_size_angst or -1:g}")

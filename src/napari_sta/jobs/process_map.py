@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.memory import check_memory
 from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
 from napari_sta.jobs._params import check_symmetry
 
@@ -32,7 +33,7 @@ class ProcessMap(Job):
 
     in_3dref: str = param(title="Input 3D map", kind="file:map", flag="--i", help="Map or mask to process.")
     pixel_size_angst: float | None = param(
-        None, title="Pixel size", unit="Å", flag="--angpix", gt=0,
+        None, title="Pixel size", unit="Å", flag="--angpix", ge=0.01, le=1000,
         help="Stated in the header instead of the input's. Empty: from the map's header.",
     )  # fmt: skip
     invert_contrast: bool = param(
@@ -40,15 +41,15 @@ class ProcessMap(Job):
     )
     bfactor_angst2: float | None = param(
         None, title="B-factor", unit="Å²", tab="Filter", flag="--bfactor",
-        help="Multiply amplitudes by exp(-B k² / 4) up to Nyquist; negative sharpens.",
+        ge=-1e5, le=1e5, help="Multiply amplitudes by exp(-B k² / 4) up to Nyquist; negative sharpens.",
     )  # fmt: skip
     lowpass_angst: float | None = param(
         None, title="Low-pass filter", unit="Å", tab="Filter", flag="--lowpass", gt=0,
-        help="Take out what is finer, with an edge of two shells.",
+        le=1e6, help="Take out what is finer, with an edge of two shells.",
     )  # fmt: skip
     highpass_angst: float | None = param(
         None, title="High-pass filter", unit="Å", tab="Filter", flag="--highpass", gt=0,
-        help="Take out what is coarser, the mean too, with an edge of two shells.",
+        le=1e6, help="Take out what is coarser, the mean too, with an edge of two shells.",
     )  # fmt: skip
     invert_hand: bool = param(
         False, title="Invert hand", tab="Move", flag="--invert_hand",
@@ -56,34 +57,48 @@ class ProcessMap(Job):
     )  # fmt: skip
     shift_x_px: float = param(
         0.0, title="Shift along X", unit="px", tab="Move", flag="--shift_x",
-        help="Move the content towards +X, in pixels of the input; fractions are exact. Zeros come in.",
+        ge=-10_000, le=10_000, help="Move the content towards +X, in pixels of the input; fractions are exact. Zeros come in.",
     )  # fmt: skip
     shift_y_px: float = param(
-        0.0, title="Shift along Y", unit="px", tab="Move", flag="--shift_y", help="The same along Y."
+        0.0,
+        title="Shift along Y",
+        unit="px",
+        tab="Move",
+        flag="--shift_y",
+        ge=-10_000,
+        le=10_000,
+        help="The same along Y.",
     )
     shift_z_px: float = param(
-        0.0, title="Shift along Z", unit="px", tab="Move", flag="--shift_z", help="The same along Z."
+        0.0,
+        title="Shift along Z",
+        unit="px",
+        tab="Move",
+        flag="--shift_z",
+        ge=-10_000,
+        le=10_000,
+        help="The same along Z.",
     )
     symmetry: str = param(
         "C1", title="Symmetry", tab="Move", flag="--sym",
         help="Average over this point group about the centre: C2, D3, T, O, I1 and so on.",
     )  # fmt: skip
     rescale_pixel_size_angst: float | None = param(
-        None, title="Rescale to pixel size", unit="Å", tab="Grid", flag="--rescale_angpix", gt=0,
-        help="Resample to about this pixel size: the box becomes an even number of pixels, the header states "
+        None, title="Rescale to pixel size", unit="Å", tab="Grid", flag="--rescale_angpix", ge=0.01,
+        le=1000, help="Resample to about this pixel size: the box becomes an even number of pixels, the header states "
         "what that makes exactly. Grey values stay.",
     )  # fmt: skip
     box_size_px: int | None = param(
         None, title="New box size", unit="px", tab="Grid", flag="--new_box", ge=2,
-        help="Cut or pad with zeros about the centre, after rescaling; even.",
+        le=10_000, help="Cut or pad with zeros about the centre, after rescaling; even.",
     )  # fmt: skip
     clamp_low: float | None = param(
         None, title="Lowest value", tab="Grid", flag="--threshold_below",
-        help="Lower values become this; 0 for a mask that was rescaled.",
+        ge=-1e15, le=1e15, help="Lower values become this; 0 for a mask that was rescaled.",
     )  # fmt: skip
     clamp_high: float | None = param(
         None, title="Highest value", tab="Grid", flag="--threshold_above",
-        help="Higher values become this; 1 for a mask that was rescaled.",
+        ge=-1e15, le=1e15, help="Higher values become this; 1 for a mask that was rescaled.",
     )  # fmt: skip
 
     @field_validator("symmetry")
@@ -117,21 +132,25 @@ class ProcessMap(Job):
         return [name for name in order if getattr(self, name) != fields[name].default]
 
     def check(self) -> None:
-        """Read the map's header."""
-        self._grid()
+        """Read the map, and see whether the result can be held in memory."""
+        from napari_sta.io.mrc import read_volume
+        from napari_sta.jobs._maps import check_values
+
+        self._grid([])
+        check_values(read_volume(self.in_3dref), constant=True)
 
     def warnings(self) -> list[str]:
-        """Say where the pixel size cannot be met exactly."""
-        _, pixel, new_size = self._grid()
-        if self.rescale_pixel_size_angst is None or new_size is None:
-            return []
+        """Say what is assumed of the map, and where the pixel size cannot be met exactly."""
+        said: list[str] = []
+        _, pixel, new_size = self._grid(said)
         wanted = self.rescale_pixel_size_angst
-        if abs(pixel / wanted - 1) <= 1e-3:
-            return []
-        return [
+        if wanted is None or new_size is None or pixel is None or abs(pixel / wanted - 1) <= 1e-3:
+            return said
+        said.append(
             f"the pixel size becomes {pixel:.6g} Å, not {wanted:g} Å, because the box must be an even number of "
             f"pixels ({new_size}); pad with --box_size_px in a job before this one to come nearer"
-        ]
+        )
+        return said
 
     def run(self, context: Context) -> RunSteps:
         """Apply the operations and write the map."""
@@ -142,13 +161,14 @@ class ProcessMap(Job):
         from napari_sta.kernels import volumes
         from napari_sta.kernels.rotations import symmetry_operators_zyx
 
-        header_pixel, pixel, new_size = self._grid()
+        header_pixel, pixel, new_size = self._grid([])
         data = read_volume(self.in_3dref).data
         before = data.shape
         yield Progress(0, 5, "map read")
         if self.invert_contrast:
             data = -data
-        data = self._filtered(data, header_pixel)
+        if header_pixel is not None:  # without, nothing is to be filtered
+            data = self._filtered(data, header_pixel)
         if self.invert_hand:
             data = volumes.invert_hand(data)
         yield Progress(1, 5, "filtered")
@@ -180,8 +200,9 @@ class ProcessMap(Job):
         return {
             "operations": self.operations(),
             "box_size_px": data.shape[0],
-            "pixel_size_angst": round(pixel, 6),
-            "summary": f"{len(self.operations())} operations; {size} px at {pixel:.6g} Å"
+            "pixel_size_angst": None if pixel is None else round(pixel, 6),
+            "summary": f"{len(self.operations())} operations; {size} px"
+            + ("" if pixel is None else f" at {pixel:.6g} Å")
             + ("." if data.shape == before else f", before {' x '.join(str(n) for n in before[::-1])} px."),
         }
 
@@ -212,22 +233,30 @@ class ProcessMap(Job):
             words.append(f"--sym {self.symmetry}")
         return " ".join(words)
 
-    def _grid(self) -> tuple[float, float, int | None]:
-        """Pixel size of the input and of the result, and the box after rescaling (None: no rescaling)."""
+    def _grid(self, said: list[str]) -> tuple[float | None, float | None, int | None]:
+        """Pixel size of the input and of the result (None: unknown), and the box after rescaling (None: as before)."""
         from napari_sta.io.mrc import read_header
+        from napari_sta.jobs._maps import check_bfactor, check_lowpass, pixel_size_if_needed
         from napari_sta.kernels.volumes import rescaled_size
 
         header = read_header(self.in_3dref)
         shape = header.shape_zyx
-        if header.is_stack or shape[0] == 1:
+        if header.is_image:
             raise InputError(f"{self.in_3dref} holds 2D images; a 3D map is needed")
-        pixel = self.pixel_size_angst or header.pixel_size_angst
         asked = [name for name in self.operations() if name in _CUBIC]
         if len(set(shape)) != 1 and asked:
             raise InputError(
                 f"{self.in_3dref} is {shape[2]} x {shape[1]} x {shape[0]} voxels; --{asked[0]} needs a cubic map, "
                 "make it one with --box_size_px in a job before this one"
             )
+        needed = bool(set(asked) - {"symmetry"})
+        pixel = pixel_size_if_needed(self.in_3dref, self.pixel_size_angst, said, needed=needed)
+        if self.box_size_px is not None:
+            check_memory(8.0 * self.box_size_px**3, f"--box_size_px {self.box_size_px}")
+        if pixel is None:
+            return None, None, None
+        check_bfactor("bfactor_angst2", self.bfactor_angst2, pixel)
+        check_lowpass(self.lowpass_angst, shape[0] * pixel)
         for name in ("lowpass_angst", "highpass_angst"):
             value = getattr(self, name)
             if value is not None and value < 2 * pixel:
@@ -242,6 +271,12 @@ class ProcessMap(Job):
                 f"--rescale_pixel_size_angst {self.rescale_pixel_size_angst:g} leaves no pixels of the map's "
                 f"{shape[0] * pixel:.4g} Å; take a smaller one"
             )
+        option = f"--rescale_pixel_size_angst {self.rescale_pixel_size_angst:g}"
+        if size > 10_000:
+            raise InputError(
+                f"{option} makes the box {size} px, and 10000 px are the most; take a larger one"
+            )
+        check_memory(24.0 * size**3, option, "take a larger one")
         return pixel, shape[0] * pixel / size, size
 
     def _filtered(self, data: NDArray[np.float32], pixel_size_angst: float) -> NDArray[np.float32]:

@@ -128,12 +128,14 @@ def _move_priors(particles: Any, move_zyx_angst: Any) -> Any:
     """Keep priors on the origin where they were relative to it; RELION leaves them behind."""
     import numpy as np
 
-    from napari_sta.io.relion import with_text
+    from napari_sta.io.relion import ORIGIN_PRIORS, particle_numbers, with_text
     from napari_sta.io.star import format_number
 
-    for axis, name in enumerate("ZYX"):
-        label = f"rlnOrigin{name}PriorAngst"
+    old = particle_numbers(particles, ORIGIN_PRIORS, may_lack=True)
+    for axis, label in enumerate(ORIGIN_PRIORS):
         if label in particles.text:
-            old = particles.text[label].astype(np.float64)
-            particles = with_text(particles, **{label: format_number(old - move_zyx_angst[:, axis])})
+            there = np.isfinite(old[:, axis])
+            column = particles.text[label].copy()
+            column[there] = format_number((old - move_zyx_angst)[there, axis])
+            particles = with_text(particles, **{label: column})
     return particles

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.memory import check_memory
 from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
-from napari_sta.jobs._params import StaInputsJob, check_boxes, check_symmetry, check_window, window_px
+from napari_sta.jobs._params import (
+    StaInputsJob,
+    check_boxes,
+    check_symmetry,
+    check_window,
+    window_px,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +57,7 @@ class Reconstruct(StaInputsJob):
     }
 
     binning: float = param(
-        1.0, title="Binning factor", tab="Average", relion="binning", flag="--bin", ge=1,
+        1.0, title="Binning factor", tab="Average", relion="binning", flag="--bin", ge=1, le=1000,
         help="The map's pixel is this many tilt-image pixels.",
     )  # fmt: skip
     box_size_px: int = param(
@@ -263,6 +270,13 @@ class Reconstruct(StaInputsJob):
                 "are needed, or --merged_only Yes"
             )
         check_window(inputs, self.box_size_px, self.binning)
+        # Sums of Fourier components and weights, of each half set; other than maps they cannot be made smaller.
+        n_halves = 1 if self.merged_only else 2
+        check_memory(
+            n_halves * 8.0 * self.box_size_px**3,
+            f"--box_size_px {self.box_size_px}",
+            "take a smaller one, or bin more",
+        )
         return inputs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
-from napari_sta.io.files import resolve
+from napari_sta.io.files import resolve, sha256
 from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_symmetry
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
     from napari_sta.io.refinement import Optimiser
     from napari_sta.io.relion import StaInputs
+    from napari_sta.jobs._maps import Grid
     from napari_sta.jobs._ranks import Ranks
     from napari_sta.jobs._refine_loop import Refinement, State
     from napari_sta.kernels.refinement_control import Control
@@ -40,6 +40,7 @@ _SAMPLINGS: tuple[str, ...] = ("30", "15", "7.5", "3.7", "1.8", "0.9", "0.5", "0
 _SAMPLING_CHOICES = {one: f"{one} degrees" for one in _SAMPLINGS}
 _EDGE_PX = 5.0
 _MOST_ITERATIONS = 999
+_MOST_STEPS = 100  # of offsets in one direction; each is tried with each orientation
 _SURE_FIT = 8.0
 """Standard errors by which the fitted grey scale must differ from 0 to be believed."""
 
@@ -73,6 +74,8 @@ class Refine(StaInputsJob):
     relion_type: ClassVar[str] = "relion.refine3d"
     order: ClassVar[int] = 60
     uses_ranks: ClassVar[bool] = True
+    may_grow: ClassVar[frozenset[str]] = frozenset({"max_iterations"})
+    is_long: ClassVar[bool] = True
     outputs: ClassVar[dict[str, Node]] = {
         "run_class001.mrc": Node("DensityMap.mrc.relion.refine3d", 1, "refined map"),
         "run_half1_class001_unfil.mrc": Node("DensityMap.mrc.relion.halfmap.refine3d", 1, "half map 1"),
@@ -83,7 +86,8 @@ class Refine(StaInputsJob):
 
     in_3dref: str | None = param(
         None, title="Reference map", kind="file:map", relion="fn_ref", flag="--ref",
-        help="Start map. If its name contains half1 or half2, each half set starts from its own half map.",
+        help="Start map. If its name contains half1 or half2 (or half_A, half_map_1 and the like), each half set starts "
+        "from its own half map. A map that states no pixel size, in the particles' box, gets theirs.",
     )  # fmt: skip
     in_mask: str | None = param(
         None, title="Reference mask", kind="file:mask", relion="fn_mask", flag="--solvent_mask",
@@ -167,11 +171,11 @@ class Refine(StaInputsJob):
         advanced=True,
     )  # fmt: skip
     seed: int = param(
-        1, title="Random seed", tab="Compute", flag="--random_seed", ge=0,
+        1, title="Random seed", tab="Compute", flag="--random_seed", ge=0, le=2**32 - 1,
         help="The same seed, threads and device give the same result.", advanced=True,
     )  # fmt: skip
     max_iterations: int | None = param(
-        None, title="Stop after iteration", tab="Compute", flag="--auto_iter_max", gt=0,
+        None, title="Stop after iteration", tab="Compute", flag="--auto_iter_max", gt=0, le=_MOST_ITERATIONS,
         help="Empty: iterate until it has converged. A job stopped this way can be continued.", advanced=True,
     )  # fmt: skip
     relion_parity: bool = param(
@@ -231,9 +235,25 @@ class Refine(StaInputsJob):
 
     def warnings(self) -> list[str]:
         """Say what looks odd but does not stop the job."""
+        from napari_sta.jobs._maps import CLAMP_RINGING, Grid, half_of, mask_warnings
+
         job, _ = self.with_continued()
-        found = list(job.load().warnings)
-        shared = job.in_3dref and not re.search("half[12]", Path(job.in_3dref).name)
+        inputs = job.load()
+        first = inputs.particles.optics[0]
+        assert first.image_size_px is not None
+        assert first.image_pixel_size_angst is not None
+        grid = Grid(first.image_size_px, first.image_pixel_size_angst, "the particles")
+        found = list(inputs.warnings)
+        if job.in_3dref:
+            for volume in {volume.path: volume for volume in job._references(grid, found)}.values():
+                edge = volume.box_px * volume.pixel_size_angst
+                if edge < job.mask_diameter_angst:
+                    found.append(
+                        f"{volume.path} is {edge:.4g} Å a side, less than the mask diameter; what lies beyond is empty"
+                    )
+        if job.in_mask:
+            found += mask_warnings(job.in_mask, grid, CLAMP_RINGING)
+        shared = job.in_3dref and half_of(job.in_3dref) is None
         if shared and job.initial_lowpass_angst < 15:
             found.append(
                 f"{job.in_3dref} starts both half sets at {job.initial_lowpass_angst:g} Å (0: unfiltered); below about 15 Å give "
@@ -245,13 +265,44 @@ class Refine(StaInputsJob):
             ("rlnBeamTiltX", "beam tilt"),
         ):
             neutral = {"", "None", "0.000000", "0", "1.000000", "1"}
-            if any(g.text.get(label, "") not in neutral for g in job.load().particles.optics):
+            if any(g.text.get(label, "") not in neutral for g in inputs.particles.optics):
                 found.append(
                     f"{what} ({label} of the particle set) is not corrected for; the images are taken as they are"
                 )
         if job.solvent_flattened_fsc and not job.in_mask:
             found.append("solvent-flattened FSCs are measured in a sphere, because no mask is given")
         return found
+
+    def read_besides(self) -> dict[str, Any]:
+        """Add tilt series, the particles' images, and what was refined before."""
+        from napari_sta.jobs._fingerprint import of_files, of_table
+
+        job, optimiser = self.with_continued()
+        inputs = job.load()
+        images = (
+            resolve(str(name).rpartition("@")[2], inputs.particles_path)
+            for label in ("rlnImageName", "rlnCtfImage")
+            for name in inputs.particles.text.get(label, ())
+        )
+        found: dict[str, Any] = {
+            "tilt series": of_table(inputs.tilt_series),
+            "particle images": of_files(images),
+        }
+        if optimiser is not None:
+            # The particle set that is gone on with, and reference and mask taken over, are named in no field.
+            taken = [inputs.particles_path, job.in_3dref, job.in_mask]
+            found["taken over"] = [sha256(resolve(path)) if path else "" for path in taken]
+        return found
+
+    def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
+        """Keep the iterations that the job continues, where it does so in the same folder."""
+        from napari_sta.jobs import _refine_files as files
+
+        optimiser = self.with_continued()[1]
+        last = self._kept(out, optimiser)
+        again = {"run_history.json", "run_solvent_mask.mrc"}  # are written anew without loss
+        gone = files.iterations(written, after=last) - again
+        return written - gone if last >= 0 else frozenset()
 
     def with_continued(self) -> tuple[Refine, Optimiser | None]:
         """Return the job with what it takes over from the one it continues."""
@@ -341,9 +392,10 @@ class Refine(StaInputsJob):
         quick: bool = False,
     ) -> tuple[StaInputs, Refinement, list[Tensor] | None, Control]:
         """Read inputs and set the refinement up."""
+        import numpy as np
         import torch
 
-        from napari_sta.jobs._maps import other_half, read_map
+        from napari_sta.jobs._maps import Grid, on_grid
         from napari_sta.jobs._refine_loop import PARITY, Refinement, Settings
         from napari_sta.jobs._refine_source import ParticleSource, are_volumes
         from napari_sta.jobs._refine_volumes import VolumeSource
@@ -365,6 +417,16 @@ class Refine(StaInputsJob):
                 f"--mask_diameter_angst {self.mask_diameter_angst:g} is larger than the box of the particles "
                 f"({size * pixel:.0f} Å); make it smaller, or extract with a larger box"
             )
+        if self.mask_diameter_angst < 4 * pixel:
+            raise InputError(
+                f"--mask_diameter_angst {self.mask_diameter_angst:g} is less than four pixels of the particles ({pixel:.3g} "
+                "Å each); give the diameter of the particle in Å"
+            )
+        if self.offset_range_px > size / 2 or self.offset_range_px > _MOST_STEPS * self.offset_step_px:
+            raise InputError(
+                f"--offset_range_px {self.offset_range_px:g} with --offset_step_px {self.offset_step_px:g} cannot be "
+                f"searched: the range may be half the box ({size // 2} px) and {_MOST_STEPS} steps at most"
+            )
         nyquist = 2 * pixel
         if 0 < self.initial_lowpass_angst <= nyquist:
             raise InputError(
@@ -372,15 +434,13 @@ class Refine(StaInputsJob):
                 f"particles, {nyquist:.2f} Å"
             )
         references = None
+        grid = Grid(size, pixel, "the particles")
         if self.in_3dref:
-            paths = [self.in_3dref, self.in_3dref]
-            if re.search("half[12]", Path(self.in_3dref).name):
-                own = 1 if "half2" in Path(self.in_3dref).name else 0
-                paths[1 - own] = other_half(self.in_3dref)
             references = [
-                torch.from_numpy(self._on_grid(read_map(path), source.size_px, pixel, path)) for path in paths
+                torch.from_numpy(on_grid(one, grid).data.astype(np.float64))
+                for one in self._references(grid, [])
             ]
-        mask = self._mask(size, pixel, log)
+        mask = self._mask(grid)
         order, local = healpix_order(self.initial_sampling_deg), healpix_order(self.local_searches_from_deg)
         rules = control.Rules(
             size, pixel, self.mask_diameter_angst, local_order=local, freeze_last=not self.relion_parity,
@@ -401,38 +461,33 @@ class Refine(StaInputsJob):
         )  # fmt: skip
         return inputs, loop, references, start
 
-    def _on_grid(self, volume: Volume, size: int, pixel: float, path: str) -> NDArray[np.float64]:
-        """Bring a reference to the particles' box and pixel size."""
-        import numpy as np
+    def _references(self, grid: Grid, said: list[str]) -> list[Volume]:
+        """Read the start map of each half set, as it is."""
+        from napari_sta.jobs._maps import agreed_pixel_size, half_of, other_half, read_reference
 
-        from napari_sta.kernels.filters import resample_to_grid
+        assert self.in_3dref is not None
+        own = half_of(self.in_3dref)
+        if own is None:
+            return [read_reference(self.in_3dref, grid, said, resize=self.resize_reference)] * 2
+        cure = "rename a map that is none of two halves"
+        paths = [self.in_3dref, other_half(self.in_3dref, cure)][:: 1 if own == 1 else -1]
+        stated = agreed_pixel_size(paths, said, "in_3dref")
+        return [
+            read_reference(path, grid, said, resize=self.resize_reference, stated_angst=stated)
+            for path in paths
+        ]
 
-        data = np.array(volume.data, dtype=np.float64)
-        same = volume.box_px == size and abs(volume.pixel_size_angst / pixel - 1) < 1e-3
-        if same:
-            return data
-        if not self.resize_reference:
-            raise InputError(
-                f"{path} has {volume.box_px} px of {volume.pixel_size_angst:.4g} Å, the particles {size} px of "
-                f"{pixel:.4g} Å; use --resize_reference Yes, or reconstruct with the particles' box and binning"
-            )
-        return np.asarray(
-            resample_to_grid(data.astype(np.float32), volume.pixel_size_angst, size, pixel), np.float64
-        )
-
-    def _mask(self, size: int, pixel: float, log: logging.Logger) -> Tensor:
-        import numpy as np
+    def _mask(self, grid: Grid) -> Tensor:
         import torch
 
-        from napari_sta.data.volume import Volume
-        from napari_sta.jobs._maps import read_mask
+        from napari_sta.jobs._maps import CLAMP_RINGING, read_mask
         from napari_sta.kernels import refinement as rf
 
         if not self.in_mask:
-            return rf.soft_disc(size, self.mask_diameter_angst / (2 * pixel), _EDGE_PX, n_dim=3)
-        grid = Volume(np.zeros((size,) * 3, np.float32), pixel)
-        mask = read_mask(self.in_mask, grid, log, clamp=True)
-        return torch.from_numpy(np.array(mask.data, dtype=np.float64)).clamp(0, 1)
+            radius = self.mask_diameter_angst / (2 * grid.pixel_size_angst)
+            return rf.soft_disc(grid.box_px, radius, _EDGE_PX, n_dim=3)
+        mask = read_mask(self.in_mask, grid, CLAMP_RINGING)
+        return torch.from_numpy(mask.data.astype("f8"))
 
     def _half_sets(self, inputs: StaInputs) -> NDArray[np.int64]:
         """Half sets as given, or dealt by the seed."""
@@ -451,22 +506,6 @@ class Refine(StaInputsJob):
             )
         return given.astype(np.int64)
 
-    def _fingerprint(self, inputs: StaInputs) -> str:
-        """Tell whether a checkpoint is of these values and inputs, however their paths are spelled."""
-        from napari_sta.io.files import sha256
-
-        files = self.input_files()
-        values = {
-            k: v for k, v in self.model_dump(mode="json").items() if k not in files and k != "max_iterations"
-        }
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-        for path in (
-            inputs.particles_path, inputs.tomograms_path, inputs.trajectories_path, self.in_3dref, self.in_mask,
-            self.continue_from,
-        ):  # fmt: skip
-            digest.update(sha256(resolve(path)).encode() if path else b"-")
-        return digest.hexdigest()
-
     # ---- the run
 
     def run(self, context: Context) -> RunSteps:
@@ -483,14 +522,15 @@ class Refine(StaInputsJob):
         if devices and ranks.size > 1:  # a device a process
             devices = [devices[ranks.local % len(devices)]]
         inputs, loop, references, start = job._prepared(context.log, context.threads, ranks, devices)
-        fingerprint = self._fingerprint(inputs)
         writer = files.Writer(
             out=context.out, inputs=inputs, loop=loop, start=start, first_peak=job.ignore_ctf_until_first_peak,
             zero_mask=job.zero_mask, has_mask=bool(job.in_mask), command=self.command_line(str(context.out)),
-            fingerprint=fingerprint,
+            fingerprint=context.fingerprint,
         )  # fmt: skip
         saved = ranks.from_first(
-            files.latest_checkpoint(context.out, fingerprint) if ranks.is_first else None
+            files.latest_checkpoint(context.out, context.kept, context.fingerprint)
+            if ranks.is_first
+            else None
         )
         history: list[dict[str, Any]] = []
         if saved is not None and not saved.state.converged:
@@ -498,13 +538,15 @@ class Refine(StaInputsJob):
             state = saved.state
             if ranks.is_first:
                 history = _read_history(context.out, state.iteration)
-                files.remove_iterations(context.out, after=state.iteration)
+                files.remove_iterations(context.out, context.kept, after=state.iteration)
+                _write_history(context.out, history)  # it may be stopped again before an iteration ends
             context.log.info("continuing after iteration %d", state.iteration)
         else:
             if optimiser is not None:
                 state = self._continued(optimiser, loop, start, context.log)
             if ranks.is_first:
-                files.remove_iterations(context.out, after=self._kept(context.out, optimiser))
+                after = self._kept(context.out, optimiser)
+                files.remove_iterations(context.out, context.kept, after=after)
             if optimiser is None:
                 assert references is not None
                 state = yield from self._begin(job, loop, references, start, context)

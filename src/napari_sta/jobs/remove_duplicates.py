@@ -70,13 +70,14 @@ class RemoveDuplicates(StaInputsJob):
 
     def relion_switches(self) -> dict[str, str]:
         """Return what tells RELION's Subset selection to remove duplicates."""
-        return {"do_remove_duplicates": "Yes", "fn_data": self.in_parts or ""}
+        return {"do_remove_duplicates": "Yes", "fn_data": self.particles_name()}
 
     @classmethod
     def switched_on(cls, options: Mapping[str, str]) -> dict[str, str]:
         """Take the particle set from RELION's own slot."""
         kept = dict(options)
-        if kept.get("fn_data"):
+        # Ours repeats there what its own slots say, because RELION asks for it.
+        if kept.get("fn_data") and not (kept.get("in_optimisation") or kept.get("in_particles")):
             kept["in_particles"] = kept["fn_data"]
         return kept
 
@@ -143,15 +144,17 @@ class RemoveDuplicates(StaInputsJob):
         inputs = self.load()
         if len(inputs.particles) == 0:
             raise InputError(f"{inputs.particles_path} has no particles")
-        if self.rule == "geometric" and self.score_column in inputs.particles.text:
-            try:
-                inputs.particles.text[self.score_column].astype(float)
-            except ValueError:
-                raise InputError(
-                    f"{inputs.particles_path}: --score_column {self.score_column} holds values that are no numbers; "
-                    "choose another column"
-                ) from None
+        self._score(inputs.particles)
         return inputs
+
+    def _score(self, particles: Particles) -> NDArray[np.float64]:
+        from napari_sta.io.relion import particle_numbers
+
+        columns = [self.score_column] if self.rule == "geometric" else []
+        try:
+            return particle_numbers(particles, columns).sum(axis=1)
+        except InputError as error:
+            raise InputError(f"{error}, or choose another column with --score_column") from None
 
     def _preview(self, particles: Particles) -> DuplicatePreview:
         import numpy as np
@@ -163,9 +166,7 @@ class RemoveDuplicates(StaInputsJob):
         if self.rule == "geometric":
             origin = np.einsum("nij,nj->ni", euler_to_matrix_zyx(particles.subtomogram_angles_deg), origin)
         position = particles.coordinate_zyx_angst - origin
-        score = np.zeros(len(particles))
-        if self.rule == "geometric" and self.score_column in particles.text:
-            score = particles.text[self.score_column].astype(np.float64)
+        score = self._score(particles)
         keep = np.ones(len(particles), dtype=bool)
         all_pairs: list[Any] = [np.zeros((0, 2), np.int64)]
         all_distances: list[Any] = [np.zeros(0)]

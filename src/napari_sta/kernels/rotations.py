@@ -108,6 +108,8 @@ def parse_symmetry(name: str) -> tuple[str, int]:
             raise ValueError(f"{name} contains mirror planes, which a protein cannot have; {known}")
         raise ValueError(f"unknown symmetry {name}; {known}")
     family, digits = match.groups()
+    if len(digits) > 3 or int(digits or 0) > 360:
+        raise ValueError(f"symmetry {name} is of more than 360-fold; {known}")
     order = int(digits) if digits else 0
     legal = {"C": order >= 1, "D": order >= 1, "T": not digits, "O": not digits, "I": order <= 4}
     if not legal[family] or (family == "I" and digits == "0"):

@@ -299,7 +299,7 @@ def choose_near_prior(
     Parameters
     ----------
     prior_deg
-        Rot, tilt, psi in the middle of the prior; any symmetry mate will do.
+        Rot, tilt, psi in the middle of the prior; any symmetry mate will do. NaN: no prior on that angle.
     bare_psi
         Compare psi as it stands, whatever mate of the prior a direction is near to, as RELION does: right for
         Cn only, whose mates have the same psi.
@@ -320,12 +320,14 @@ def choose_near_prior(
     psi_distance = np.abs((psis[None, :] - prior[:, 2:3] + 180.0) % 360.0 - 180.0)
     copies = _copies(grid)
     choices = []
+    widths = np.array([width.rot_deg, width.tilt_deg, width.psi_deg])
     for i in range(len(prior)):
-        direction, weight = _near_direction(copies, prior[i], width)
-        if not bare_psi and min(width.rot_deg, width.tilt_deg, width.psi_deg) > 0:
-            choices.append(_with_mates(grid, prior[i], direction, weight, psis, width.psi_deg))
+        own = AngularPrior(*np.where(np.isnan(prior[i]), 0.0, widths).tolist())
+        direction, weight = _near_direction(copies, prior[i], own)
+        if not bare_psi and min(own.rot_deg, own.tilt_deg, own.psi_deg) > 0:
+            choices.append(_with_mates(grid, prior[i], direction, weight, psis, own.psi_deg))
             continue
-        psi, psi_weight = _gaussian_choice(psi_distance[i], width.psi_deg)
+        psi, psi_weight = _gaussian_choice(psi_distance[i], own.psi_deg)
         index = (direction[:, None] * grid.n_psi + psi[None, :]).ravel()
         choices.append(LocalChoice(index, (weight[:, None] * psi_weight[None, :]).ravel()))
     return choices

@@ -21,8 +21,11 @@ def open_viewer(paths: Sequence[str | Path] = ()) -> None:
     import napari
 
     viewer = napari.Viewer(title="napari-sta")
-    add_docks(viewer, paths)
-    napari.run()
+    bench = add_docks(viewer, paths)
+    try:
+        napari.run()
+    finally:
+        bench.wind_up()  # where the program ends without its window being closed
 
 
 def add_docks(viewer: Any, paths: Sequence[str | Path] = ()) -> Any:
@@ -58,6 +61,9 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
             return read(path)
         from napari_sta.widgets.workbench import Workbench
 
+        # Nobody says which viewer it is for; each has to know what to make of our layers.
+        for one in list(getattr(type(viewer), "_instances", [])):
+            Workbench.of(one)
         bench = Workbench.of(viewer)
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
         projects = [p for p in paths if p.is_dir() and not is_job_folder(p)]
@@ -68,3 +74,35 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
         return read(files) if files else [(None,)]
 
     return into_viewer
+
+
+def practice_project() -> list[Any]:
+    """Make the practice project, open it in the docks, and return its map and mask as layers.
+
+    It is simulated in a thread: napari waits for it, but goes on drawing and answering meanwhile.
+
+    Raises
+    ------
+    StaError
+        If it cannot be made, or the viewer was closed before it was ready.
+    """
+    import napari
+
+    from napari_sta import layers
+
+    viewer = napari.current_viewer()
+    if viewer is None:
+        return layers.practice_project()
+    from napari_sta.widgets._background import awaited
+    from napari_sta.widgets.workbench import Workbench
+
+    bench = Workbench.of(viewer)
+    viewer.status = "Simulating the practice project …"
+    tuples = awaited(bench, layers.practice_project)
+    if bench.closed:
+        from napari_sta.data.errors import Stopped
+
+        raise Stopped("The viewer was closed before the practice project was ready.")
+    bench.open_dock("align")
+    bench.open_project(tuples[0][1]["metadata"]["napari_sta"]["project"])
+    return list(tuples)

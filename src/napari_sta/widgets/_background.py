@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QEventLoop, QObject, QTimer
 from superqt.utils import create_worker
 
 from napari_sta.data.errors import JobError, StaError, Stopped
@@ -87,6 +87,38 @@ def in_background(
         _ignore_errors=True,
         _connect={"returned": returned, "errored": errored},
     )
+
+
+def awaited(owner: QObject, function: Callable[..., Any], *args: Any) -> Any:
+    """Return a function's answer, computed in a thread; the event loop turns meanwhile.
+
+    For callers that must have the answer: napari asks for sample data so. Elsewhere use
+    :func:`in_background`.
+
+    Raises
+    ------
+    StaError
+        The function's error in words; or that the program was quit first.
+    """
+    answer: list[Any] = []
+    failure: list[StaError] = []
+    loop = QEventLoop()
+
+    def failed(error: StaError) -> None:
+        failure.append(error)
+        loop.quit()
+
+    def done(result: Any) -> None:
+        answer.append(result)
+        loop.quit()
+
+    in_background(owner, function, *args, done=done, failed=failed)
+    loop.exec()
+    if failure:
+        raise failure[0]
+    if not answer:
+        raise Stopped("The program was quit before that was ready.")
+    return answer[0]
 
 
 class Latest(QObject):

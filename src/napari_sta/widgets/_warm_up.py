@@ -43,7 +43,7 @@ def warm_up() -> None:
     from napari_sta.kernels.alignment import score_curve
     from napari_sta.kernels.warm_up import warm_up as warm_up_kernels
     from napari_sta.layers import map_layer, mask_layers
-    from napari_sta.widgets.workbench import colour_contour
+    from napari_sta.widgets.workbench import outline_contour
 
     ball = np.zeros((16, 16, 16), np.float32)
     ball[5:11, 5:11, 5:11] = 1
@@ -51,7 +51,7 @@ def warm_up() -> None:
     for data, meta, kind in [map_layer(volume), *mask_layers(volume)]:
         layer = Layer.create(data, dict(meta), kind)
         if kind == "labels":
-            colour_contour(layer)
+            outline_contour(layer)
         for order in ((0, 1, 2), (1, 0, 2)):
             layer._slice_dims(Dims(ndim=3, ndisplay=2, order=order))
     Rotation.identity()  # napari's camera needs it when the hand is set

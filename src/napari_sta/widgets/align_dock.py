@@ -7,6 +7,8 @@ drawn at +d covers the density, and the density at Z = d becomes the centre: ``c
 from __future__ import annotations
 
 import html
+import math
+import time
 import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
-from qtpy.QtGui import QKeyEvent, QKeySequence, QShortcut
+from qtpy.QtCore import QEvent, QObject, QSignalBlocker, Qt, QTimer, Signal
+from qtpy.QtGui import QFocusEvent, QKeyEvent, QKeySequence, QMouseEvent, QShortcut
 from qtpy.QtWidgets import (
     QApplication,
     QButtonGroup,
@@ -41,13 +43,15 @@ from qtpy.QtWidgets import (
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.data.volume import Volume
 from napari_sta.jobs._job import Job, job_named
-from napari_sta.layers import is_job_folder, map_layer, mask_layers, volume_from_layer
+from napari_sta.layers import is_job_folder, map_layer, mask_layers
 from napari_sta.widgets._background import Latest, in_background
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.command_line import CommandLine
-from napari_sta.widgets.fields import PathCombo
-from napari_sta.widgets.plots import LINE_COLOURS, Plot
+from napari_sta.widgets.fields import NumberField, PathCombo
+from napari_sta.widgets.plots import Plot
 from napari_sta.widgets.project_files import ProjectView, settings_of
+from napari_sta.widgets.themes import mark
+from napari_sta.widgets.words import in_plain_words
 from napari_sta.widgets.workbench import Dock, Ticket, Workbench, small_button
 
 if TYPE_CHECKING:
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
 RANGE_PX = 20.0
 STEP_PX, FINE_PX, COARSE_PX = 0.25, 0.05, 1.0
 SETTLE_MS = 150
+BURST_S = 0.4
+"""Steps by keys that follow on one another faster than this are undone together."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,18 @@ def step_for_modifiers() -> float:
 
 
 class OffsetBox(QDoubleSpinBox):
-    """The offset as a signed number; Up and Down step by 0.25, with Shift by 1, with Alt by 0.05."""
+    """The offset as a signed number; Up and Down step by 0.25, with Shift by 1, with Alt by 0.05.
+
+    Attributes
+    ----------
+    held
+        A key or a mouse button that steps the number went down (True) or up (False).
+    undone
+        Ctrl+Z, but for digits being typed: those are the text's own to undo.
+    """
+
+    held = Signal(bool)
+    undone = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -129,16 +146,45 @@ class OffsetBox(QDoubleSpinBox):
         self.setValue(self.value() + direction * step_for_modifiers())
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Let Alt+Up and Shift+Up step too, which a spin box ignores."""
+        """Let Alt+Up and Shift+Up step too, which a spin box ignores; undo steps."""
         if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
+            self.held.emit(True)
             self.stepBy(1 if event.key() == Qt.Key.Key_Up else -1)
+            event.accept()
+            return
+        if event.matches(QKeySequence.StandardKey.Undo) and not self.lineEdit().isUndoAvailable():
+            self.undone.emit()
             event.accept()
             return
         super().keyPressEvent(event)
 
+    def keyReleaseEvent(self, event: QKeyEvent) -> None:
+        """End what a held key did."""
+        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down) and not event.isAutoRepeat():
+            self.held.emit(False)
+        super().keyReleaseEvent(event)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Take what a held arrow button does as one change."""
+        self.held.emit(True)
+        super().mousePressEvent(event)
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """End it."""
+        super().mouseReleaseEvent(event)
+        self.held.emit(False)
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """Miss no release."""
+        super().focusOutEvent(event)
+        self.held.emit(False)
+
 
 class SourceBox(QWidget):
-    """A map or a mask: from the viewer's layers, the project, or any file."""
+    """A map or a mask: from the viewer's layers, the project, or any file.
+
+    A file whose header states no pixel size is asked for it in a field below.
+    """
 
     changed = Signal()
 
@@ -150,14 +196,29 @@ class SourceBox(QWidget):
         self.combo = PathCombo()
         browse = small_button("…", "Choose a file")
         browse.clicked.connect(self._browse)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
+        self.pixel_size = NumberField()
+        self.pixel_size.configure(integer=False, optional=True, placeholder="Å", gt=0)
+        self.ask = QWidget()
+        below = QHBoxLayout(self.ask)
+        below.setContentsMargins(0, 0, 0, 0)
+        below.addWidget(QLabel("Pixel size (Å)"))
+        below.addWidget(self.pixel_size)
+        below.addStretch(1)
+        self.ask.hide()
+        row = QHBoxLayout()
         row.setSpacing(2)
         row.addWidget(self.combo, 1)
         row.addWidget(browse)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(3)
+        box.addLayout(row)
+        box.addWidget(self.ask)
         self._extra: list[str] = []
+        self._given: dict[str, float] = {}
         self.refresh()
-        self.combo.currentIndexChanged.connect(self.changed)
+        self.combo.currentIndexChanged.connect(self._chosen)
+        self.pixel_size.editingFinished.connect(self._pixel_size_typed)
         self.setAcceptDrops(True)
 
     def refresh(self, *_: object) -> None:
@@ -168,8 +229,8 @@ class SourceBox(QWidget):
             self.combo.addItem(f"choose a {self.what} …", "")
             seen = set()
             shown = reversed(self.bench.ours(*self.kinds))
-            layers = [layer.metadata["napari_sta"]["path"] for layer in shown]
-            for path in [*self._extra, *layers, *self.bench.files[self.what]]:
+            layers = [path_of(layer) for layer in shown]
+            for path in [*self._extra, *layers, *self.bench.files[self.what], chosen]:
                 if path and path not in seen:
                     seen.add(path)
                     self.combo.addItem(self._shown(path), path)
@@ -197,12 +258,46 @@ class SourceBox(QWidget):
         before = self.path()
         with QSignalBlocker(self.combo):
             self._select(path)
+        self._show_pixel_size()
         if self.path() != before and not quiet:
             self.changed.emit()
 
     def forget(self, folders: Sequence[Path]) -> None:
         """Offer nothing that lay in these folders any more."""
         self._extra = [p for p in self._extra if not _in_any(p, folders)]
+        if _in_any(self.path(), folders):
+            with QSignalBlocker(self.combo):
+                self.combo.setCurrentIndex(0)
+
+    @property
+    def given_angst(self) -> float | None:
+        """The pixel size given for the chosen file, whose header states none."""
+        return self._given.get(self.path())
+
+    def ask_pixel_size(self) -> None:
+        """Show the field for it."""
+        self.ask.show()
+        self.pixel_size.setFocus()
+
+    def _show_pixel_size(self) -> None:
+        given = self.given_angst
+        with QSignalBlocker(self.pixel_size):
+            self.pixel_size.setValue(given)
+        self.ask.setVisible(given is not None)
+
+    def _chosen(self) -> None:
+        self._show_pixel_size()
+        self.changed.emit()
+
+    def _pixel_size_typed(self) -> None:
+        value = self.pixel_size.value()
+        if not self.ask.isVisibleTo(self) or value == self.given_angst or not self.path():
+            return
+        if value is not None and value > 0:
+            self._given[self.path()] = float(value)
+        else:
+            self._given.pop(self.path(), None)
+        self.changed.emit()
 
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(
@@ -235,19 +330,26 @@ class AlignDock(Dock):
     moved = Signal(float)
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.bench = Workbench.of(viewer)
         self.pair: Pair | None = None
         self._offset = np.zeros(3)  # z, y, x
-        self._history: list[float] = []
+        self._history: list[tuple[float, ...]] = []  # what Ctrl+Z goes back to
+        self._gesture, self._noted = False, False  # a drag or a held key; whether it is in the history
+        self._changed_at = -math.inf
         self._layers: dict[str, list[weakref.ref[Any]]] = {"map": [], "mask": []}
         self._slid: set[int] = set()  # layers that moved on the canvas only, until the drag settles
         self._base: dict[int, NDArray[np.float64]] = {}
+        self._scored: dict[int, Any] = {}  # the data of a layer whose map or mask was scored
+        self._moving_layers = False
+        self._loading = False
+        self._refusal = ""  # why what is chosen cannot be compared
+        self._compared = ("", "")  # map and mask of the last pair
         self._reading = Latest(self, 30)
         self._planning = Latest(self, 200)
         self._applied: Ticket | None = None
         self._applying = False
-        self._placing: list[Any] = []
+        self._placing: list[Any] | None = None
         self._before: Before | None = None
         self._going_back: Before | None = None
         self._plan: Job | None = None
@@ -264,7 +366,7 @@ class AlignDock(Dock):
             box.setFixedWidth(80)
         self.sideways = QWidget()
         self.lock = QLabel()
-        self.lock.setStyleSheet("color: #d9a43b;")
+        mark(self.lock, "warning")
         self.offset_box = OffsetBox()
         self.offset_box.setToolTip("Up/Down 0.25 px · Shift 1 px · Alt 0.05 px; also on the canvas")
         font = self.offset_box.font()
@@ -302,14 +404,17 @@ class AlignDock(Dock):
         self.sentence.setWordWrap(True)
         self.sentence.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
+        self.mend_button = QPushButton("Show both again")
+        self.mend_button.setToolTip("Read map and mask anew and put them where the offset says")
+        self.mend_button.hide()
+
         self.particles = PathCombo()
         self.again = QCheckBox("Then reconstruct")
         self.again.setChecked(True)
         self.again_how = QLabel()
-        self.again_how.setStyleSheet("color: #9aa3ad;")
+        mark(self.again_how, "quiet")
         self.apply_button = QPushButton("Apply recentring")
-        self.apply_button.setObjectName("sta_apply")
-        self.apply_button.setStyleSheet("#sta_apply:enabled { font-weight: bold; background: #2f6f4f; }")
+        mark(self.apply_button, "go")
         self.apply_button.setEnabled(False)
         self.undo_button = QPushButton("Undo")
         self.undo_button.setToolTip("Move the recentring job to the Trash")
@@ -321,6 +426,9 @@ class AlignDock(Dock):
         self.map_box.changed.connect(self._sources_changed)
         self.mask_box.changed.connect(self._sources_changed)
         self.symmetry.textChanged.connect(self._symmetry_changed)
+        for one in (self.offset_box, self.x_box, self.y_box):
+            one.held.connect(lambda down: self._begin_gesture(burst=True) if down else self._end_gesture())
+            one.undone.connect(self.step_back)
         self.offset_box.valueChanged.connect(lambda value: self.set_offset(value))
         self.x_box.valueChanged.connect(lambda value: self._set_axis(2, value))
         self.y_box.valueChanged.connect(lambda value: self._set_axis(1, value))
@@ -331,6 +439,7 @@ class AlignDock(Dock):
         self.mask_moves.toggled.connect(lambda _: self._place_layers(settle=True))
         self.particles.currentIndexChanged.connect(lambda _: self._replan())
         self.again.toggled.connect(lambda _: self._replan())
+        self.mend_button.clicked.connect(self._sources_changed)
         self.apply_button.clicked.connect(self.apply)
         self.undo_button.clicked.connect(self.undo)
         self.bench.align.connect(self.load)
@@ -346,6 +455,12 @@ class AlignDock(Dock):
         self._settle.setSingleShot(True)
         self._settle.setInterval(SETTLE_MS)
         self._settle.timeout.connect(lambda: self._place_layers(settle=True))
+        self._canvas_look = QTimer(self)
+        self._canvas_look.setSingleShot(True)
+        self._canvas_look.setInterval(0)
+        self._canvas_look.timeout.connect(self._look_at_canvas)
+        canvas = self.bench.viewer.window._qt_viewer.canvas.native
+        canvas.installEventFilter(self)
         self._symmetry_changed()
         self._project_changed(self.bench.view)
         self._show_numbers()
@@ -409,6 +524,7 @@ class AlignDock(Dock):
         box.addWidget(self.confidence)
         box.addLayout(preview)
         box.addWidget(self.sentence)
+        box.addWidget(self.mend_button, 0, Qt.AlignmentFlag.AlignLeft)
         box.addLayout(below)
         box.addLayout(act)
         box.addWidget(self.command)
@@ -427,12 +543,16 @@ class AlignDock(Dock):
 
     def _make_plot(self) -> None:
         profile, score = self.plot.panes
-        (self._map_line,) = profile.plot([], [], color=LINE_COLOURS[0], lw=1.4, label="map")
-        (self._mask_line,) = profile.plot([], [], color=LINE_COLOURS[1], lw=1.4, label="mask")
-        (self._score_line,) = score.plot([], [], color=LINE_COLOURS[2], lw=1.4)
-        (self._peaks,) = score.plot([], [], "o", color=LINE_COLOURS[3], ms=4)
-        self._cursor = score.axvline(0.0, color=LINE_COLOURS[1], lw=1.2)
-        (self._here,) = score.plot([0], [np.nan], "o", color=LINE_COLOURS[1], ms=5)
+        (self._map_line,) = profile.plot([], [], lw=1.4, label="map")
+        (self._mask_line,) = profile.plot([], [], lw=1.4, label="mask")
+        (self._score_line,) = score.plot([], [], lw=1.4)
+        (self._peaks,) = score.plot([], [], "o", ms=4)
+        self._cursor = score.axvline(0.0, lw=1.2)
+        (self._here,) = score.plot([0], [np.nan], "o", ms=5)
+        self.plot.tint("blue", self._map_line)
+        self.plot.tint("pink", self._mask_line, self._cursor, self._here)
+        self.plot.tint("amber", self._score_line)
+        self.plot.tint("green", self._peaks)
         profile.set_yticks([])
         profile.set_ylabel("density")
         score.set_ylabel("score")
@@ -445,13 +565,14 @@ class AlignDock(Dock):
         self._grabbed: tuple[float, float] | None = None
         self.plot.mpl_connect("button_press_event", self._plot_press)
         self.plot.mpl_connect("motion_notify_event", self._plot_drag)
-        self.plot.mpl_connect("button_release_event", lambda _: setattr(self, "_grabbed", None))
+        self.plot.mpl_connect("button_release_event", self._plot_release)
         self.plot.setCursor(Qt.CursorShape.SizeHorCursor)
         self.plot.restyle()
 
     def _plot_press(self, event: Any) -> None:
         if event.inaxes is None or event.xdata is None or self.pair is None:
             return
+        self._begin_gesture()
         if event.inaxes is self.plot.panes[1]:
             self._grabbed = (0.0, 0.0)
             self.set_offset(float(event.xdata))
@@ -464,12 +585,17 @@ class AlignDock(Dock):
         start, offset = self._grabbed
         self.set_offset(offset + float(event.xdata) - start)
 
+    def _plot_release(self, event: Any) -> None:
+        self._grabbed = None
+        self._end_gesture()
+
     def _draw_curves(self) -> None:
         profile, score = self.plot.panes
         pair = self.pair
         if pair is None:
-            for line in (self._map_line, self._mask_line, self._score_line, self._peaks):
+            for line in (self._map_line, self._mask_line, self._score_line, self._peaks, self._here):
                 line.set_data([], [])
+            self._cursor.set_xdata([np.nan, np.nan])
             self.plot.draw_idle()
             return
         curve = pair.curve
@@ -521,40 +647,78 @@ class AlignDock(Dock):
     def _layers_changed(self, event: Any = None) -> None:
         self.map_box.refresh()
         self.mask_box.refresh()
-        # What was dropped into the viewer is what the user wants to compare.
-        if not self._reading.idle or self.pair is not None:
-            return
+        if self._loading:
+            return  # the canvas is looked at when map and mask are in it
+        new = event.value if event is not None and event.type == "inserted" else None
+        took = False
         for box in (self.map_box, self.mask_box):
-            # The half maps of a refinement come by themselves, an iteration after the other.
-            layers = [one for one in self.bench.ours(*box.kinds) if "run" not in one.metadata["napari_sta"]]
-            if not box.path() and layers:
-                box.set_path(layers[-1].metadata["napari_sta"]["path"])
+            # What was dropped into the viewer is what the user wants to compare, unless that is there; the
+            # half maps of a refinement come by themselves, an iteration after the other.
+            ours = [one for one in self.bench.ours(*box.kinds) if "run" not in one.metadata["napari_sta"]]
+            if new in ours and path_of(new) and not self._is_shown(box, but=new):
+                box.set_path(path_of(new), quiet=True)
+                took = True
+        boxes = (self.map_box, self.mask_box)
+        if took and all(self._is_shown(box) or not box.path() for box in boxes):
+            self._sources_changed()
+        else:
+            self._canvas_look.start()
+
+    def _is_shown(self, box: SourceBox, but: Any = None) -> bool:
+        """Whether the file chosen in a box is among the layers, one of them left out."""
+        shown = [path_of(one) for one in self.bench.ours(*box.kinds) if one is not but]
+        return bool(box.path()) and box.path() in shown
 
     def _sources_changed(self) -> None:
         map_path, mask_path = self.map_box.path(), self.mask_box.path()
         self._going_back = None
+        self._placing = None
         self.card.hide()
+        self._refusal = ""
+        self._loading = bool(map_path)
         if not map_path:
+            self._reading.cancel()
+            self._release()
+            self._forget_layers()
+            self._tell_state()
             return
         view = self.bench.view
-        from napari_sta.io.mrc import read_volume
+        given = {"map": self.map_box.given_angst, "mask": self.mask_box.given_angst}
 
         def read() -> tuple[dict[str, list[Any]], Pair | None, dict[str, str]]:
+            from napari_sta.io.mrc import read_volume
+
+            volumes = {
+                what: read_volume(path) for what, path in (("map", map_path), ("mask", mask_path)) if path
+            }
+            sizes = {what: given[what] or _pixel_size_of(one) for what, one in volumes.items()}
+            unknown = [what for what, size in sizes.items() if size is None]
+            if unknown:
+                raise NoPixelSizeError(unknown, [volumes[what].path for what in unknown])
+            for what, size in sizes.items():
+                if size is not None:
+                    volumes[what] = Volume(volumes[what].data, size, volumes[what].path)
             # The box it was chosen in says what a file is, not its name or values.
-            layers = {"map": [map_layer(read_volume(map_path))], "mask": []}
+            layers = {"map": [map_layer(volumes["map"])], "mask": []}
             if mask_path:
-                layers["mask"] = mask_layers(read_volume(mask_path))
+                layers["mask"] = mask_layers(volumes["mask"])
             settings = _made_with(view, map_path)
-            return layers, _score(layers) if mask_path else None, settings
+            return layers, _score(volumes["map"], volumes["mask"]) if mask_path else None, settings
 
         self.confidence.setText("reading and scoring …")
+        self._tell_state()
         self._reading.request(read, done=self._arrived, failed=self._not_read)
 
     def _not_read(self, error: StaError) -> None:
-        self.confidence.setText("")
-        self.pair = None
-        self._draw_curves()
-        self.card.tell("error", "Map and mask cannot be compared", str(error))
+        self._loading = False
+        self._release()
+        self._forget_layers()
+        self._refusal = in_plain_words(str(error), root=self.bench.root)
+        if isinstance(error, NoPixelSizeError):
+            for what in error.unknown:
+                (self.map_box if what == "map" else self.mask_box).ask_pixel_size()
+        self.card.tell("error", "Map and mask cannot be compared", self._refusal)
+        self._tell_state()
 
     def _arrived(self, answer: tuple[dict[str, list[Any]], Pair | None, dict[str, str]]) -> None:
         if self.bench.closed:
@@ -570,43 +734,154 @@ class AlignDock(Dock):
             if not isalive(self) or self.bench.closed or self._placing is not waiting:
                 return
             if not waiting:
+                self._placing = None
+                self._loading = False
                 self._compare(pair, settings, first)
                 return
             what, one = waiting.pop(0)
             for layer in self.bench.add([one]):
-                self._layers[what].append(weakref.ref(layer))
-                self._base[id(layer)] = np.array(layer.translate, dtype=np.float64)
-                self._bind_keys(layer)
+                self._hold(what, layer, one[1])
             QTimer.singleShot(0, turn)
 
         turn()
 
+    def _hold(self, what: str, layer: Any, meta: Mapping[str, Any]) -> None:
+        """Take a layer into the pair: it stands as the file says, and what becomes of it is watched."""
+        if not _is_upright(layer):
+            layer.affine = np.eye(layer.ndim + 1)
+            layer.rotate = np.eye(layer.ndim)
+            layer.shear = np.zeros(layer.ndim * (layer.ndim - 1) // 2)
+        if [str(unit) for unit in layer.units] != list(meta["units"]):
+            layer.units, layer.name = meta["units"], meta["name"]  # its pixel size is known by now
+        for name in ("scale", "translate"):
+            if not np.array_equal(getattr(layer, name), meta[name]):
+                setattr(layer, name, meta[name])
+        self._layers[what].append(weakref.ref(layer))
+        self._base[id(layer)] = np.array(meta["translate"], dtype=np.float64)
+        self._scored[id(layer)] = layer.data
+        for event in self._watched(layer):
+            event.connect(self._layer_touched)
+        self._bind_keys(layer)
+
+    @staticmethod
+    def _watched(layer: Any) -> list[Any]:
+        events = layer.events
+        return [events.data, events.scale, events.translate, events.rotate, events.shear, events.affine]
+
+    def _layer_touched(self, event: Any = None) -> None:
+        if not self._moving_layers:
+            self._canvas_look.start()
+
+    def _look_at_canvas(self) -> None:
+        """Let go of a map or mask that is no longer in the viewer; say what else is not as it was."""
+        if self.bench.closed or self._loading:
+            return
+        if self.pair is not None and self._gone():
+            self._release()
+        for layer in self._held("map", "mask"):
+            # The same file read again, by another dock perhaps, is no change.
+            old = self._scored[id(layer)]
+            if layer.data is not old and np.array_equal(layer.data, old):
+                self._scored[id(layer)] = layer.data
+        self._tell_state()
+
+    def _release(self) -> None:
+        """Compare nothing any more; the number stays."""
+        self.pair = None
+        self._draw_curves()
+        self._list_candidates()
+
+    def _tell_state(self) -> None:
+        self._show_numbers()
+        self._replan()
+
+    def _held(self, *kinds: str) -> list[Any]:
+        """Return the layers of the pair that are in the viewer."""
+        if self.bench.closed:
+            return []
+        found = (reference() for what in kinds for reference in self._layers[what])
+        return [layer for layer in found if layer is not None and layer in self.bench.viewer.layers]
+
+    def _gone(self) -> list[str]:
+        """Return which of map and mask is not in the viewer any more; the mask's contour may go."""
+        here = self._held("map", "mask")
+        return [
+            what for what, references in self._layers.items() if references and references[0]() not in here
+        ]
+
+    def _why_stale(self) -> str:
+        """Return why what is on the canvas is not what would be applied; empty if it is."""
+        if self._loading:
+            return "Map and mask are being read."
+        if not self.map_box.path() or not self.mask_box.path():
+            return "Choose a map and a mask: the mask can then be moved along Z."
+        if self._refusal:
+            return f"Nothing can be applied: {self._refusal}"
+        if gone := self._gone():
+            boxes = {"map": self.map_box, "mask": self.mask_box}
+            gone = [what for what in gone if not self._is_shown(boxes[what])] or gone
+            words = " and ".join(gone)
+            verb = "are" if len(gone) > 1 else "is"
+            return f"Nothing can be applied: the {words} {verb} no longer in the viewer."
+        if self.pair is None or self._compared != (self.map_box.path(), self.mask_box.path()):
+            return "Choose a map and a mask: the mask can then be moved along Z."
+        for what in ("map", "mask"):
+            for layer in self._held(what):
+                if layer.data is not self._scored[id(layer)]:
+                    return f"Nothing can be applied: the {what}'s data are not those of the score any more."
+                if not self._stands_right(what, layer):
+                    return (
+                        f"Nothing can be applied: the {what} was moved or scaled by hand, so it is not where "
+                        "the offset says."
+                    )
+        return ""
+
+    def _stands_right(self, what: str, layer: Any) -> bool:
+        assert self.pair is not None
+        pixel = (self.pair.map if what == "map" else self.pair.mask).pixel_size_angst
+        return bool(
+            np.allclose(layer.translate, self._base[id(layer)] + self._shifts()[what], atol=1e-4 * pixel)
+            and np.allclose(layer.scale, pixel, rtol=1e-6)
+            and _is_upright(layer)
+        )
+
     def _compare(self, pair: Pair | None, settings: dict[str, str], first: bool) -> None:
         """Take over a map and mask whose layers are in the viewer."""
         self.pair, self._map_settings = pair, settings
-        maps = [r() for r in self._layers["map"] if r() is not None]
+        chosen = (self.map_box.path(), self.mask_box.path())
+        again = chosen == self._compared and pair is not None  # the same two: the number stays
+        if pair is not None:
+            self._compared = chosen
+        maps = self._held("map")
         if maps:
             layers = self.bench.viewer.layers
             layers.move(layers.index(maps[0]), 0)  # the mask is drawn over the map
             layers.selection.active = maps[0]
         symmetry = self._map_settings.get("symmetry")
-        if symmetry:
+        if symmetry and not again:
             self.symmetry.setText(symmetry)
         self._draw_curves()
         self._list_candidates()
         back, self._going_back = self._going_back, None
-        self._set_sideways((0.0, 0.0) if back is None else back.offset_zyx_px[1:])
-        self._history.clear()
-        self.offset_box.setSingleStep(STEP_PX)
-        if first or self.bench.viewer.dims.ndisplay == 2:
+        at: Sequence[float] = (0.0, 0.0, 0.0)
+        if back is not None:
+            at = back.offset_zyx_px
+        elif again:
+            at = [float(v) for v in self._offset]
+        self._set_sideways(at[1:])
+        if not again:
+            self._history.clear()
+        if first or (self.bench.viewer.dims.ndisplay == 2 and not again):
             self.show_xz()
         for layer in maps:
-            if layer is not None:
-                layer.visible = True
-        self._fill_particles(fresh=True, wanted=None if back is None else back.particles)
-        self.set_offset(0.0 if back is None else back.offset_zyx_px[0], note=False)
+            layer.visible = True
+        self._fill_particles(
+            fresh=not again or back is not None, wanted=None if back is None else back.particles
+        )
+        self.set_offset(at[0], note=False)
         self._settle.stop()
-        self._replan()
+        self._place_layers(settle=True)
+        self._look_at_canvas()
         if self.pair is not None and self.pair.notes and back is None:
             self.card.tell("info", self.pair.notes)
 
@@ -616,8 +891,11 @@ class AlignDock(Dock):
             for reference in references:
                 layer = reference()
                 if layer is not None and id(layer) in self._base:
+                    for event in self._watched(layer):
+                        event.disconnect(self._layer_touched)
                     layer.translate = self._base[id(layer)]
         self._base.clear()
+        self._scored.clear()
         self._slid.clear()
         self._layers = {"map": [], "mask": []}
 
@@ -640,9 +918,9 @@ class AlignDock(Dock):
         return float(self._offset[0])
 
     @property
-    def pixel_size_angst(self) -> float:
-        """Of the map."""
-        return self.pair.map.pixel_size_angst if self.pair is not None else 1.0
+    def pixel_size_angst(self) -> float | None:
+        """Of the map; None while there is none to compare."""
+        return self.pair.map.pixel_size_angst if self.pair is not None else None
 
     def set_offset(self, offset_px: float, *, note: bool = True) -> None:
         """Move to an offset: layers, number, sentence and cursors; a few milliseconds.
@@ -655,8 +933,8 @@ class AlignDock(Dock):
             Whether Ctrl+Z steps back to where it was before.
         """
         offset_px = round(float(np.clip(offset_px, -500.0, 500.0)), 2) + 0.0
-        if note and offset_px != self.offset_px and not self._settle.isActive():
-            self._history.append(self.offset_px)
+        if note and offset_px != self.offset_px:
+            self._note()
         self._offset[0] = offset_px
         self._place_layers()
         self._show_numbers()
@@ -664,6 +942,7 @@ class AlignDock(Dock):
             self._move_curves()
             self.plot.redraw_moving()
         self._settle.start()
+        self._changed_at = time.monotonic()
         self.moved.emit(offset_px)
 
     def step(self, steps: float, size_px: float = STEP_PX) -> None:
@@ -673,7 +952,25 @@ class AlignDock(Dock):
     def step_back(self) -> None:
         """Go back to the offset before the last change (Ctrl+Z)."""
         if self._history:
-            self.set_offset(self._history.pop(), note=False)
+            z, *yx = self._history.pop()
+            self._noted = False
+            self._set_sideways(yx)
+            self.set_offset(z, note=False)
+
+    def _note(self) -> None:
+        """Remember where the offset is, for Ctrl+Z: once for a whole drag or a held key, however slow."""
+        if not (self._noted and (self._gesture or self._settle.isActive())):
+            self._history.append(tuple(float(v) for v in self._offset))
+            self._noted = True
+
+    def _begin_gesture(self, *, burst: bool = False) -> None:
+        """Take all changes until :meth:`_end_gesture` as one (``burst``: with those just before)."""
+        if not self._gesture:
+            self._gesture = True
+            self._noted = burst and self._noted and time.monotonic() - self._changed_at < BURST_S
+
+    def _end_gesture(self) -> None:
+        self._gesture = False
 
     def _set_sideways(self, yx_px: Sequence[float]) -> None:
         """Take these Y and X offsets without moving anything yet."""
@@ -683,19 +980,26 @@ class AlignDock(Dock):
                 box.setValue(value)
 
     def _set_axis(self, axis: int, value: float) -> None:
+        self._note()
         self._offset[axis] = round(value, 2)
         self._place_layers(settle=True)
         self._show_numbers()
         self._settle.start()
+        self._changed_at = time.monotonic()
+
+    def _shifts(self) -> dict[str, NDArray[np.float64]]:
+        """Return how far map and mask are moved from where they belong, zyx in Å."""
+        assert self.pair is not None
+        shift = self._offset * self.pair.map.pixel_size_angst
+        mask_moves = self.mask_moves.isChecked()
+        return {"mask": shift if mask_moves else 0 * shift, "map": 0 * shift if mask_moves else -shift}
 
     def _place_layers(self, *, settle: bool = False) -> None:
         """Translate the layers; while dragging only on the canvas, until the drag settles."""
-        pixel = self.pixel_size_angst
-        shift = self._offset * pixel
-        if self.mask_moves.isChecked():
-            moves = {"mask": shift, "map": 0 * shift}
-        else:
-            moves = {"mask": 0 * shift, "map": -shift}
+        if self.pair is None:
+            return
+        moves = self._shifts()
+        self._moving_layers = True
         for what, references in self._layers.items():
             for reference in references:
                 layer = reference()
@@ -708,6 +1012,7 @@ class AlignDock(Dock):
                     layer.translate = target  # slices, thumbnail and the viewer's extent follow
                 elif moves_now:
                     self._slide(layer, target)
+        self._moving_layers = False
         if settle:
             self._slid.clear()
             self._replan()
@@ -728,12 +1033,14 @@ class AlignDock(Dock):
         self._slid.add(id(layer))
 
     def _show_numbers(self) -> None:
-        d, pixel = self.offset_px, self.pixel_size_angst
+        d, pixel = self.offset_px, None if self._loading else self.pixel_size_angst
         with QSignalBlocker(self.offset_box):
             self.offset_box.setValue(d)
-        self.angstrom.setText(f"= {d * pixel:+.2f} Å" if self.pair is not None and d else "= 0 Å")
-        if self.pair is None:
-            self.sentence.setText("Choose a map and a mask: the mask can then be moved along Z.")
+        self.angstrom.setText("" if pixel is None else f"= {d * pixel:+.2f} Å" if d else "= 0 Å")
+        stale = self._why_stale()
+        self.mend_button.setVisible(self._can_mend(stale))
+        if stale or pixel is None:
+            self.sentence.setText(html.escape(stale))
             return
         if not np.any(self._offset):
             self.sentence.setText("Map and mask as they are. Move the mask until it covers the density.")
@@ -746,14 +1053,23 @@ class AlignDock(Dock):
             f"RELION: <code>--center_Z {d:g}{extra}</code>"
         )
 
+    def _can_mend(self, stale: str) -> bool:
+        """Whether reading map and mask again, and placing them, makes good what is stale."""
+        return bool(
+            stale and self.map_box.path() and self.mask_box.path() and not self._loading and not self._refusal
+        )
+
     # -- suggestions -------------------------------------------------------------------------------
 
     def _list_candidates(self) -> None:
         while self.candidates.count():
             item = self.candidates.takeAt(0)
             if item.widget() is not None:
+                item.widget().hide()
                 item.widget().deleteLater()
+        self.suggest_button.setEnabled(False)
         if self.pair is None:
+            self.candidates.addStretch(1)
             self.confidence.setText("")
             return
         found = _maxima(self.pair.curve)
@@ -796,12 +1112,25 @@ class AlignDock(Dock):
             return
         start, offset = float(event.position[axis]), self.offset_px
         sign = 1.0 if self.mask_moves.isChecked() else -1.0
+        pixel = self.pair.map.pixel_size_angst
+        self._begin_gesture()
         yield
         while event.type == "mouse_move":
-            moved = (float(event.position[axis]) - start) / self.pixel_size_angst
+            moved = (float(event.position[axis]) - start) / pixel
             self.set_offset(offset + sign * moved)
             event.handled = True
             yield
+        self._end_gesture()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Learn of keys held on the canvas, which napari does not tell: their steps are undone together."""
+        if isinstance(event, QKeyEvent) and event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
+            if event.type() == QEvent.Type.KeyPress:
+                self._begin_gesture(burst=True)
+            elif event.type() == QEvent.Type.KeyRelease and not event.isAutoRepeat():
+                # After napari has seen it.
+                QTimer.singleShot(0, self._end_gesture)
+        return False
 
     def _bind_keys(self, layer: Any) -> None:
         dock = weakref.ref(self)
@@ -820,19 +1149,29 @@ class AlignDock(Dock):
             layer.bind_key(f"{prefix}Up", stepper(-1, size), overwrite=True)
             layer.bind_key(f"{prefix}Down", stepper(1, size), overwrite=True)
 
+        def back(_layer: Any) -> None:
+            widget = dock()
+            if widget is not None:
+                widget.step_back()
+
+        layer.bind_key("Control-Z", back, overwrite=True)
+
     # -- symmetry ----------------------------------------------------------------------------------
 
     def _symmetry_changed(self, *_: object) -> None:
         from napari_sta.kernels.rotations import parse_symmetry
 
         name = self.symmetry.text().strip() or "C1"
+        self.symmetry.setProperty("wrong", False)
         try:
             family, order = parse_symmetry(name)
         except ValueError:
+            self.symmetry.setProperty("wrong", True)
             self.sideways.hide()
             self.lock.show()
             self.lock.setText("no such point group")
             self.lock.setToolTip(f"{name} is no point group")
+            self._replan()
             return
         free_xy = (family, order) == ("C", 1)
         free_z = family == "C"
@@ -853,6 +1192,7 @@ class AlignDock(Dock):
         }[(free_xy, free_z)]
         self.lock.setToolTip(words)
         self.symmetry.setToolTip(words)
+        self._replan()
 
     # -- applying ----------------------------------------------------------------------------------
 
@@ -895,8 +1235,13 @@ class AlignDock(Dock):
         Raises
         ------
         InputError
-            If a particle set has not been chosen.
+            If what is on the canvas is not what would be applied, or a particle set has not been chosen.
         """
+        if stale := self._why_stale():
+            raise InputError(stale)
+        if self.symmetry.property("wrong"):
+            raise InputError(f"{self.symmetry.text().strip()} is no point group; correct the symmetry.")
+        assert self.pair is not None
         kind, path = self.particles.currentData() or ("", "")
         if not path:
             raise InputError("Choose the particle set to recentre.")
@@ -906,7 +1251,7 @@ class AlignDock(Dock):
         values |= {"center_z_px": z, "center_y_px": y, "center_x_px": x}
         recenter = job_named("recenter")
         if "pixel_size_angst" in recenter.model_fields:
-            values["pixel_size_angst"] = round(self.pixel_size_angst, 6)
+            values["pixel_size_angst"] = round(self.pair.map.pixel_size_angst, 6)
         job = recenter.from_text(values)
         return job, self._reconstruct_values() if self.again.isChecked() else None
 
@@ -921,14 +1266,11 @@ class AlignDock(Dock):
         return values
 
     def _replan(self) -> None:
-        if self.pair is None:
-            self.apply_button.setEnabled(False)
-            return
         try:
             job, after = self.jobs_to_run()
         except StaError as error:
             self.apply_button.setEnabled(False)
-            self.apply_button.setToolTip(str(error))
+            self.apply_button.setToolTip(in_plain_words(str(error), root=self.bench.root))
             self.command.set("", None)
             self.again_how.setText("")
             return
@@ -956,13 +1298,16 @@ class AlignDock(Dock):
             self.card.tell("error", "Not applied", str(error))
             return
         assert job is not None
+        assert self.pair is not None
+        if self._applying or not np.any(self._offset):
+            return
         y, x = self._offset[1:]
         before = Before(
             self.map_box.path(), self.mask_box.path(), self.particles.currentData(),
             (self.offset_px, float(y), float(x)),
         )  # fmt: skip
         self._set_applying(True)
-        words = f"{self.offset_px:+.2f} px ({self.offset_px * self.pixel_size_angst:+.2f} Å)"
+        words = f"{self.offset_px:+.2f} px ({self.offset_px * self.pair.map.pixel_size_angst:+.2f} Å)"
         self.card.tell("info", "Recentring …", f"Z {words}, as a job of its own; inputs are not changed.")
 
         def ended(ticket: Ticket) -> None:
@@ -1067,7 +1412,7 @@ class AlignDock(Dock):
         back, self._before = self._before, None
         on_gone_map = _in_any(self.map_box.path(), folders)
         for layer in self.bench.ours():
-            if _in_any(layer.metadata["napari_sta"]["path"], folders):
+            if _in_any(path_of(layer), folders):
                 self.bench.viewer.layers.remove(layer)
         for box in (self.map_box, self.mask_box):
             box.forget(folders)
@@ -1083,13 +1428,49 @@ class AlignDock(Dock):
         super().hideEvent(event)
 
 
-def _score(layers: Mapping[str, list[Any]]) -> Pair:
+class NoPixelSizeError(InputError):
+    """The header of the map or the mask states no pixel size.
+
+    Attributes
+    ----------
+    unknown
+        ``map``, ``mask`` or both.
+    """
+
+    def __init__(self, unknown: list[str], paths: list[str]) -> None:
+        self.unknown = unknown
+        words = f"the header of {paths[0]} states" if len(paths) == 1 else "the headers of map and mask state"
+        super().__init__(f"{words} no pixel size; give it below the {' and the '.join(unknown)}.")
+
+
+def path_of(layer: Any) -> str:
+    """Return the file that a layer of ours was read from; empty if it does not say."""
+    return str(layer.metadata.get("napari_sta", {}).get("path") or "")
+
+
+def _is_upright(layer: Any) -> bool:
+    """Whether nothing but scale and translation takes a layer to the world."""
+    return bool(
+        np.allclose(layer.rotate, np.eye(layer.ndim))
+        and not np.any(layer.shear)
+        and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
+    )
+
+
+def _pixel_size_of(volume: Volume) -> float | None:
+    """Return the pixel size that a file states; None if it states none."""
+    try:
+        size = volume.pixel_size_angst
+    except InputError:
+        return None
+    return size if size and math.isfinite(size) and size > 0 else None
+
+
+def _score(density: Volume, mask: Volume) -> Pair:
     """Bring the mask to the map's grid and score the two along Z; in a worker."""
     from napari_sta.kernels.alignment import score_curve
     from napari_sta.kernels.filters import resample_to_grid
 
-    volumes = {what: volume_from_layer(*tuples[0][:2]) for what, tuples in layers.items()}
-    density, mask = volumes["map"], volumes["mask"]
     if len(set(density.data.shape)) != 1:
         raise InputError("The map is not cubic; recentring needs a cubic map.")
     notes = ""
@@ -1104,7 +1485,7 @@ def _score(layers: Mapping[str, list[Any]]) -> Pair:
     try:
         curve = score_curve(density.data, on_grid, "z", reach, pixel_size_angst=density.pixel_size_angst)
     except ValueError as error:
-        raise InputError(f"{volumes['mask'].path or 'The mask'} cannot be scored: {error}.") from error
+        raise InputError(f"{mask.path or 'The mask'} cannot be scored: {error}.") from error
     return Pair(density, mask, curve, notes)
 
 

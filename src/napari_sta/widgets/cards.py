@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -17,7 +18,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-COLOURS = {"error": "#e5534b", "warning": "#d9a43b", "good": "#4fae6a", "info": "#5b8fd6"}
+from napari_sta.widgets.themes import mark
+from napari_sta.widgets.words import in_plain_words
+
+if TYPE_CHECKING:
+    from napari_sta.jobs._job import Job
+
 MARKS = {"error": "✖", "warning": "⚠", "good": "✔", "info": "ℹ"}
 
 
@@ -30,6 +36,7 @@ class Card(QFrame):
         self.setObjectName("sta_card")
         self._title = QLabel()
         self._title.setWordWrap(True)
+        self._title.setStyleSheet("font-weight: bold;")
         self._text = QLabel()
         self._text.setWordWrap(True)
         self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -62,6 +69,13 @@ class Card(QFrame):
         """Title and sentence as shown."""
         return f"{self._title.text()}\n{self._text.text()}".strip()
 
+    def plain(self, text: str, job: type[Job] | None = None) -> str:
+        """Say a message in the form's words, with files named from the project that the dock shows."""
+        above: Any = self.parent()
+        while above is not None and not hasattr(above, "bench"):
+            above = above.parent()
+        return in_plain_words(text, job, above.bench.root if above is not None else None)
+
     def button(self, label: str) -> QPushButton:
         """Return the button with this label.
 
@@ -84,6 +98,7 @@ class Card(QFrame):
         *,
         details: str = "",
         actions: Sequence[tuple[str, Callable[[], object]]] | None = None,
+        job: type[Job] | None = None,
     ) -> None:
         """Show a message.
 
@@ -92,17 +107,20 @@ class Card(QFrame):
         kind
             ``error``, ``warning``, ``good`` or ``info``.
         title, text
-            What happened; cause and cure.
+            What happened; cause and cure. Errors and warnings are said in the form's words.
         details
             Longer text (a log's end, a traceback), in a small scrolling field.
         actions
             Buttons: label and what it calls. A button hides the card.
+        job
+            The job that the message is about.
         """
         self.kind = kind
-        colour = COLOURS[kind]
-        self.setStyleSheet(f"#sta_card {{ border: 1px solid {colour}; border-left: 4px solid {colour}; }}")
+        if kind in ("error", "warning"):
+            text = self.plain(text, job)
+        for widget in (self, self._title):
+            mark(widget, kind)
         self._title.setText(f"{MARKS[kind]}  {title}")
-        self._title.setStyleSheet(f"font-weight: bold; color: {colour};")
         self._text.setText(text)
         self._text.setVisible(bool(text))
         self._details.setPlainText(details)

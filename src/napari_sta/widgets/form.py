@@ -31,6 +31,9 @@ from qtpy.QtWidgets import (
 
 from napari_sta.jobs._job import Job, extra_of, value_as_text
 from napari_sta.widgets.fields import NumberEdit, NumberField, PathEdit, PathField, WheelGuard
+from napari_sta.widgets.themes import mark
+
+MARK_PX = 14
 
 
 def plain_type(annotation: Any) -> tuple[Any, bool]:
@@ -87,8 +90,9 @@ class _Row:
         self.label.setToolTip(self._tip())
         self.label.setBuddy(native)
         self.dot = QLabel("")
-        self.dot.setFixedWidth(8)
-        self.dot.setStyleSheet("color: #d9a43b; font-size: 14pt;")
+        self.dot.setFixedWidth(MARK_PX)
+        self.dot.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        mark(self.dot, "changed")
         self.dot.setToolTip(f"Changed; the default is {self._default_text()}")
 
     def _default_text(self) -> str:
@@ -98,9 +102,9 @@ class _Row:
         return choices.get(self.default) or value_as_text(self.default) or "empty"
 
     def _when_empty(self) -> str:
-        """Return what an empty field stands for: what its help says after "Empty:", if that is short."""
-        match = re.search(r"Empty: ([^.;:]{1,20})[.;]", self.info.description or "")
-        return match.group(1) if match else "automatic"
+        """Return what an empty field stands for: what its help says after "Empty:", else nothing at all."""
+        match = re.search(r"\bEmpty(?: or [^:.]+)?: ([^.;,:(]+)", self.info.description or "")
+        return match.group(1).strip() if match else "none"
 
     def _tip(self) -> str:
         extra = extra_of(self.info)
@@ -130,7 +134,7 @@ class _Row:
             path = PathEdit()
             field: PathField = path.native
             field.kind = str(extra["kind"]).split(":", 1)[1]
-            placeholder = "choose or drop a file" if self.required else "none"
+            placeholder = "choose or drop a file" if self.required else self._when_empty()
             field.combo.lineEdit().setPlaceholderText(placeholder)
             if self.default:
                 field.setValue(self.default)
@@ -151,7 +155,10 @@ class _Row:
             )
             native.setValue(self.default)
             return number
-        return LineEdit(value=value_as_text(self.default))
+        line = LineEdit(value=value_as_text(self.default))
+        if not self.required and not self.default:
+            line.native.setPlaceholderText(self._when_empty())
+        return line
 
     def _as_choice(self, value: Any) -> str:
         return value_as_text(value)

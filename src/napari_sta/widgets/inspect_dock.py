@@ -6,11 +6,12 @@ import html
 import re
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
@@ -31,14 +32,16 @@ from qtpy.QtWidgets import (
 
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.data.volume import Volume
+from napari_sta.jobs._job import job_named
 from napari_sta.layers import display_range, layer_name, map_layer, mask_layers
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.fields import PathCombo
-from napari_sta.widgets.plots import LINE_COLOURS, Plot
+from napari_sta.widgets.plots import Plot
 from napari_sta.widgets.project_files import ProjectView
 from napari_sta.widgets.refine_history import is_refinement
 from napari_sta.widgets.refine_monitor import RefineMonitor
+from napari_sta.widgets.themes import mark
 from napari_sta.widgets.workbench import Dock, Workbench, small_button
 
 if TYPE_CHECKING:
@@ -48,21 +51,41 @@ LOWEST_BFACTOR = -1500
 THRESHOLD = 0.143
 # Key in io.postprocess, words, colour.
 CURVES = (
-    ("corrected", "corrected", LINE_COLOURS[2]),
-    ("masked", "masked", LINE_COLOURS[3]),
-    ("unmasked", "unmasked", LINE_COLOURS[0]),
-    ("randomised", "phase-randomised", LINE_COLOURS[1]),
+    ("corrected", "corrected", "amber"),
+    ("masked", "masked", "green"),
+    ("unmasked", "unmasked", "blue"),
+    ("randomised", "phase-randomised", "pink"),
 )
 GUINIER = (
-    ("original", "no sharpening", LINE_COLOURS[0]),
-    ("weighted", "FSC-weighted", LINE_COLOURS[3]),
-    ("sharpened", "sharpened", LINE_COLOURS[2]),
-    ("intercept", "fit", LINE_COLOURS[1]),
+    ("original", "no sharpening", "blue"),
+    ("mtf", "MTF-corrected", "violet"),
+    ("weighted", "FSC-weighted", "green"),
+    ("sharpened", "sharpened", "amber"),
 )
+EMPTY_SHELL = -50.0
+"""RELION writes -99 for the logarithm of nothing."""
+HINT = "Move over the FSC to read it; click to low-pass the map there."
 IGNORED_MASK = (
     "RELION ignored the mask, because the FSC without it reaches further. Usually the mask is too tight, or "
     "off the centre."
 )
+
+
+@dataclass(frozen=True)
+class GuinierFit:
+    """A straight line through a Guinier plot; B is four times its slope.
+
+    Attributes
+    ----------
+    slope_angst2, intercept
+        Of ln amplitude against 1/d².
+    between
+        1/d² of the first and the last shell that it was fitted to; None if that cannot be told.
+    """
+
+    slope_angst2: float
+    intercept: float
+    between: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,8 @@ class Result:
         Per shell.
     guinier
         Label to ln amplitude; ``x`` to 1/d².
+    fit
+        The straight line through it that gave the B-factor; None if there was none.
     warnings
         From run.err, in words.
     map, masked, mask
@@ -98,6 +123,7 @@ class Result:
     curves: dict[str, NDArray[np.float64]]
     frequency_inv_angst: NDArray[np.float64]
     guinier: dict[str, NDArray[np.float64]]
+    fit: GuinierFit | None = None
     warnings: list[str] = field(default_factory=list)
     map: Volume | None = None
     masked: Volume | None = None
@@ -136,6 +162,7 @@ def read_result(path: str | Path, *, maps: bool = True) -> Result:
     guinier = {name: tables.log_amplitudes[key] for key, name, _ in GUINIER if key in tables.log_amplitudes}
     if guinier:
         guinier["x"] = tables.inverse_square_angst2
+    fit = _fit_of(tables)
     return Result(
         path=path,
         resolution_angst=tables.number("resolution_angst"),
@@ -146,12 +173,39 @@ def read_result(path: str | Path, *, maps: bool = True) -> Result:
         curves={name: tables.fsc[key] for key, name, _ in CURVES if key in tables.fsc},
         frequency_inv_angst=tables.frequency_inv_angst,
         guinier=guinier,
+        fit=fit,
         warnings=_warnings_of(path.parent),
-        **(_read_maps(path, tables.general) if maps else {}),
+        **(_read_maps(path, tables.general, 0.5 / float(tables.frequency_inv_angst[-1])) if maps else {}),
     )
 
 
-def _read_maps(path: Path, general: Mapping[str, str | float]) -> dict[str, Any]:
+def _fit_of(tables: Any) -> GuinierFit | None:
+    """Return the line whose slope and intercept a file gives, with the shells that lead to just this line."""
+    import torch
+
+    from napari_sta.kernels.filters import Guinier, fit_line
+
+    slope, intercept = tables.number("slope"), tables.number("intercept")
+    fitted = [tables.log_amplitudes[k] for k in ("original", "mtf", "weighted") if k in tables.log_amplitudes]
+    if not fitted or not np.isfinite([slope, intercept]).all():
+        return None
+    x, y = tables.inverse_square_angst2, fitted[-1]
+    used = np.flatnonzero((y > EMPTY_SHELL) & np.isfinite(y) & (x > 0))
+    plot = Guinier(torch.from_numpy(x), torch.from_numpy(np.where(y > EMPTY_SHELL, y, -99.0)))
+    # The file does not say where the fit began (nor do all job folders), but only one range gives its line.
+    off = {
+        int(first): abs(fit_line(plot, 1.0001 * float(x[first]) ** -0.5).slope / slope - 1)
+        for first in used[:-1]
+        if slope
+    }
+    best = min(off, key=lambda first: off[first], default=None)
+    if best is None or off[best] > 5e-3:
+        return GuinierFit(slope, intercept, None)
+    return GuinierFit(slope, intercept, (float(x[best]), float(x[used[-1]])))
+
+
+def _read_maps(path: Path, general: Mapping[str, str | float], pixel_size_angst: float) -> dict[str, Any]:
+    """Read what the STAR file names; its last shell tells the pixel size of maps that do not state theirs."""
     from napari_sta.io.files import resolve
     from napari_sta.io.mrc import read_volume
     from napari_sta.kernels.filters import Sharpener
@@ -160,9 +214,14 @@ def _read_maps(path: Path, general: Mapping[str, str | float]) -> dict[str, Any]
         named = str(general.get(key, ""))
         try:
             here = path.parent / beside
-            return read_volume(here if beside and here.is_file() else resolve(named, path)) if named else None
+            if not named:
+                return None
+            volume = read_volume(here if beside and here.is_file() else resolve(named, path))
         except InputError:
             return None
+        if volume.stated_pixel_size_angst is None and key != "mask":
+            volume = replace(volume, stated_pixel_size_angst=pixel_size_angst)
+        return volume
 
     found: dict[str, Any] = {
         "map": read("map", "postprocess.mrc"),
@@ -200,7 +259,7 @@ class InspectDock(Dock):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.bench = Workbench.of(viewer)
         self.result: Result | None = None
         self.other: Result | None = None
@@ -238,9 +297,9 @@ class InspectDock(Dock):
         self.tabs = QTabWidget()
         self.tabs.addTab(self.fsc, "FSC")
         self.tabs.addTab(self.guinier, "Guinier")
-        self.readout = QLabel("Move over the FSC to read it; click to low-pass the map there.")
+        self.readout = QLabel(HINT)
         self.readout.setWordWrap(True)
-        self.readout.setStyleSheet("color: #9aa3ad;")
+        mark(self.readout, "quiet")
 
         self.bfactor = QSlider(Qt.Orientation.Horizontal)
         self.bfactor.setRange(LOWEST_BFACTOR, 0)
@@ -389,22 +448,43 @@ class InspectDock(Dock):
 
     def _chosen(self) -> None:
         path = str(self.chooser.currentData() or "")
-        if not path:
-            return
+        # Nothing of what was shown before stands under another result's name, however this one ends.
+        self._reading.cancel()
+        self._clear()
         self.card.hide()
+        if not path:
+            self._show_result()
+            return
         refines = Path(path).is_dir()
         self.pages.setCurrentIndex(int(refines))
         for widget in (self.compare_label, self.compare, self.blink_button):
             widget.setVisible(not refines)
         if refines:
-            self._reading.cancel()
             self.monitor.load(path)
             return
-        self.headline.setText("reading …")
+        self.headline.setText(f"Reading {html.escape(self._shown(path))} …")
         self._reading.request(lambda: read_result(path), done=self._arrived, failed=self._not_read)
 
-    def _not_read(self, error: StaError) -> None:
+    def _clear(self) -> None:
+        """Show no result: neither numbers nor curves, and no map to sharpen."""
         self.result = None
+        self._layer = None
+        self._sharpening.cancel()
+        self.controls.setEnabled(False)
+        self.tabs.setEnabled(False)
+        self.headline.setText("")
+        self.warning.hide()
+        self.readout.setText(HINT)
+        for line in (*self._fsc_lines.values(), self._other_line):
+            line.set_data([], [])
+        for line in (self._at_cursor, self._at_lowpass):
+            line.set_xdata([np.nan, np.nan])
+        self.fsc.draw_idle()
+        self.guinier.clear(self.guinier.panes[0])
+        self.guinier.restyle()
+
+    def _not_read(self, error: StaError) -> None:
+        self._clear()
         self._show_result()
         self.card.tell("error", "The result cannot be shown", str(error))
 
@@ -412,7 +492,6 @@ class InspectDock(Dock):
         if self.bench.closed:
             return
         self.result = result
-        self._sharpening.cancel()
         first = not self.bench.viewer.layers
         name = layer_name(result.path)
         tuples: list[Any] = []
@@ -421,6 +500,7 @@ class InspectDock(Dock):
             tuples[0][1]["visible"] = False  # the contour says enough over a map that is already masked
         if result.map is not None:
             tuples.insert(0, map_layer(result.map, name=name))
+        self.bench.stage.leave()  # the half maps of a refinement may have it
         layers = self.bench.add(tuples)
         self._layer = weakref.ref(layers[0]) if result.map is not None else None
         if self._layer is not None:
@@ -438,11 +518,14 @@ class InspectDock(Dock):
         axis = self.fsc.panes[0]
         self._fsc_lines = {}
         for _, name, colour in CURVES:
-            (self._fsc_lines[name],) = axis.plot([], [], color=colour, lw=1.4, label=name)
-        (self._other_line,) = axis.plot([], [], "--", color="white", lw=1.2)
-        axis.axhline(THRESHOLD, color="#9aa3ad", lw=0.8, ls=":")
-        self._at_cursor = axis.axvline(np.nan, color="#9aa3ad", lw=0.8)
-        self._at_lowpass = axis.axvline(np.nan, color=LINE_COLOURS[4], lw=1.4)
+            (self._fsc_lines[name],) = axis.plot([], [], lw=1.4, label=name)
+            self.fsc.tint(colour, self._fsc_lines[name])
+        (self._other_line,) = axis.plot([], [], "--", lw=1.2)
+        self._at_cursor = axis.axvline(np.nan, lw=0.8)
+        self._at_lowpass = axis.axvline(np.nan, lw=1.4)
+        self.fsc.tint("strong", self._other_line)
+        self.fsc.tint("grey", axis.axhline(THRESHOLD, lw=0.8, ls=":"), self._at_cursor)
+        self.fsc.tint("violet", self._at_lowpass)
         self.fsc.moving(self._at_cursor, self._at_lowpass)
         axis.set_ylim(-0.08, 1.04)
         axis.set_xlim(0, 0.2)
@@ -459,8 +542,25 @@ class InspectDock(Dock):
         self.tabs.setEnabled(result is not None)
         if result is None:
             self.headline.setText("Choose a Post-processing or 3D auto-refine job, or drop its folder here.")
-            self.warning.hide()
             return
+        self._show_comparison()
+        if result.warnings:
+            actions = []
+            if IGNORED_MASK in result.warnings:
+                actions = [("Check mask alignment", self._check_mask)]
+            words = "\n".join(result.warnings[:3])
+            self.warning.tell(
+                "warning", "The job warned", words, actions=actions, job=job_named("postprocess")
+            )
+        else:
+            self.warning.hide()
+        self._draw_guinier()
+        self._reset_sliders()
+
+    def _show_comparison(self) -> None:
+        """Say the numbers, and draw the FSC, of the result and of the one it is compared with."""
+        result = self.result
+        assert result is not None
         parts = [f"<b style='font-size:14pt'>{result.resolution_angst:.2f} Å</b> at FSC 0.143"]
         if np.isfinite(result.bfactor_angst2):
             parts.append(f"B {_minus(result.bfactor_angst2, 0)} Å²")
@@ -470,23 +570,15 @@ class InspectDock(Dock):
         parts += [f"{pixel:.4g} Å/px", f"Nyquist {2 * pixel:.4g} Å"]
         if self.other is not None:
             better = self.other.resolution_angst - result.resolution_angst
-            word = "better" if better > 0 else "worse" if better < 0 else "the same"
-            by = f"{abs(better):.2f} Å {word}" if better else word
+            by = "neither better nor worse than"
+            if better:
+                by = f"{abs(better):.2f} Å {'better' if better > 0 else 'worse'} than"
             parts.append(
-                f"<br>{by} than {html.escape(self._shown(str(self.other.path)))} "
+                f"<br>{by} {html.escape(self._shown(str(self.other.path)))} "
                 f"({self.other.resolution_angst:.2f} Å)"
             )
         self.headline.setText(" · ".join(parts).replace(" · <br>", "<br>"))
-        if result.warnings:
-            actions = []
-            if IGNORED_MASK in result.warnings:
-                actions = [("Check mask alignment", self._check_mask)]
-            self.warning.tell("warning", "The job warned", "\n".join(result.warnings[:3]), actions=actions)
-        else:
-            self.warning.hide()
         self._draw_fsc()
-        self._draw_guinier()
-        self._reset_sliders()
 
     def _check_mask(self) -> None:
         if self.result is not None and self.result.map is not None and self.result.mask is not None:
@@ -507,28 +599,51 @@ class InspectDock(Dock):
             self._other_line.set_label("_")
         axis.set_xlim(0, float(result.frequency_inv_angst[-1]))
         self.fsc.legend(axis, loc="upper right")
-        self.fsc.restyle()
+        self.fsc.draw_idle()
 
     def _draw_guinier(self) -> None:
         result = self.result
         assert result is not None
-        axis = self.guinier.panes[0]
-        axis.clear()
+        plot, axis = self.guinier, self.guinier.panes[0]
+        plot.clear(axis)
+        axis.set_xlabel("1/d², 1/Å²")
+        axis.set_ylabel("ln F")
         x = result.guinier.get("x")
-        axis.set_xlabel("1/d², Å⁻²")
-        axis.set_ylabel("ln amplitude")
-        if x is not None:
-            for _, name, colour in GUINIER:
-                values = result.guinier.get(name)
-                if values is None:
-                    continue
-                real = (values > -50) & np.isfinite(values)  # RELION writes -99 for an empty shell
-                style = "--" if name == "fit" else "-"
-                axis.plot(x[real], values[real], style, color=colour, lw=1.4, label=name)
-            self.guinier.legend(axis, loc="upper right")
-        else:
+        if x is None:
             axis.text(0.5, 0.5, "no Guinier table in this file", transform=axis.transAxes, ha="center")
-        self.guinier.restyle()
+            plot.tint("grey", *axis.texts)
+            plot.restyle()
+            return
+        fit = result.fit
+        useful = []
+        for _, name, colour in GUINIER:
+            values = result.guinier.get(name)
+            if values is None:
+                continue
+            real = (values > EMPTY_SHELL) & np.isfinite(values)
+            plot.tint(colour, *axis.plot(x[real], values[real], lw=1.4, label=name))
+            useful.append(values[real & (x >= _first_useful(x))])
+        if fit is not None:
+            low, high = fit.between or (0.0, float(x[-1]))
+            line = np.array([low, high])
+            words = f"fit: B {_minus(4 * fit.slope_angst2, 0)} Å²"
+            plot.tint(
+                "pink", *axis.plot(line, fit.intercept + fit.slope_angst2 * line, "--", lw=1.8, label=words)
+            )
+            if fit.between is not None:
+                plot.tint("grey", axis.axvspan(low, high, alpha=0.15, lw=0))
+                where = f"fitted from {low**-0.5:.3g} to {high**-0.5:.3g} Å"
+                axis.set_title(where)
+        values = np.concatenate(useful) if useful else np.zeros(0)
+        if values.size:
+            bottom, top = float(values.min()), float(values.max())
+            room = max(top - bottom, 0.5)
+            # The curves fall to the right: the free corner for the legend is above them.
+            axis.set_ylim(bottom - 0.06 * room, top + 0.55 * room)
+        axis.set_xlim(0, float(x[-1]))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        plot.legend(axis, loc="upper right", ncols=2)
+        plot.restyle()
 
     def _over_fsc(self, event: Any) -> None:
         result = self.result
@@ -671,11 +786,12 @@ class InspectDock(Dock):
 
     def _compare_chosen(self) -> None:
         path = str(self.compare.currentData() or "")
+        self._comparing.cancel()
+        self.other, self._other_layer = None, None
+        self.blink_button.setEnabled(False)
+        if self.result is not None:
+            self._show_comparison()
         if not path:
-            self.other = None
-            self.blink_button.setEnabled(False)
-            if self.result is not None:
-                self._show_result()
             return
         self._comparing.request(
             lambda: read_result(path),
@@ -693,7 +809,7 @@ class InspectDock(Dock):
             self._other_layer = weakref.ref(self.bench.add(tuples)[0])
         self.blink_button.setEnabled(other.map is not None)
         if self.result is not None:
-            self._show_result()
+            self._show_comparison()
 
     def blink(self) -> None:
         """Swap this map and the one compared with."""
@@ -704,6 +820,11 @@ class InspectDock(Dock):
         here.visible, there.visible = there.visible, not there.visible
         if here.visible == there.visible:
             here.visible = not there.visible
+
+
+def _first_useful(x: NDArray[np.float64]) -> float:
+    """Return the 1/d² from which a Guinier plot tells something: below are box and envelope."""
+    return min(float(30.0**-2), float(x[-1]) / 4)
 
 
 def _minus(value: float, decimals: int) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QProcess, Qt, QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QComboBox,
@@ -28,15 +25,25 @@ from qtpy.QtWidgets import (
 
 from napari_sta.cli import step_words
 from napari_sta.data.errors import StaError
-from napari_sta.jobs._job import Job, all_jobs
+from napari_sta.jobs._job import Job, Progress, all_jobs
 from napari_sta.layers import viewable_outputs
 from napari_sta.widgets._background import Latest
-from napari_sta.widgets.cards import COLOURS, MARKS, Card
+from napari_sta.widgets.cards import MARKS, Card
 from napari_sta.widgets.command_line import CommandLine, fixed_font
 from napari_sta.widgets.form import JobForm
 from napari_sta.widgets.project_files import can_resume
 from napari_sta.widgets.refine_monitor import RefineMonitor
-from napari_sta.widgets.workbench import Dock, Ticket, Workbench, with_absolute_paths
+from napari_sta.widgets.themes import mark
+from napari_sta.widgets.workbench import (
+    Dock,
+    Ticket,
+    Workbench,
+    line_of,
+    literal,
+    preferences,
+    small_button,
+    with_absolute_paths,
+)
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -56,15 +63,16 @@ class JobDock(Dock):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, jobs: Mapping[str, type[Job]] | None = None) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.bench = Workbench.of(viewer)
         self.jobs = dict(jobs) if jobs is not None else all_jobs()
         self.forms: dict[str, JobForm] = {}
         self.watched: Ticket | None = None
         self._blocking = ""
         self._logged = 0
-        self._done, self._round = 0, 0.0
+        self._pace = Pace()
         self._checks = Latest(self, CHECK_AFTER_MS)
+        self._checked: list[tuple[str, str]] = []
 
         self.chooser = QComboBox()
         for name, job_class in self.jobs.items():
@@ -80,7 +88,7 @@ class JobDock(Dock):
         top.addWidget(self.reset_button)
         self.about = QLabel()
         self.about.setWordWrap(True)
-        self.about.setStyleSheet("color: #9aa3ad;")
+        mark(self.about, "quiet")
         self.stack = QStackedWidget()
         self.monitor: RefineMonitor | None = None
         self.pages = QTabBar()
@@ -96,8 +104,7 @@ class JobDock(Dock):
         self.command = CommandLine()
 
         self.run_button = QPushButton("Run")
-        self.run_button.setObjectName("sta_run")
-        self.run_button.setStyleSheet("#sta_run:enabled { font-weight: bold; background: #2f6f4f; }")
+        mark(self.run_button, "go")
         self.detach_button = QPushButton("Run detached")
         self.detach_button.setToolTip(
             "Hand the same job to the command line: it goes on when napari is closed.\n"
@@ -128,9 +135,7 @@ class JobDock(Dock):
         watch.addWidget(self.bar)
         watch.addWidget(self.log)
         self.watch.hide()
-        self.queue = QLabel()
-        self.queue.setWordWrap(True)
-        self.queue.hide()
+        self.queue = QueueList(self.bench)
         self.card = Card()
 
         box = QVBoxLayout(self)
@@ -163,7 +168,10 @@ class JobDock(Dock):
         self.bench.started.connect(self._started)
         self.bench.progressed.connect(self._progressed)
         self.bench.ended.connect(self._ended)
-        self.bench.queue_changed.connect(self._show_queue)
+        self.bench.queue_changed.connect(self._name_run_button)
+        self.bench.detached_failed.connect(
+            lambda error: self.card.tell("error", "The job that ran on its own failed", str(error))
+        )
         shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
         shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         shortcut.activated.connect(self.run)
@@ -218,7 +226,7 @@ class JobDock(Dock):
             self.stack.addWidget(self.monitor)
             self.pages.addTab("")
         self.monitor.follow(ticket)
-        self.pages.setTabText(1, ticket.title)
+        self.pages.setTabText(1, literal(ticket.title))
         self.pages.show()
         self.pages.setCurrentIndex(1)
 
@@ -261,23 +269,22 @@ class JobDock(Dock):
         self._checks.request(look, done=answered, failed=lambda error: self._show_checks(str(error), []))
 
     def _show_checks(self, problem: str, warnings: list[str]) -> None:
-        lines = []
-        if problem:
-            lines.append(_check_line("error", self._plain(problem)))
-        else:
-            lines += [_check_line("warning", w) for w in warnings]
-            lines.append(_check_line("good", "Ready to run"))
-        self.checks.setText("".join(lines))
-        self._set_blocking(problem)
+        job = self.form.job_class
+        found = (
+            [("error", problem)]
+            if problem
+            else [*(("warning", w) for w in warnings), ("good", "Ready to run")]
+        )
+        found = [(kind, self.card.plain(words, job)) for kind, words in found]
+        self._checked = found
+        self.recolour()
+        self._set_blocking(found[0][1] if problem else "")
 
-    def _plain(self, sentence: str) -> str:
-        """Say a field by its label: people look at the form, not at a command line."""
-        for name, row in self.form.rows.items():
-            sentence = sentence.replace(
-                f"--{name} ({row.info.title}) must be given", f"{row.info.title} must be given"
-            )
-            sentence = re.sub(rf"--{name}\b", f"“{row.info.title}”", sentence)
-        return sentence
+    def recolour(self) -> None:
+        """Draw the marks of the checks anew."""
+        self.checks.setText(
+            "".join(_check_line(self.colours[kind], kind, words) for kind, words in self._checked)
+        )
 
     def _set_blocking(self, reason: str) -> None:
         self._blocking = reason
@@ -298,7 +305,7 @@ class JobDock(Dock):
         try:
             job = self.form.value()
         except StaError as error:
-            self.card.tell("error", "Not started", str(error))
+            self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return None
         self.card.hide()
         return self.bench.run(job)
@@ -307,24 +314,17 @@ class JobDock(Dock):
         """Start the same job through the command line, outside this process."""
         try:
             job = self.form.value()
+            device, threads = preferences()
+            ticket = Ticket(job, project=self.bench.root, device=device, threads=threads)
+            apart = self.bench.detach([line_of(ticket)])
         except StaError as error:
-            self.card.tell("error", "Not started", str(error))
+            self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return
-        words = [job.name()]
-        for key, value in job.as_text(only_given=True).items():
-            words += [f"--{key}", value]
-        code = "import sys; from napari_sta.cli import main; sys.exit(main())"
-        folder = str(self.bench.root or Path.cwd())
-        started, pid = QProcess.startDetached(sys.executable, ["-c", code, *words], folder)
-        if started:
-            self.card.tell(
-                "info",
-                f"{job.label or job.name()} runs on its own (process {pid})",
-                "It goes on when napari is closed. Press ⟳ in the Project dock to see how it does.",
-            )
-            QTimer.singleShot(2500, self.bench.refresh)
-        else:
-            self.card.tell("error", "Not started", f"{sys.executable} could not be started in {folder}.")
+        self.card.tell(
+            "info",
+            f"{ticket.label} runs on its own (process {apart.process})",
+            "It goes on when napari is closed; the Project dock shows how it does.",
+        )
 
     def stop(self) -> None:
         """Stop the running job."""
@@ -339,7 +339,7 @@ class JobDock(Dock):
         self.card.hide()
         self.log.clear()
         self._logged = 0
-        self._done, self._round = 0, time.monotonic()
+        self._pace = Pace()
         self.bar.setRange(0, 0)
         self.bar.setFormat("")
         self.doing.setText(f"{ticket.title}: starting")
@@ -349,16 +349,15 @@ class JobDock(Dock):
             self._watch_refinement(ticket)
         else:
             self.pages.setCurrentIndex(0)
+        self._turn_page()  # also where the page is the one that is open already
         self._clock.start()
-        self._show_queue()
+        self._name_run_button()
 
     def _progressed(self, ticket: Ticket) -> None:
         progress = ticket.progress
         if ticket is not self.watched or progress is None:
             return
-        if progress.done < self._done:
-            self._round = time.monotonic()  # it counts anew: an iteration has begun
-        self._done = progress.done
+        self._pace.note(progress, time.monotonic())
         self.bar.setRange(0, 1000 if progress.total else 0)
         if progress.total:
             self.bar.setValue(round(1000 * min(1.0, progress.done / progress.total)))
@@ -385,16 +384,13 @@ class JobDock(Dock):
             self.bar.setFormat(_span(elapsed))
             return
         left = ""
-        so_far = time.monotonic() - self._round
-        remaining = progress.data.get("eta_s")
-        if remaining is None and progress.done and so_far > 2:
-            remaining = so_far * (progress.total - progress.done) / progress.done
-        if remaining and progress.done < progress.total:
+        remaining = self._pace.remaining_s(time.monotonic())
+        if remaining is not None:
             left = f"about {_span(remaining)} left" + (" in this iteration" if iterates else "")
         parts = [left if iterates else "%p %", "" if iterates else left, _span(elapsed)]
         self.bar.setFormat(" · ".join(part for part in parts if part))
         if iterates and self.pages.count() > 1:
-            self.pages.setTabText(1, ticket.title)
+            self.pages.setTabText(1, literal(ticket.title))
 
     def _ended(self, ticket: Ticket) -> None:
         if ticket is not self.watched:
@@ -423,8 +419,9 @@ class JobDock(Dock):
             if "GPU" in str(ticket.error):
                 actions.append(("Retry on the CPU", lambda: self._again(ticket, device="cpu")))
             self.card.tell(
-                "error", f"{label} failed", str(ticket.error), details=_details(ticket), actions=actions
-            )
+                "error", f"{label} failed", str(ticket.error), details=_details(ticket), actions=actions,
+                job=type(ticket.job),
+            )  # fmt: skip
 
     def _resume_action(self, ticket: Ticket) -> list[tuple[str, Any]]:
         """Return the button that lets an interrupted refinement go on, if it can."""
@@ -455,29 +452,105 @@ class JobDock(Dock):
         if out is not None and name == "postprocess":
             actions.append(("Inspect", lambda: self.bench.go_inspect(out)))
         result = _result_words(ticket)
-        words = "\n".join(([result] if result else []) + [f"⚠ {w}" for w in ticket.warnings[:4]])
+        warned = [f"⚠ {self.card.plain(w, type(ticket.job))}" for w in ticket.warnings[:4]]
+        words = "\n".join(([result] if result else []) + warned)
         self.card.tell("good", f"{ticket.title} finished in {_span(ticket.seconds)}", words, actions=actions)
 
-    def _show_queue(self) -> None:
-        waiting = self.bench.queued
-        self.queue.setVisible(bool(waiting))
-        names = " → ".join(type(t.job).label or t.job.name() for t in waiting)
-        self.queue.setText(f"Waiting: {names}")
-        self._name_run_button()
+
+class Pace:
+    """How fast a job goes on, and so how long it still takes.
+
+    It counts from the first step that got something done: what comes before (reading, compiling) does not
+    come again. Each phase of each iteration is timed by itself.
+    """
+
+    LEAST_S = 2.0
+
+    def __init__(self) -> None:
+        self._phase: tuple[Any, ...] = ()
+        self._first: tuple[int, float] | None = None
+        self._last: tuple[int, float] = (0, 0.0)
+        self._total = 0
+
+    def note(self, progress: Progress, now: float) -> None:
+        """Take in a step."""
+        phase = (progress.data.get("iteration"), progress.data.get("phase"), progress.total)
+        if phase != self._phase or progress.done < self._last[0]:
+            self._phase, self._first = phase, None
+        if self._first is None and progress.done > 0:
+            self._first = (progress.done, now)
+        if progress.done != self._last[0] or self._first is None:
+            self._last = (progress.done, now)
+        self._total = progress.total
+
+    def remaining_s(self, now: float) -> float | None:
+        """Return how many seconds are left of what is counted; None as long as nobody can tell."""
+        if self._first is None or not self._total:
+            return None
+        (first, began), (done, when) = self._first, self._last
+        if done <= first or done >= self._total or when - began < self.LEAST_S:
+            return None
+        rate = (done - first) / (when - began)
+        return max(0.0, (self._total - done) / rate - (now - when))
 
 
-def _check_line(kind: str, text: str) -> str:
-    mark = f'<span style="color:{COLOURS[kind]}">{MARKS[kind]}</span>'
-    return f'<p style="margin:1px 0">{mark} {html.escape(text)}</p>'
+class QueueList(QWidget):
+    """The jobs that wait, to be put forward or taken out."""
+
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__()
+        self._bench = bench
+        self._box = QVBoxLayout(self)
+        self._box.setContentsMargins(0, 0, 0, 0)
+        self._box.setSpacing(1)
+        bench.queue_changed.connect(self._fill)
+        bench.started.connect(self._fill)
+        self._fill()
+
+    @property
+    def rows(self) -> list[QWidget]:
+        """A row for each waiting job: its name, a button to put it forward, one to take it out."""
+        return [self._box.itemAt(i).widget() for i in range(self._box.count())]
+
+    def _fill(self, *_: Any) -> None:
+        for row in self.rows:
+            self._box.removeWidget(row)
+            row.hide()
+            row.deleteLater()  # a button of it may just be calling
+        for number, ticket in enumerate(self._bench.queued):
+            self._box.addWidget(self._row(number, ticket))
+        self.setVisible(bool(self._bench.queued))
+
+    def _row(self, number: int, ticket: Ticket) -> QWidget:
+        row = QWidget()
+        line = QHBoxLayout(row)
+        line.setContentsMargins(0, 0, 0, 0)
+        name = QLabel(f"Waiting: {ticket.title}" if number == 0 else f"then: {ticket.title}")
+        name.setTextFormat(Qt.TextFormat.PlainText)
+        earlier = small_button("↑", "Run it before the one above")
+        earlier.setEnabled(number > 0)
+        earlier.clicked.connect(lambda: self._bench.move_up(ticket))
+        away = small_button("×", "Take it out of the queue")
+        away.clicked.connect(lambda: self._bench.stop(ticket))
+        line.addWidget(name, 1)
+        line.addWidget(earlier)
+        line.addWidget(away)
+        return row
+
+
+def _check_line(colour: str, kind: str, text: str) -> str:
+    sign = f'<span style="color:{colour}">{MARKS[kind]}</span>'
+    return f'<p style="margin:1px 0">{sign} {html.escape(text)}</p>'
 
 
 def _details(ticket: Ticket) -> str:
+    """Return the end of the traceback of what nobody foresaw; an error of ours says all in its sentence."""
     import traceback
 
-    lines = list(ticket.messages[-8:])
-    if ticket.error is not None and ticket.error.__cause__ is not None:
-        lines += traceback.format_exception(ticket.error.__cause__)[-6:]
-    return "\n".join(line.rstrip() for line in lines)
+    cause = ticket.error.__cause__ if ticket.error is not None else None
+    if cause is None or "unexpectedly" not in str(ticket.error):
+        return ""
+    return "\n".join(line.rstrip() for line in traceback.format_exception(cause)[-6:])
 
 
 UNITS = {"_angst": "Å", "_angst2": "Å²", "_px": "px", "_deg": "°"}

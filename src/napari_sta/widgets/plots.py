@@ -18,20 +18,7 @@ from qtpy.QtGui import QImage, QPainter, QWheelEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_sta.widgets._background import Latest
-
-LINE_COLOURS = ("#7ad1ff", "#ff9be8", "#f0b429", "#7ee2a8", "#c9a6ff")
-
-
-def theme_colours(viewer: Any) -> dict[str, str]:
-    """Return the viewer theme's colours as hex strings: ``background``, ``text``, ``line``."""
-    from napari.utils.theme import get_theme
-
-    theme = get_theme(viewer.theme)
-    return {
-        "background": theme.background.as_hex(format="long"),
-        "text": theme.text.as_hex(format="long"),
-        "line": theme.primary.as_hex(format="long"),
-    }
+from napari_sta.widgets.themes import colours_of
 
 
 def dress(axis: Axes, colours: Mapping[str, str]) -> None:
@@ -48,21 +35,17 @@ def dress(axis: Axes, colours: Mapping[str, str]) -> None:
         label.set_fontsize(8)
     axis.title.set_fontsize(8.5)
     axis.grid(True, color=colours["line"], alpha=0.35, linewidth=0.5)
-    legend = axis.get_legend()
-    if legend is not None:
-        for text in legend.get_texts():
-            text.set_color(colours["text"])
 
 
-def add_legend(axis: Axes, text_colour: str, **where: Any) -> None:
-    """Draw a legend in the theme's colours."""
+def add_legend(axis: Axes, colours: Mapping[str, str], **where: Any) -> None:
+    """Draw a legend in the theme's colours, of the lines as they are now."""
     style: dict[str, Any] = {
         "fontsize": 7, "handlelength": 1.4, "borderaxespad": 0.2, "labelspacing": 0.25,
-        "facecolor": axis.get_facecolor(), "edgecolor": "none", "framealpha": 0.75,
+        "facecolor": colours["background"], "edgecolor": "none", "framealpha": 0.75,
     }  # fmt: skip
     legend = axis.legend(**(style | where))
     for text in legend.get_texts():
-        text.set_color(text_colour)
+        text.set_color(colours["text"])
     legend.set_in_layout(False)
 
 
@@ -125,7 +108,7 @@ class Picture(QWidget):
         scale = self.devicePixelRatioF()
         size = (round(self.width() * scale), round(self.height() * scale))
         self._drawing.request(
-            _render, self._draw, size, 100 * scale, theme_colours(self._viewer), done=self._arrived
+            _render, self._draw, size, 100 * scale, colours_of(self._viewer), done=self._arrived
         )
 
     def _arrived(self, pixels: NDArray[np.uint8]) -> None:
@@ -170,6 +153,8 @@ class Plot(FigureCanvasQTAgg):
         self._viewer = viewer
         self._moving: list[Artist] = []
         self._background: Any = None
+        self._tinted: list[tuple[Any, str]] = []
+        self._legends: dict[Axes, dict[str, Any]] = {}
         axes = self.figure.subplots(rows, columns, squeeze=False)
         self.panes: list[Axes] = [axis for row in axes for axis in row]
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
@@ -199,16 +184,33 @@ class Plot(FigureCanvasQTAgg):
 
     def restyle(self, event: object = None) -> None:
         """Take the theme's colours."""
-        colours = theme_colours(self._viewer)
+        colours = colours_of(self._viewer)
         self.figure.set_facecolor(colours["background"])
         for axis in self.panes:
             dress(axis, colours)
-        self.text_colour = colours["text"]
+        for artist, name in self._tinted:
+            artist.set_color(colours[name])
+        for axis, where in self._legends.items():
+            add_legend(axis, colours, **where)
         self.draw_idle()
+
+    def tint(self, name: str, *artists: Any) -> None:
+        """Give artists a colour by its name in :mod:`napari_sta.widgets.themes`: on each theme its shade."""
+        colours = colours_of(self._viewer)
+        for artist in artists:
+            artist.set_color(colours[name])
+            self._tinted.append((artist, name))
 
     def legend(self, axis: Axes, **where: Any) -> None:
         """Draw a legend in the theme's colours."""
-        add_legend(axis, self.text_colour, **where)
+        self._legends[axis] = where
+        add_legend(axis, colours_of(self._viewer), **where)
+
+    def clear(self, axis: Axes) -> None:
+        """Take everything out of a pane."""
+        axis.clear()
+        self._legends.pop(axis, None)
+        self._tinted = [(artist, name) for artist, name in self._tinted if artist.axes is not None]
 
     def moving(self, *artists: Artist) -> None:
         """Declare artists that :meth:`redraw_moving` draws; the rest stays as last drawn."""

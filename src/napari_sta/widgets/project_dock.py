@@ -6,8 +6,9 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QPoint, Qt, QTimer, QUrl
-from qtpy.QtGui import QColor, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
+from qtpy.compat import isalive
+from qtpy.QtCore import QEvent, QPoint, Qt, QTimer, QUrl
+from qtpy.QtGui import QColor, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication, QPalette
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -28,20 +29,20 @@ from qtpy.QtWidgets import (
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.jobs._job import all_jobs
 from napari_sta.widgets._background import Latest, in_background
-from napari_sta.widgets.cards import COLOURS, Card
+from napari_sta.widgets.cards import Card
 from napari_sta.widgets.project_files import ProjectView, commands_of, next_values
-from napari_sta.widgets.workbench import Dock, Ticket, Workbench, small_button
+from napari_sta.widgets.workbench import Dock, Workbench, literal, small_button
 
 if TYPE_CHECKING:
     import napari.viewer
 
 STATUS = {
-    "Succeeded": ("✔", COLOURS["good"]),
-    "Running": ("▶", COLOURS["info"]),
-    "Scheduled": ("…", COLOURS["info"]),
-    "Failed": ("✖", COLOURS["error"]),
-    "Aborted": ("■", COLOURS["warning"]),
-    "Unknown": ("", "#9aa3ad"),
+    "Succeeded": ("✔", "good"),
+    "Running": ("▶", "info"),
+    "Scheduled": ("…", "info"),
+    "Failed": ("✖", "error"),
+    "Aborted": ("■", "warning"),
+    "Unknown": ("", "quiet"),
 }
 NAME, PATH = Qt.ItemDataRole.UserRole, Qt.ItemDataRole.UserRole + 1
 
@@ -56,7 +57,7 @@ class ProjectDock(Dock):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.bench = Workbench.of(viewer)
         self._notes = Latest(self)
 
@@ -154,7 +155,7 @@ class ProjectDock(Dock):
         self.bench.project_changed.connect(self._fill)
         self.bench.failed.connect(self.tell)
         self.bench.tellers.append(self)
-        self.bench.started.connect(self._job_began)
+        self.bench.placed.connect(lambda _: self.bench.refresh())
         self._fill(self.bench.view)
 
     # -- opening -----------------------------------------------------------------------------------
@@ -224,6 +225,11 @@ class ProjectDock(Dock):
         """Show an error as a card."""
         self.card.tell("error", "That did not work", str(error))
 
+    def recolour(self) -> None:
+        """Draw the marks anew."""
+        self._fill(self.bench.view)
+        self._selected()
+
     # -- the tree ----------------------------------------------------------------------------------
 
     def _fill(self, view: ProjectView | None) -> None:
@@ -238,8 +244,11 @@ class ProjectDock(Dock):
             return
         self.where.setToolTip(str(view.root))
         self._elide()
-        current = self.selected_job
+        current = self.tree.currentItem()
+        chosen = (self.selected_job, current.data(0, PATH) if current is not None else None)
         folded = {item.text(0) for item in self._top_items() if not item.isExpanded()}
+        opened = {item.data(0, NAME) for item in self._job_items() if item.isExpanded()}
+        where = self.tree.verticalScrollBar().value()
         self.tree.clear()
         groups: dict[str, QTreeWidgetItem] = {}
         for job in view.jobs:
@@ -257,7 +266,7 @@ class ProjectDock(Dock):
             words = [number, job.alias.rstrip("/").rpartition("/")[2], view.labels.get(name, "")]
             item = QTreeWidgetItem(["  ".join(word for word in words if word), mark])
             item.setData(0, NAME, name)
-            item.setForeground(1, QColor(colour))
+            item.setForeground(1, QColor(self.colours[colour]))
             item.setToolTip(0, f"{name}: {job.status}")
             item.setToolTip(1, job.status)
             for path in view.outputs.get(name, []):
@@ -267,11 +276,17 @@ class ProjectDock(Dock):
                 child.setToolTip(0, str(path))
                 item.addChild(child)
             groups[folder].addChild(item)
-            if name == current:
-                self.tree.setCurrentItem(item)
+            item.setExpanded(name in opened)
+            for one in [item, *(item.child(i) for i in range(item.childCount()))]:
+                if (name, one.data(0, PATH)) == chosen:
+                    self.tree.setCurrentItem(one)
         self._filter(self.filter.text())
+        self.tree.verticalScrollBar().setValue(where)
         if self.tree.currentItem() is None:
             self._selected()
+
+    def _job_items(self) -> list[QTreeWidgetItem]:
+        return [group.child(i) for group in self._top_items() for i in range(group.childCount())]
 
     def _top_items(self) -> list[QTreeWidgetItem]:
         return [self.tree.topLevelItem(i) for i in range(self.tree.topLevelItemCount())]
@@ -283,6 +298,12 @@ class ProjectDock(Dock):
                 self.bench.root.name, Qt.TextElideMode.ElideMiddle, width
             )
             self.where.setText(f"<b>{html.escape(name)}</b>")
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Write the details in the colours of a new theme."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.StyleChange and hasattr(self, "details"):
+            QTimer.singleShot(0, lambda: self._selected() if isalive(self) else None)
 
     def resizeEvent(self, event: Any) -> None:
         """Cut the project's name to the new width."""
@@ -310,11 +331,10 @@ class ProjectDock(Dock):
 
     def select(self, name: str) -> None:
         """Select a job by its name."""
-        for group in self._top_items():
-            for i in range(group.childCount()):
-                if group.child(i).data(0, NAME) == name.rstrip("/"):
-                    self.tree.setCurrentItem(group.child(i))
-                    group.child(i).setExpanded(True)
+        for item in self._job_items():
+            if item.data(0, NAME) == name.rstrip("/"):
+                self.tree.setCurrentItem(item)
+                item.setExpanded(True)
 
     def _selected(self) -> None:
         name, view = self.selected_job, self.bench.view
@@ -327,14 +347,19 @@ class ProjectDock(Dock):
         job = next((j for j in view.jobs if j.name.rstrip("/") == name), None)
         status = job.status if job is not None else "Unknown"
         inputs = ", ".join(job.inputs) if job is not None else ""
-        colour = STATUS.get(status, STATUS["Unknown"])[1]
+        colour = self.colours[STATUS.get(status, STATUS["Unknown"])[1]]
         text = f"<b>{html.escape(name)}</b>"
         if status != "Unknown":
             text += f" · <span style='color:{colour}'>{status}</span>"
         if inputs:
             text += f"<br>from {html.escape(inputs)}"
         if name in view.interrupted:
-            text += "<br>It was interrupted and can go on where it was: <a href='resume'>Resume</a>"
+            # The text's own colour, underlined: Qt's blue for links cannot be read on a dark theme.
+            colour = self.details.palette().color(QPalette.ColorRole.WindowText).name()
+            text += (
+                "<br>It was interrupted and can go on where it was: "
+                f"<a href='resume' style='color:{colour}'><b>Resume</b></a>"
+            )
         self.details.setText(text)
         folder = view.folder(name)
 
@@ -382,7 +407,7 @@ class ProjectDock(Dock):
                 self.next_menu.addAction("Continue …", lambda: self.bench.continue_from(newest))
         maps = [m for m in made.get("map", []) if "half" not in Path(m).stem]
         if maps:
-            self.next_menu.addAction("Align & recentre …", lambda: self.bench.go_align(maps[0]))
+            self.next_menu.addAction(literal("Align & recentre …"), lambda: self.bench.go_align(maps[0]))
         if made.get("postprocess"):
             self.next_menu.addAction("Inspect …", lambda: self.bench.go_inspect(made["postprocess"][0]))
         self.next_menu.addSeparator()
@@ -390,7 +415,7 @@ class ProjectDock(Dock):
             values = next_values(job_class, made, view.files)
             if values is not None:
                 self.next_menu.addAction(
-                    job_class.label or name, lambda n=name, v=values: self.bench.go_job(n, v)
+                    literal(job_class.label or name), lambda n=name, v=values: self.bench.go_job(n, v)
                 )
         if not self.next_menu.actions():
             self.next_menu.addAction("Nothing to go on from here").setEnabled(False)
@@ -470,10 +495,6 @@ class ProjectDock(Dock):
             self.card.tell("good", f"{name} is back")
 
         in_background(self, view.project.restore_job, folder, done=done, failed=self.tell)
-
-    def _job_began(self, ticket: Ticket) -> None:
-        # The folder is made in the worker; look again shortly so that the tree shows it as running.
-        QTimer.singleShot(1500, self.bench.refresh)
 
 
 def readable_note(text: str) -> str:

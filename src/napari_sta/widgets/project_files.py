@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_sta.data.errors import InputError, StaError
+from napari_sta.io.project import PIPELINE_FILE
 from napari_sta.jobs._job import Job, all_jobs, extra_of
 from napari_sta.layers import is_mask, newest_iteration_only, star_kind, viewable_outputs
 
@@ -66,6 +67,32 @@ class ProjectView:
     def folder(self, job_name: str) -> Path:
         """Return a job's folder."""
         return self.root / job_name
+
+    def equals(self, other: ProjectView) -> bool:
+        """Whether another look at the same project has found the same."""
+        return all(
+            getattr(self, one.name) == getattr(other, one.name)
+            for one in fields(self)
+            if one.name != "project"
+        )
+
+
+def trace_of(view: ProjectView) -> tuple[tuple[str, int], ...]:
+    """Return what changes on the disk when a job begins or ends, whoever runs it; cheap enough for a clock.
+
+    That is when the pipeline file, the folders of job types, and the folders of running jobs were changed
+    last.
+    """
+    root = view.root
+    running = {root / job.name for job in view.jobs if job.status == "Running"}
+    types = {root / job.name.partition("/")[0] for job in view.jobs}
+    found = []
+    for path in [root, root / PIPELINE_FILE, *sorted(types), *sorted(running)]:
+        try:
+            found.append((str(path), path.stat().st_mtime_ns))
+        except OSError:
+            found.append((str(path), 0))
+    return tuple(found)
 
 
 def read_project(path: str | Path) -> ProjectView:

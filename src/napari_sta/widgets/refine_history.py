@@ -281,8 +281,11 @@ def half_map_layers(iteration: Iteration, run: Path) -> list[LayerData]:
     word = "final" if iteration.is_last else f"it {iteration.number}"
     layers = []
     for half, path in iteration.maps.items():
+        volume = read_volume(path)
+        if volume.stated_pixel_size_angst is None:  # the model file knows it
+            volume = replace(volume, stated_pixel_size_angst=iteration.edge_angst / volume.box_px)
         layer = map_layer(
-            read_volume(path),
+            volume,
             name=f"{run.parent.name}/{run.name} · {HALF_NAMES[half]} · {word}",
             kind="half",
             run=str(run),

@@ -25,8 +25,9 @@ from qtpy.QtWidgets import (
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.command_line import CommandLine
-from napari_sta.widgets.plots import LINE_COLOURS, Picture, add_legend, dress
+from napari_sta.widgets.plots import Picture, add_legend, dress
 from napari_sta.widgets.refine_history import Iteration, Refinement, half_map_layers, read_refinement
+from napari_sta.widgets.themes import mark, on_theme
 from napari_sta.widgets.workbench import Ticket, Workbench, in_sight
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 LOOK_AGAIN_MS = 4000
 """A job that another process runs is looked at this often."""
 THRESHOLD = 0.143
-EARLIER = "#7b828c"
 VIEWS = {"half1": "half map 1", "half2": "half map 2", "both": "both halves", "none": "no maps"}
 BOTH_COLOURS = {1: "green", 2: "magenta"}
 
@@ -69,6 +69,7 @@ class RefineMonitor(QWidget):
         self._reading = Latest(self, 0)
         self._mapping = Latest(self, 0)
         self._layers: dict[int, weakref.ref[Any]] = {}
+        self._view_before = ""
 
         self.headline = QLabel()
         self.headline.setWordWrap(True)
@@ -77,7 +78,7 @@ class RefineMonitor(QWidget):
         self.banner = Card()
         self.warning = QLabel()
         self.warning.setWordWrap(True)
-        self.warning.setStyleSheet("color: #d9a43b;")
+        mark(self.warning, "warning")
         self.warning.hide()
         self.plot = Picture(bench.viewer, height=290)
         self.slider = QSlider(Qt.Orientation.Horizontal)
@@ -90,6 +91,7 @@ class RefineMonitor(QWidget):
         for key, words in VIEWS.items():
             self.view.addItem(words, key)
         self.view.setToolTip(
+            "What is on the canvas; other maps and masks are hidden meanwhile.\n"
             "Both halves: half map 1 in green, half map 2 in magenta; white is where they agree (on slices)"
         )
         self.continue_button = QPushButton("Continue from here …")
@@ -98,13 +100,13 @@ class RefineMonitor(QWidget):
         )
         self.about = QLabel()
         self.about.setWordWrap(True)
-        self.about.setStyleSheet("color: #9aa3ad;")
+        mark(self.about, "quiet")
         self.command = CommandLine()
 
         self.filler = QLabel("Curves and half maps appear here after every iteration.")
         self.filler.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.filler.setWordWrap(True)
-        self.filler.setStyleSheet("color: #9aa3ad;")
+        mark(self.filler, "quiet")
 
         row = QHBoxLayout()
         row.addWidget(self.which)
@@ -124,6 +126,7 @@ class RefineMonitor(QWidget):
         box.addWidget(self.command)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
 
+        bench.monitors.add(self)
         self._clock = QTimer(self)
         self._clock.setInterval(LOOK_AGAIN_MS)
         self._clock.timeout.connect(self._look_again)
@@ -133,6 +136,7 @@ class RefineMonitor(QWidget):
         bench.started.connect(self._job_started)
         bench.progressed.connect(self._progressed)
         bench.ended.connect(self._ended)
+        bench.stage.taken.connect(self._stage_taken)
         self._slid()
         self._show()
 
@@ -140,8 +144,10 @@ class RefineMonitor(QWidget):
 
     def follow(self, ticket: Ticket) -> None:
         """Show a job from its start; its folder becomes known with its first step."""
-        self._forget()
+        if ticket.out is None or ticket.out != self._folder:  # else it is resumed
+            self._forget()
         self.ticket = ticket
+        self.banner.hide()
         self.command.set(ticket.job.command_line(), None)
         self._progressed(ticket)
         self._slid()
@@ -153,6 +159,9 @@ class RefineMonitor(QWidget):
         if folder != self._folder:
             self._forget()
             self._folder = folder
+            self.command.set("", None)
+            self._slid()
+            self._show()
             running = self.bench.running
             self.ticket = running if running is not None and running.out == folder else None
         self.refresh()
@@ -164,7 +173,8 @@ class RefineMonitor(QWidget):
         self._mapping.cancel()
         self.run, self.ticket, self.shown, self._folder = None, None, None, None
         self._seen = self._drawn = ()
-        self._layers = {}
+        self._remove_layers()
+        self._set_view(self._view_before)
         self.banner.hide()
 
     def refresh(self) -> None:
@@ -188,7 +198,7 @@ class RefineMonitor(QWidget):
         if self._folder is None and ticket.out is not None:
             self._folder = ticket.out
         if ticket.warnings:
-            self.warning.setText(f"⚠ {ticket.warnings[-1]}")
+            self.warning.setText(f"⚠ {self.banner.plain(ticket.warnings[-1], type(ticket.job))}")
         self.warning.setVisible(bool(ticket.warnings))
         data = ticket.progress.data if ticket.progress is not None else {}
         seen = (data.get("iteration"), data.get("phase"))
@@ -319,6 +329,16 @@ class RefineMonitor(QWidget):
         found = {half: reference() for half, reference in self._layers.items()}
         return {half: layer for half, layer in found.items() if layer in self.bench.viewer.layers}
 
+    def _remove_layers(self) -> None:
+        """Take the half maps out of the viewer, unless another monitor shows them too."""
+        mine = list(self.layers.values())
+        self._layers = {}
+        self.bench.stage.leave(self)
+        used = [layer for other in self.bench.monitors for layer in other.layers.values()]
+        for layer in mine:
+            if layer not in used:
+                self.bench.viewer.layers.remove(layer)
+
     def _show_maps(self) -> None:
         shown, folder = self.shown, self._folder
         if shown is None or folder is None or self.view.currentData() == "none" or not shown.maps:
@@ -360,19 +380,42 @@ class RefineMonitor(QWidget):
         QTimer.singleShot(20, lambda: self._add_one_by_one(tuples[1:]))
 
     def _view_chosen(self) -> None:
-        if self.view.currentData() != "none" and not self.layers:
-            self._layers = {}
+        self._view_before = ""
+        if self.view.currentData() != "none":
+            if not self.layers:
+                self._layers = {}
             self._show_maps()
         self._arrange()
 
     def _arrange(self) -> None:
-        """Show one half map in grey, or both in two colours that add up to white."""
+        """Show one half map in grey, or both in two colours that add up to white; nothing covers them."""
         view = self.view.currentData()
-        for half, layer in self.layers.items():
+        there = self.layers
+        if view == "none":
+            self.bench.stage.leave(self)
+            for layer in there.values():
+                layer.visible = self.bench.stage.shows(layer)
+            return
+        for half, layer in there.items():
             both = view == "both"
-            layer.visible = both or view == f"half{half}"
             layer.colormap = BOTH_COLOURS[half] if both else "gray"
             layer.blending = "additive" if both else "translucent"
+        seen = [layer for half, layer in there.items() if view in ("both", f"half{half}")]
+        if seen:
+            self.bench.stage.take(self, seen)
+        for layer in there.values():
+            layer.visible = layer in seen
+
+    def _stage_taken(self, owner: object) -> None:
+        """Something else is to be seen: say so; choosing a view, or another refinement, brings them back."""
+        if owner is not self and self.layers and self.view.currentData() != "none":
+            self._view_before = str(self.view.currentData())
+            self._set_view("none")
+
+    def _set_view(self, key: str) -> None:
+        if key:
+            with QSignalBlocker(self.view):
+                self.view.setCurrentIndex(self.view.findData(key))
 
 
 def draw_curves(
@@ -391,6 +434,8 @@ def draw_curves(
     chosen
         Number of the one that stands out.
     """
+    background = colours["background"]
+    colours = on_theme(background, background, colours["text"], colours["line"])
     panes = figure.subplots(2, 2)
     # Margins in hundredths of an inch, whatever the size: a layout engine takes several times as long.
     width, height = (100 * float(edge) for edge in figure.get_size_inches())
@@ -403,33 +448,33 @@ def draw_curves(
     fsc, resolution, angles, p_max = panes.ravel()
     fsc.set_title("FSC of the half maps")
     fsc.set_ylim(-0.08, 1.04)
-    fsc.axhline(THRESHOLD, color=EARLIER, lw=0.8, ls=":")
+    fsc.axhline(THRESHOLD, color=colours["grey"], lw=0.8, ls=":")
     fsc.xaxis.set_major_formatter(lambda x, _: "∞" if x <= 0 else f"{1 / x:.3g}")
     fsc.xaxis.set_major_locator(MaxNLocator(5))
     fsc.set_xlabel("Å", labelpad=0)
     for one in iterations:
         now = one.number == chosen
         fsc.plot(
-            one.frequency_inv_angst, one.fsc, color=LINE_COLOURS[2] if now else EARLIER,
+            one.frequency_inv_angst, one.fsc, color=colours["amber"] if now else colours["grey"],
             lw=1.7 if now else 0.9, zorder=3 if now else 2,
         )  # fmt: skip
     fsc.set_xlim(0, max(float(one.frequency_inv_angst[-1]) for one in iterations))
 
     numbers = [one.number for one in iterations]
     curves = (
-        (resolution, "", LINE_COLOURS[2], [one.resolution_angst for one in iterations]),
-        (p_max, "", LINE_COLOURS[3], [one.p_max for one in iterations]),
-        (angles, "change", LINE_COLOURS[1], [one.changes_deg for one in iterations]),
-        (angles, "accuracy", LINE_COLOURS[0], [one.accuracy_deg for one in iterations]),
+        (resolution, "", colours["amber"], [one.resolution_angst for one in iterations]),
+        (p_max, "", colours["green"], [one.p_max for one in iterations]),
+        (angles, "change", colours["pink"], [one.changes_deg for one in iterations]),
+        (angles, "accuracy", colours["blue"], [one.accuracy_deg for one in iterations]),
     )
     steps = [one.sampling_deg for one in iterations]
-    angles.plot(numbers, steps, color="#c3c8cf", lw=1.2, drawstyle="steps-mid", label="step")
+    angles.plot(numbers, steps, color=colours["violet"], lw=1.2, drawstyle="steps-mid", label="step")
     for axis, label, colour, values in curves:
         known = [float("nan") if value is None else value for value in values]
         axis.plot(numbers, known, color=colour, marker="o", ms=3, lw=1.3, label=label)
     for axis, title in ((resolution, "resolution, Å"), (angles, "angles, °"), (p_max, "Pmax")):
         axis.set_title(title)
-        axis.axvline(chosen, color=EARLIER, lw=0.8, zorder=1)
+        axis.axvline(chosen, color=colours["grey"], lw=0.8, zorder=1)
         axis.set_xlim(0.6, max(*numbers, 3) + 0.4)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     p_max.set_ylim(0, 1.04)
@@ -441,4 +486,4 @@ def draw_curves(
     for axis in panes.ravel():
         dress(axis, colours)
     narrow = {"handlelength": 0.9, "columnspacing": 0.7, "handletextpad": 0.3}
-    add_legend(angles, colours["text"], loc="upper center", ncols=3, **narrow)
+    add_legend(angles, colours, loc="upper center", ncols=3, **narrow)

@@ -7,29 +7,39 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from napari.layers import Layer
-from napari.qt.threading import create_worker
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QDockWidget, QPushButton, QWidget
+from qtpy.QtCore import QEvent, QEventLoop, QObject, Qt, QTimer, Signal
+from qtpy.QtGui import QColor, QPalette, QShowEvent
+from qtpy.QtWidgets import QApplication, QDockWidget, QPushButton, QWidget
+from superqt.utils import create_worker
 
-from napari_sta.data.errors import InputError, StaError, Stopped
+from napari_sta.cli import words_of
+from napari_sta.data.errors import InputError, JobError, StaError, Stopped
 from napari_sta.jobs._job import Job, Progress
 from napari_sta.layers import get_reader, is_job_folder
 from napari_sta.widgets._background import Outcome, guarded, in_background
+from napari_sta.widgets._detached import Detached, Line, resume_words
 from napari_sta.widgets._warm_up import warm_up_once
-from napari_sta.widgets.project_files import ProjectView, no_files, read_project
+from napari_sta.widgets.project_files import ProjectView, no_files, read_project, trace_of
+from napari_sta.widgets.stage import Stage
+from napari_sta.widgets.themes import colours_of, style_sheet
+from napari_sta.widgets.words import in_plain_words
 
 logger = logging.getLogger("napari_sta")
 
 HAND = ("away", "down", "right")
 """Camera orientation that shows z, y, x data unmirrored; napari's default shows the mirror image."""
+
+LOOK_AGAIN_MS = 2000
+"""The project on the disk is looked at this often: RELION and detached jobs work there too."""
+LEAVE_WITHIN_S = 4.0
+"""A job that has not stopped by then, when the viewer closes, is marked as stopped all the same."""
 
 PLUGIN = "napari-sta"
 DOCKS = {
@@ -76,6 +86,11 @@ class Ticket:
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """What kind of job it is: ``Reconstruct particle``."""
+        return type(self.job).label or type(self.job).name()
+
     def note(self, progress: Progress) -> None:
         """Keep a step's message, unless it says what the last one said; called in the worker thread."""
         if progress.message and progress.message not in self.messages[-1:]:
@@ -84,7 +99,7 @@ class Ticket:
     @property
     def title(self) -> str:
         """Words for people: ``Reconstruct/job027`` once it has a folder, else the job's label."""
-        return self.name or type(self.job).label or type(self.job).name()
+        return self.name or self.label
 
 
 class Workbench(QObject):
@@ -94,8 +109,10 @@ class Workbench(QObject):
     ----------
     project_changed
         The project was opened or read again (argument: a :class:`ProjectView`).
-    started, progressed, ended, queue_changed
-        Life of the tickets.
+    started, placed, progressed, ended, queue_changed
+        Life of the tickets; placed: its folder is there.
+    detached_failed
+        A job that runs in a process of its own has failed (argument: the error).
     failed
         Something that was asked for did not work (argument: the error).
     fill_job, align, inspect
@@ -105,6 +122,8 @@ class Workbench(QObject):
 
     project_changed = Signal(object)
     started = Signal(object)
+    placed = Signal(object)
+    detached_failed = Signal(object)
     progressed = Signal(object)
     ended = Signal(object)
     queue_changed = Signal()
@@ -125,10 +144,21 @@ class Workbench(QObject):
         self._bar_before = False
         self.tellers: list[QWidget] = []
         self.failed.connect(self._notify)
+        viewer.layers.events.inserted.connect(self._outline)
+        self.stage = Stage(self)
         viewer.layers.events.inserted.connect(self._keep_hand)
         viewer.layers.events.removed.connect(self._keep_hand)
-        viewer.dims.events.ndisplay.connect(self._hide_contours_in_3d)
+        viewer.dims.events.ndisplay.connect(self.hide_contours_in_3d)
         self._contours_off: list[weakref.ref[Any]] = []
+        # Jobs in processes of their own, as long as they may fail to start.
+        self._apart: list[Detached] = []
+        self._asking = False
+        self.monitors: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._trace: Any = None
+        self._looking = False
+        self._clock = QTimer(self)
+        self._clock.setInterval(LOOK_AGAIN_MS)
+        self._clock.timeout.connect(self._look_again)
 
     @classmethod
     def of(cls, viewer: Any) -> Workbench:
@@ -148,11 +178,18 @@ class Workbench(QObject):
         return bench
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Read what is dropped on the canvas in a worker; stop the running job when the window closes."""
+        """Read what is dropped on the canvas in a worker; look after the jobs when the window closes."""
         if event.type() == QEvent.Type.Drop:
             return self._dropped(event)
-        if event.type() == QEvent.Type.Close and event.isAccepted():
-            QTimer.singleShot(0, self._stop_if_closed)
+        if event.type() == QEvent.Type.Close:
+            viewer = self._viewer()
+            window = getattr(viewer.window, "_qt_window", None) if viewer is not None else None
+            # A program that closes the viewer closes the canvas first; a user, who is asked, the window.
+            if watched is not window:
+                self.wind_up()
+            elif not self._may_close(window):
+                event.ignore()
+                return True
         return False
 
     def _dropped(self, event: Any) -> bool:
@@ -170,11 +207,6 @@ class Workbench(QObject):
         event.acceptProposedAction()
         return True
 
-    def _stop_if_closed(self) -> None:
-        viewer = self._viewer()
-        if viewer is None or self.closed or not viewer.window._qt_window.isVisible():
-            self.stop_all()
-
     @property
     def viewer(self) -> Any:
         """The napari viewer."""
@@ -187,7 +219,7 @@ class Workbench(QObject):
         if not any(isalive(dock) and in_sight(dock) for dock in self.tellers):
             from napari.utils.notifications import show_error
 
-            show_error(str(error))
+            show_error(in_plain_words(str(error), root=self.root))
 
     @property
     def closed(self) -> bool:
@@ -223,9 +255,16 @@ class Workbench(QObject):
             camera.orientation = self._hand_before
             self._hand_before = None
             self.viewer.canvas.overlays.scale_bar.visible = self._bar_before
-        self._hide_contours_in_3d()
+        self.hide_contours_in_3d()
 
-    def _hide_contours_in_3d(self, event: Any = None) -> None:
+    def _outline(self, event: Any) -> None:
+        """Make a line of a contour, whoever has put it into the viewer."""
+        layer = event.value
+        if layer.metadata.get("napari_sta", {}).get("kind") == "contour":
+            outline_contour(layer)
+            layer.visible = True
+
+    def hide_contours_in_3d(self, event: Any = None) -> None:
         """Contours belong to slices; in 3D they would hide the isosurface of the mask."""
         if self._viewer() is None:
             return
@@ -239,7 +278,9 @@ class Workbench(QObject):
         else:
             for reference in self._contours_off:
                 layer = reference()
-                if layer is not None and layer in self.viewer.layers:
+                if layer is None or layer not in self.viewer.layers:
+                    continue
+                if not self.stage.keep_behind(layer):
                     layer.visible = True
             self._contours_off.clear()
 
@@ -255,18 +296,26 @@ class Workbench(QObject):
             old = self._same_file(ours)
             if old is not None and type(old).__name__.lower() == kind:
                 if getattr(old.data, "shape", None) == getattr(data, "shape", None):
-                    _replace_data(old, data, meta, kind)
+                    with self.stage.unmoved():
+                        _replace_data(old, data, meta, kind)
                     added.append(old)
                     continue
                 self.viewer.layers.remove(old)
             layer = Layer.create(data, dict(meta), kind)
-            if ours.get("kind") == "contour":
-                colour_contour(layer)
             self.viewer.add_layer(layer)
+            if ours.get("kind") == "map":
+                self._put_below_masks(layer)
             if kind == "image":
                 _note_limits(layer)
             added.append(layer)
         return added
+
+    def _put_below_masks(self, layer: Layer) -> None:
+        """Let masks and their contours be seen over a map that came after them."""
+        layers = self.viewer.layers
+        masks = [layers.index(one) for one in self.ours("mask", "contour")]
+        if masks and min(masks) < layers.index(layer):
+            layers.move(layers.index(layer), min(masks))
 
     def _same_file(self, ours: Mapping[str, Any]) -> Layer | None:
         for layer in self.ours(str(ours.get("kind"))):
@@ -299,6 +348,9 @@ class Workbench(QObject):
             first = not self.viewer.layers
             point = self.viewer.dims.point
             layers = self.add(tuples)
+            for layer, (_, meta, _) in zip(layers, tuples, strict=True):
+                if meta.get("visible", True):
+                    self.stage.show(layer)
             particles = [layer for layer in layers if layer in self.ours("particles")]
             if particles:
                 self._show_particles(particles, None if first else point)
@@ -349,6 +401,8 @@ class Workbench(QObject):
             if self.closed:
                 return
             self.view = view
+            self._trace = None
+            self._clock.start()
             self.project_changed.emit(view)
             if done is not None:
                 done(view)
@@ -356,9 +410,38 @@ class Workbench(QObject):
         in_background(self, read_project, path, done=arrived, failed=failed or self.failed.emit)
 
     def refresh(self) -> None:
-        """Read the project again."""
-        if self.view is not None:
-            self.open_project(self.view.root)
+        """Read the project again; who shows it is told only if it has changed."""
+        if self.view is None:
+            return
+        before = self.view
+
+        def arrived(view: ProjectView) -> None:
+            if not self.closed and self.view is before and not view.equals(before):
+                self.view = view
+                self.project_changed.emit(view)
+
+        in_background(self, read_project, before.root, done=arrived, failed=self.failed.emit)
+
+    def _look_again(self) -> None:
+        """Look for changes on the disk, in a worker: a disk in the network may keep it waiting."""
+        view = self.view
+        if self.closed or view is None:
+            self._clock.stop()
+            return
+        if self._looking:
+            return
+        self._looking = True
+
+        def arrived(trace: Any) -> None:
+            self._looking = False
+            before, self._trace = self._trace, trace
+            if view is self.view and before is not None and before != trace:
+                self.refresh()
+
+        def failed(error: StaError) -> None:
+            self._looking = False  # whoever asks for something will be told
+
+        in_background(self, trace_of, view, done=arrived, failed=failed)
 
     def take(self, path: str | Path) -> None:
         """Open whatever was dropped: a project folder in the tree; a job folder or file as layers too."""
@@ -475,10 +558,21 @@ class Workbench(QObject):
         return [t for t in self.tickets if t.state == "queued"]
 
     def stop(self, ticket: Ticket) -> None:
-        """Stop a running job at its next step, or take a waiting one out of the queue."""
+        """Stop a running job at its next step, or take a waiting one out of the queue: it leaves no trace."""
         ticket.stop.set()
         if ticket.state == "queued":
+            self.tickets.remove(ticket)
             self._end(ticket, "stopped", error=Stopped("Taken out of the queue."))
+
+    def move_up(self, ticket: Ticket) -> None:
+        """Let a waiting job go before the one ahead of it."""
+        waiting = self.queued
+        if ticket not in waiting or ticket is waiting[0]:
+            return
+        ahead = waiting[waiting.index(ticket) - 1]
+        first, second = self.tickets.index(ahead), self.tickets.index(ticket)
+        self.tickets[first], self.tickets[second] = ticket, ahead
+        self.queue_changed.emit()
 
     def stop_all(self) -> None:
         """Stop everything."""
@@ -507,6 +601,7 @@ class Workbench(QObject):
             ticket.out = run.out
             ticket.name = run.name.rstrip("/")
             ticket.warnings = run.warnings
+            self.placed.emit(ticket)  # from the worker's thread: Qt hands it over
             return steps
 
         self._worker = create_worker(
@@ -553,12 +648,111 @@ class Workbench(QObject):
         ticket.seconds = time.monotonic() - ticket.began if was_running else 0.0
         if was_running:
             self._worker = None
+        if self.closed:
+            return  # the docks are gone
         self.ended.emit(ticket)
         if ticket.done is not None:
             ticket.done(ticket)
         self.refresh()
         self.queue_changed.emit()
         self._start_next()
+
+    # -- jobs in processes of their own ------------------------------------------------------------
+
+    def detach(self, lines: Sequence[Line], folder: Path | None = None) -> Detached:
+        """Hand command lines, one after the other, to a process that outlives the viewer.
+
+        Parameters
+        ----------
+        lines
+            What to run; see :func:`line_of`.
+        folder
+            A job's folder, if it is known: what the process says goes to its run.out and run.err.
+
+        Raises
+        ------
+        JobError
+            If it cannot be started.
+        """
+        apart = Detached.start(lines, folder)
+        self._apart.append(apart)
+        QTimer.singleShot(500, self._look_at_detached)
+        return apart
+
+    def _look_at_detached(self) -> None:
+        """Tell of one that has failed; one that has found its feet tells by the files it writes."""
+        for apart in list(self._apart):
+            status = apart.status()
+            if status is None:
+                continue
+            self._apart.remove(apart)
+            if status != 0:
+                self.detached_failed.emit(JobError(apart.last_words() or f"It ended with status {status}."))
+        if self._apart and not self.closed:
+            QTimer.singleShot(500, self._look_at_detached)
+
+    # -- closing -----------------------------------------------------------------------------------
+
+    def _may_close(self, window: Any) -> bool:
+        """Ask what becomes of jobs that run or wait, and see to it; False: the window stays."""
+        # File > Quit closes all viewers.
+        others = list(self._of.values()) if getattr(window, "_quit_app", False) else []
+        busy = [bench for bench in dict.fromkeys([self, *others]) if bench.running or bench.queued]
+        if not busy:
+            return True
+        if self._asking:  # closed once more while it waits
+            return False
+        from napari_sta.widgets.closing import ClosingDialog
+
+        self._asking = True
+        try:
+            may = ClosingDialog(busy, window).decide()
+        finally:
+            self._asking = False
+        if not may:
+            window._quit_app = False
+        return may
+
+    def wind_up(self, within_s: float = LEAVE_WITHIN_S) -> None:
+        """Stop all jobs and wait until they have left their marks, but not for ever.
+
+        One that does not get to its next step in time is marked as stopped from here.
+        """
+        self.stop_all()
+        ticket = self.running
+        if ticket is None:
+            return
+        end = time.monotonic() + within_s
+        # Not a loop of its own: that ends at once where the program is quitting.
+        while self.running is ticket and time.monotonic() < end:
+            QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+            time.sleep(0.01)
+        if self.running is ticket:
+            self.abandon(ticket)
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Leave the marks of a stopped job whose thread is still at work; it does so itself when it ends."""
+        from napari_sta.io.files import relative_to
+        from napari_sta.io.project import Project, mark
+
+        out = ticket.out
+        ticket.state = "stopped"
+        if out is None or not out.is_dir():
+            return
+
+        def leave_marks() -> None:
+            try:
+                mark(out, "Aborted")
+                project = Project.find(out)
+                if project is not None:
+                    project.finish_job(f"{relative_to(out, project.root)}/", "Aborted")
+            except (StaError, OSError) as error:
+                logger.warning("%s could not be marked as stopped: %s", ticket.title, error)
+
+        # Another program may hold the pipeline's lock for long: the window does not wait for it.
+        thread = threading.Thread(target=leave_marks, daemon=True)
+        thread.start()
+        thread.join(1.0)
 
     # -- docks -------------------------------------------------------------------------------------
 
@@ -573,11 +767,13 @@ class Workbench(QObject):
     def go_inspect(self, path: str | Path) -> None:
         """Show a post-processing result or a refinement in the Inspect dock."""
         self.open_dock("inspect")
+        self.stage.leave()
         self.inspect.emit(str(path))
 
     def go_align(self, map_path: str | Path, mask_path: str | Path = "") -> None:
         """Show a map (and a mask) in the Align & recentre dock."""
         self.open_dock("align")
+        self.stage.leave()
         self.align.emit(str(map_path), str(mask_path))
 
     def go_job(self, name: str, values: Mapping[str, Any]) -> None:
@@ -620,16 +816,46 @@ def name_tab(widget: QWidget) -> None:
         dock = dock.parent()
     if dock is not None:
         title = dock.windowTitle().removesuffix(f" ({PLUGIN})").replace("&&", "&")
-        dock.setWindowTitle(title.replace("&", "&&"))
+        dock.setWindowTitle(literal(title))
+
+
+def literal(text: str) -> str:
+    """Return a text for a menu, tab or button, where Qt takes a single & for an underline."""
+    return text.replace("&", "&&")
 
 
 class Dock(QWidget):
-    """Base of our docks: names its tab, and has what the first layers need loaded in a thread."""
+    """Base of our docks: names its tab, wears the theme's colours, has what the first layers need loaded.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    viewer
+        Its theme gives the colours, also when it changes.
+    """
+
+    def __init__(self, viewer: Any) -> None:
         super().__init__()
+        self._themed = Workbench.of(viewer).viewer
+        self._themed.events.theme.connect(self._wear_theme)
+        self._wear_theme()
         # Once the event loop turns: the docks come first.
         QTimer.singleShot(300, warm_up_once)
+
+    @property
+    def colours(self) -> Mapping[str, str]:
+        """Colours by their names (see :mod:`napari_sta.widgets.themes`)."""
+        return colours_of(self._themed)
+
+    def _wear_theme(self, event: Any = None) -> None:
+        palette = self.palette()
+        palette.setColor(QPalette.ColorRole.Link, QColor(self.colours["info"]))
+        self.setPalette(palette)
+        self.setStyleSheet(style_sheet(self.colours))
+        if event is not None:
+            self.recolour()
+
+    def recolour(self) -> None:
+        """Give what has its colours in its text those of the new theme."""
 
     def showEvent(self, event: QShowEvent) -> None:
         """Name the tab once napari has put the widget into its dock."""
@@ -680,6 +906,22 @@ def place_for(job: Job, project: Path | None, out: Path | None) -> tuple[Path | 
     raise InputError("There is no folder to write in: open a project in the Project dock first.")
 
 
+def line_of(ticket: Ticket) -> Line:
+    """Return the command line that does a ticket's work, or what is left of it.
+
+    Raises
+    ------
+    InputError
+        If nothing says where to write.
+    """
+    settings: dict[str, Any] = {"threads": ticket.threads, "device": ticket.device}
+    if ticket.out is not None and (ticket.out / "job.json").is_file():
+        return ticket.project or ticket.out, resume_words(ticket.out, **settings)
+    job = with_absolute_paths(ticket.job, ticket.project)
+    project, out = place_for(job, ticket.project, ticket.out)
+    return project or Path.cwd(), words_of(job, str(out or ""), **settings)
+
+
 def preferences() -> tuple[str, int]:
     """Return the device and thread count set in napari's preferences (``auto``, 0 where none are)."""
     try:
@@ -692,13 +934,7 @@ def preferences() -> tuple[str, int]:
         return "auto", 0
 
 
-def colour_contour(layer: Any) -> None:
-    """Show a contour layer as a line of one colour."""
-    from napari.utils.colormaps import DirectLabelColormap
-
-    from napari_sta.layers import CONTOUR_COLOUR
-
+def outline_contour(layer: Any) -> None:
+    """Show a contour layer as a line, which nobody paints on by accident."""
     layer.contour = 1
-    layer.colormap = DirectLabelColormap(
-        color_dict={None: "transparent", 0: "transparent", 1: CONTOUR_COLOUR}
-    )
+    layer.editable = False

@@ -1,0 +1,26 @@
+"""Windows that no image has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from napari_sta.data.errors import InputError
+from napari_sta.jobs._params import check_window, window_px
+
+
+@pytest.mark.parametrize("binning", [1e5, 1e308, float("inf")])
+def test_absurd_binning_has_a_sentence(binning):
+    with pytest.raises(InputError, match="larger than any tilt image"):
+        window_px(24, binning)
+    assert window_px(24, 2.02) == 48
+
+
+def test_placeholders_of_warp_are_called_by_their_name(tmp_path):
+    series = SimpleNamespace(images=((str(tmp_path / "dummy_tiltseries.mrc"), 0),))
+    inputs = SimpleNamespace(particles=SimpleNamespace(tomograms=["TS_01"]), tilt_series={"TS_01": series})
+    with pytest.raises(
+        InputError, match=r"dummy_tiltseries\.mrc of tomogram TS_01 is the placeholder that Warp"
+    ):
+        check_window(inputs, 24, 1.0)
