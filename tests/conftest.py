@@ -16,7 +16,8 @@ os.environ.setdefault("NAPARI_ASYNC", "0")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests say `from laws import ...`, those of stress `import kills`.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "stress")]
+sys.path.insert(0, str(Path(__file__).parent / "stress"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 

@@ -37,7 +37,7 @@ LONG = "x" * 300
 _CURES = re.compile(
     r"\b(give|take|choose|see|use|must|should|did you mean|check|name|correct|make|run|remove|restore|copy|start|"
     r"leave|extract|gunzip|delete|write|install|less than|greater than|valid|one of|only|needs?|say|lower|larger|at "
-    r"most|at least|try|known|even|between|none|has no|Input should be)\b",
+    r"most|at least|try|known|reads|even|between|none|has no|Input should be)\b",
     re.IGNORECASE,
 )
 
@@ -283,7 +283,7 @@ def judge(line: Line, outcome: Outcome, made: Sequence[str]) -> list[str]:
                 problems.append(f"names none of {line.names}: {told[0][:300]}")
             if not _CURES.search(told[0]):
                 problems.append(f"says no cure: {told[0][:300]}")
-            if len(told[0]) > 1200:
+            if len(told[0]) > 1500 + max(map(len, line.words)):
                 problems.append(f"says too much: {len(told[0])} characters")
     if line.wrong and made:
         problems.append(f"left {', '.join(made[:3])}")
