@@ -286,7 +286,7 @@ def imports(stage: Stage) -> None:
         "-m, with an empty part of PYTHONPATH": [sys.executable, "-m", "napari_sta", *job],
         "--help": [sys.executable, "-m", "napari_sta", "--help"],
         "the script": [_script("napari-sta"), *job],
-        "detached": _detached(),
+        "detached": [sys.executable, "-P", "-c", _DETACH, *job],
     }
     starts["torchrun"] = [
         _script("torchrun"), "--standalone", "--nproc-per-node", "1", "-m", "napari_sta", *CASES["refine"].words(), "--o", OUT,
@@ -311,12 +311,17 @@ def _script(name: str) -> str:
     return shutil.which(name, path=str(Path(sys.executable).parent)) or ""
 
 
-def _detached() -> list[str]:
-    from napari_sta import cli
-    from napari_sta.jobs._job import job_named
+# What the dock does, from a process that is in the project folder.
+_DETACH = """
+import os, sys, time
+from pathlib import Path
+from napari_sta.widgets._detached import Detached
 
-    case = CASES["recenter"]
-    return cli.detached_command(job_named(case.job).from_text(dict(case.values)), threads=1)
+job = Detached.start([(Path.cwd(), sys.argv[1:])])
+while job.status() is None:
+    time.sleep(0.1)
+sys.exit(job.status())
+"""
 
 
 ACTS = {"imports": imports, "pipelines": pipelines, "links": links, "names": names}
