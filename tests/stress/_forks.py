@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ class Forks:
             "_forks:command_line", timeout_s, words=list(words), cwd=str(cwd), environment=environment or {},
             before=before, given=given,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def several(count: int) -> Iterator[list[Forks]]:
+    """Give so many parents."""
+    with contextlib.ExitStack() as opened:
+        yield [opened.enter_context(Forks()) for _ in range(count)]
 
 
 def command_line(
