@@ -447,7 +447,7 @@ def _defocus(series: TiltSeries) -> str:
 
 def _tilt_series_problems(found: Description, name: str, series: TiltSeries) -> None:
     files = list(dict.fromkeys(file for file, _ in series.images))
-    missing = [file for file in files if not Path(file).exists()]
+    missing = [file for file in files if not os.path.exists(file)]
     if missing:
         found.problems.append(
             f"{name}: {len(missing)} of {len(files)} image files are missing, such as {missing[0]}"

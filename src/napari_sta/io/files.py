@@ -192,11 +192,22 @@ def sentence_for(error: OSError, path: str | Path) -> str:
     return f"{path} could not be written: {error.strerror or error}; check the output folder and its disk"
 
 
-def remove_temporary_files(folder: str | Path) -> list[Path]:
-    """Delete what a killed run left half-written below a folder; return the names."""
+def remove_temporary_files(folder: str | Path, of: str | None = None) -> list[Path]:
+    """Delete what a killed run left half-written; return the names.
+
+    Parameters
+    ----------
+    of
+        Only what was to become this file in the folder itself; None: everything below the folder.
+    """
     removed = []
-    for leftover in Path(folder).rglob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+    if of is None:
+        found = Path(folder).rglob(f".*{TEMPORARY_SUFFIX}")
+    else:
+        found = Path(folder).glob(f".{of}.*{TEMPORARY_SUFFIX}")
+    for leftover in found:
+        with suppress(OSError):
+            leftover.unlink()
         removed.append(leftover)
     return removed
 

@@ -31,6 +31,7 @@ from napari_sta.io.files import (
     open_log,
     project_root,
     relative_to,
+    remove_temporary_files,
     sentence_for,
     write_text,
 )
@@ -547,6 +548,8 @@ class Project:
             If another program does not release it within ``patience_s``, or the folder is read-only.
         """
         with relion_lock(self.root, patience_s):
+            # Whoever holds the lock alone writes the pipeline: what lies there is of a killed process.
+            remove_temporary_files(self.root, of=PIPELINE_FILE)
             yield
 
     # ---- inside
