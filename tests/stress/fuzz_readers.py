@@ -231,10 +231,10 @@ def _refinement_file(path: Path) -> object:
 
 @_reader
 def _history(path: Path) -> object:
-    from napari_sta.jobs.refine import _read_history
+    from napari_sta.io.refinement import read_history
     from napari_sta.widgets.refine_history import read_refinement
 
-    _read_history(path.parent, 1)
+    read_history(path.parent)
     return read_refinement(path.parent)
 
 
