@@ -203,7 +203,7 @@ class Refine(StaInputsJob):
         # RELION writes "no prior" as -1.
         try:
             return None if float(value) <= 0 else value
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return value
 
     @field_validator("symmetry")
