@@ -107,7 +107,8 @@ def several(count: int) -> Iterator[list[Forks]]:
 def command_line(
     words: list[str], cwd: str, environment: dict[str, str], before: str, given: dict[str, Any]
 ) -> int:
-    """Call the program's main in this process."""
+    """Call the program's main in this process, interrupts handled as the program handles them."""
+    from napari_sta import _interrupt
     from napari_sta.cli import main
 
     os.chdir(cwd)
@@ -116,7 +117,8 @@ def command_line(
     words = [os.fsdecode(word.encode("utf-8", "surrogateescape")) for word in words]
     if before:
         _named(before)(**given)
-    return main(words)
+    with _interrupt.handled(at_once=True):
+        return main(words)
 
 
 def _named(function: str) -> Any:
