@@ -707,7 +707,7 @@ def _tell_jobs(found: Description, project: Project) -> None:
         alias = f" ({job.alias})" if job.alias else ""
         status = "" if job.status == "Unknown" else f", {job.status.lower()}"
         found.lines.append(f"  {job.name}{alias}: {job.type_label or 'unknown type'}{status}")
-        if job.in_pipeline and not (project.root / job.name).is_dir():
+        if job.in_pipeline and not os.path.isdir(project.root / job.name):
             found.problems.append(f"{job.name} is in the pipeline file but its folder is missing")
         if job.status == "Failed":
             found.problems.append(f"{job.name} failed; see {job.name}run.err")

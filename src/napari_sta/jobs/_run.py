@@ -551,6 +551,9 @@ class JobRun:
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
             if status == "Succeeded":
+                # It ends with 1, so it must not be marked a success; renaming needs no room on the disk.
+                with contextlib.suppress(OSError):
+                    os.replace(self.out / SUCCESS, self.out / FAILURE)
                 raise JobError(f"the job finished, but its records could not be written: {error}") from error
         if in_pipeline and self._in_pipeline and self._project is not None:
             try:
