@@ -585,6 +585,27 @@ def test_continuing_in_the_same_folder_keeps_what_was_done(project, three, tmp_p
     assert not checkpoint_path(out, 3).exists()
 
 
+def test_continuing_in_the_same_folder_takes_the_options_of_the_job(project, tmp_path):
+    """Those that RELION's files do not hold too: in this folder the first job's record is replaced."""
+    first, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    odd = {"relion_parity": True, "tilt_prior_width_deg": 20.0}
+    run_job({**project.inputs(), **odd, "max_iterations": 1}, first)
+    go_on = {"continue_from": first / "run_it001_optimiser.star", "max_iterations": 3}
+    run_job(go_on, elsewhere)
+
+    steps = JobRun(job_of(go_on), RunOptions(out=first, threads=THREADS)).steps()
+    while not checkpoint_path(first, 2).exists():
+        next(steps)
+    steps.close()
+    same_iteration(first, elsewhere, 2)
+    for _ in resume(first, RunOptions(threads=THREADS)).steps():
+        pass
+    same_iteration(first, elsewhere, 3)
+    run_job({"continue_from": first / "run_it003_optimiser.star", "max_iterations": 4}, first)
+    run_job({"continue_from": elsewhere / "run_it003_optimiser.star", "max_iterations": 4}, elsewhere)
+    same_iteration(first, elsewhere, 4)
+
+
 def test_continuing_takes_the_options_of_the_job(project, tmp_path):
     run_job({**project.inputs(), "max_iterations": 1, "padding": 1, "seed": 11}, tmp_path / "first")
     words = ["refine", "--continue_from", str(tmp_path / "first" / "run_it001_optimiser.star")]

@@ -160,7 +160,7 @@ def test_a_record_names_the_members_of_a_set(project):
         "Extract/job024/particles.star",
         "Tomograms/job007/tomograms.star",
         "tilt series",
-        "tilt images",
+        "sizes or dates of tilt images",
     }
 
 

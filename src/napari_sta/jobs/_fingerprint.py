@@ -77,7 +77,8 @@ def changed_input(inputs: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     held = list(before.values()) if isinstance(before, dict) else []
     for (name, what), old in zip(inputs.items(), held, strict=False):
         if what != old:
-            return f"{name} has changed since"
+            # A file, or things that are told apart by their sizes and dates or by what they hold.
+            return f"{name} {'has' if isinstance(what, dict) else 'have'} changed since"
     if len(held) != len(inputs):
         return "it had other inputs"
     return "its record was edited, or another version of napari-sta wrote it"

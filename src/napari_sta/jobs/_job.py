@@ -228,6 +228,10 @@ class Job(BaseModel):
         """Say what else is read, by name: something that changes when it does (``_fingerprint``)."""
         return {}
 
+    def complete(self) -> Job:
+        """Return the job with the values that it takes over from another one."""
+        return self
+
     def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
         """Return which files of an earlier run in the folder stay although values or inputs changed."""
         return frozenset()

@@ -140,7 +140,7 @@ class StaInputsJob(Job):
         images = (path for one in series.values() for path, _ in one.images)
         return {
             "tilt series": of_table(series),
-            **({"tilt images": of_files(images)} if self.needs_tomograms() else {}),
+            **({"sizes or dates of tilt images": of_files(images)} if self.needs_tomograms() else {}),
         }
 
     def particles_name(self) -> str:

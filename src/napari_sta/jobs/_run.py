@@ -327,9 +327,9 @@ class JobRun:
         what = _fingerprint.difference(self.job, self._inputs, own)
         what = what or _fingerprint.changed_input(self._inputs, own)
         if self._resumed:
-            raise InputError(
-                f"{out} cannot be resumed: {what}; give the same command again to start anew, or choose another folder"
-            )
+            # The work of days is not deleted for being given again, see below.
+            again = "" if self.job.is_long and not stays else "give the same command again to start anew, or "
+            raise InputError(f"{out} cannot be resumed: {what}; {again}choose another folder")
         if self._lost and (status_of(out) == "Succeeded" or own.get("status") == "Succeeded"):
             raise InputError(
                 f"--o {out} holds a finished {self.job.name()}, but {what}; choose another folder"
@@ -507,6 +507,10 @@ class JobRun:
             "started": datetime.fromtimestamp(began).isoformat(timespec="seconds"),
             "status": "Running",
         }
+        complete = self.job.complete()
+        if complete is not self.job:
+            # Where the other job ran in this folder, its record ends here.
+            self._record["complete_values"] = self._portable_job(complete).model_dump(mode="json")
         self._write_record(self.out)
 
     def _finished_record(self, result: dict[str, Any], began: float) -> dict[str, Any]:
@@ -572,10 +576,11 @@ class JobRun:
         assert self.out is not None
         return path_for(self.out, self.out).rstrip("/") + "/"
 
-    def _portable_job(self) -> Job:
-        """Return the job with its files named as seen from the project folder."""
-        return self.job.model_copy(
-            update={field: self._portable(value) for field, value in self.job.input_files().items()}
+    def _portable_job(self, job: Job | None = None) -> Job:
+        """Return the job, or another, with its files named as seen from the project folder."""
+        job = job or self.job
+        return job.model_copy(
+            update={field: self._portable(value) for field, value in job.input_files().items()}
         )
 
     def _portable(self, value: str) -> str:

@@ -286,12 +286,14 @@ class Refine(StaInputsJob):
         )
         found: dict[str, Any] = {
             "tilt series": of_table(inputs.tilt_series),
-            "particle images": of_files(images),
+            "sizes or dates of particle images": of_files(images),
         }
         if optimiser is not None:
             # The particle set that is gone on with, and reference and mask taken over, are named in no field.
             taken = [inputs.particles_path, job.in_3dref, job.in_mask]
-            found["taken over"] = [sha256(resolve(path)) if path else "" for path in taken]
+            found["particles, reference or mask taken over"] = [
+                sha256(resolve(path)) if path else "" for path in taken
+            ]
         return found
 
     def stays(self, out: Path, written: frozenset[str]) -> frozenset[str]:
@@ -303,6 +305,10 @@ class Refine(StaInputsJob):
         again = {"run_history.json", "run_solvent_mask.mrc"}  # are written anew without loss
         gone = files.iterations(written, after=last) - again
         return written - gone if last >= 0 else frozenset()
+
+    def complete(self) -> Refine:
+        """Return the job with what it takes over from the one it continues."""
+        return self.with_continued()[0]
 
     def with_continued(self) -> tuple[Refine, Optimiser | None]:
         """Return the job with what it takes over from the one it continues."""
@@ -344,7 +350,11 @@ class Refine(StaInputsJob):
         if record.exists():
             from napari_sta.jobs._run import read_record
 
-            values = read_record(path.parent)["values"]
+            written = read_record(path.parent)
+            # A job that itself continues one says what it took over from it.
+            complete = written.get("complete_values")
+            values_are_complete = isinstance(complete, dict)
+            values = complete if values_are_complete else written["values"]
             values = {k: v for k, v in values.items() if v is not None and k != "max_iterations"}
             for name in (
                 "in_optimisation_set",
@@ -357,7 +367,7 @@ class Refine(StaInputsJob):
                 if values.get(name):
                     values[name] = found(str(values[name]))
             before = values.pop("continue_from", None)
-            if before is None:
+            if before is None or values_are_complete:
                 return values
             older = resolve(str(before), path)
             if older.parent.resolve() != path.parent.resolve():
