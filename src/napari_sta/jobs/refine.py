@@ -352,9 +352,8 @@ class Refine(StaInputsJob):
 
             written = read_record(path.parent)
             # A job that itself continues one says what it took over from it.
-            complete = written.get("complete_values")
-            values_are_complete = isinstance(complete, dict)
-            values = complete if values_are_complete else written["values"]
+            values_are_complete = isinstance(written.get("complete_values"), dict)
+            values = written["complete_values" if values_are_complete else "values"]
             values = {k: v for k, v in values.items() if v is not None and k != "max_iterations"}
             for name in (
                 "in_optimisation_set",
