@@ -68,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise KeyboardInterrupt from None
                 raise
     except Stopped as error:
+        _tell_relion(words, "Aborted")
         print(f"napari-sta: {error or 'stopped'}", file=sys.stderr)
         return EXIT_STOPPED
     except KeyboardInterrupt:
+        _tell_relion(words, "Aborted")
         print("napari-sta: stopped", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:
@@ -79,11 +81,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except InputError as error:
+        _tell_relion(words, "Failed")
         print(f"napari-sta: {error}", file=sys.stderr)
         return EXIT_INPUT
     except StaError as error:
+        _tell_relion(words, "Failed")
         print(f"napari-sta: {error}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _tell_relion(words: Sequence[str], status: str) -> None:
+    """RELION's GUI waits for ever for a job that leaves no marker, such as one whose input is wrong."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.replace("-", "_").partition("=")
+        if name == "__pipeline_control":
+            from napari_sta.jobs._run import tell_relion
+
+            tell_relion(word.partition("=")[2] if value else following, status)
 
 
 def _main(words: list[str]) -> int:

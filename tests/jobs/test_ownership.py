@@ -233,6 +233,31 @@ def test_relion_may_have_made_the_folder_for_us(root, tmp_path, monkeypatch, con
     assert (out / "mask.mrc").exists()
 
 
+@pytest.mark.parametrize(
+    ("job", "option", "value"),
+    [
+        ("make_mask", "--in_3dref", "nowhere.mrc"),
+        ("make_mask", "--treshold", "0.5"),
+        ("make_mask", "--threshold", "high"),
+        ("make_musk", "--threshold", "0.5"),
+    ],
+)
+def test_relion_is_told_of_a_job_that_never_began(root, tmp_path, monkeypatch, job, option, value):
+    """Its GUI shows a job without exit marker as running for ever."""
+    monkeypatch.chdir(tmp_path)
+    for name, program in (("job010", "napari-sta make_mask"), ("job011", "their_program.py")):
+        out = Path("External", name)
+        out.mkdir(parents=True)
+        launched(out, program)
+        names = {file.name for file in out.iterdir()}
+        words = [job, "--in_3dref", str(root / "half1.mrc"), option, value, "--o", f"{out}/"]
+        assert main([*words, "--pipeline_control", f"{out}/"]) == 2
+        marker = {"RELION_JOB_EXIT_FAILURE"} if name == "job010" else set()
+        assert {file.name for file in out.iterdir()} == {*names, *marker}
+    assert main([*words, "--pipeline_control", "External/job012/"]) == 2
+    assert not Path("External/job012").exists()
+
+
 def test_a_job_of_another_program_may_have_begun(root, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()

@@ -285,28 +285,13 @@ class JobRun:
     def _refuse_foreign(self, out: Path, names: set[str], *, anyhow: bool = False) -> None:
         """Never write among what another program or another job left."""
         others = sorted(name for name in names if not _LAUNCH_FILES.fullmatch(name))
-        if not others and names and not (anyhow or self.options.by_relion or self._is_launched(out, names)):
+        if not others and names and not (anyhow or self.options.by_relion or _is_launched(self.job.relion_type, out, names)):
             others = sorted(names)
         if others:
             raise InputError(
                 f"--o {out} already holds {others[0]}, which no {self.job.name()} of napari-sta wrote; choose another "
                 "folder"
             )
-
-    def _is_launched(self, out: Path, names: set[str]) -> bool:
-        """Whether RELION has made the folder in order to run us there."""
-        try:
-            tables = read_star(out / "job.star")
-            label = tables["job"].row().get("rlnJobTypeLabel", "")
-            program = ""
-            if "joboptions_values" in tables:
-                program = read_job_star(out / "job.star").options.get("fn_exe", "")
-        except (InputError, KeyError):
-            return False
-        if label.startswith("relion.external"):
-            return "napari-sta" in program or not program
-        # Scheduled there, or a job of RELION's that has begun?
-        return label == self.job.relion_type and names <= _SCHEDULED_FILES
 
     def _compare(self, out: Path, own: dict[str, Any]) -> None:
         """Find out what of an earlier run in the folder may stay: all if values and inputs are the same.
@@ -607,6 +592,41 @@ class JobRun:
             for file, node in self.job.outputs.items()
             if (self.out / file).exists()
         ]
+
+
+def tell_relion(folder: str | Path, status: str) -> None:
+    """Leave the exit marker that RELION waits for where it has started us as an External job, and no job began.
+
+    Parameters
+    ----------
+    folder
+        What ``--pipeline_control`` says.
+    status
+        Failed or Aborted.
+    """
+    out = Path(folder)
+    with contextlib.suppress(StaError, OSError):
+        if not out.is_dir() or status_of(out) != "Unknown" or not _is_launched("relion.external", out, set()):
+            return
+        if os.path.lexists(out / "job.json") and _runs(out, read_record(out)):
+            return
+        mark(out, status)
+
+
+def _is_launched(relion_type: str, out: Path, names: set[str]) -> bool:
+    """Whether RELION has made the folder, which holds files of these names, in order to run us there."""
+    try:
+        tables = read_star(out / "job.star")
+        label = tables["job"].row().get("rlnJobTypeLabel", "")
+        program = ""
+        if "joboptions_values" in tables:
+            program = read_job_star(out / "job.star").options.get("fn_exe", "")
+    except (InputError, KeyError):
+        return False
+    if label.startswith("relion.external"):
+        return "napari-sta" in program or not program
+    # Scheduled there, or a job of RELION's that has begun?
+    return label == relion_type and names <= _SCHEDULED_FILES
 
 
 def assist(job: Job, options: RunOptions) -> None:
