@@ -285,7 +285,11 @@ class JobRun:
     def _refuse_foreign(self, out: Path, names: set[str], *, anyhow: bool = False) -> None:
         """Never write among what another program or another job left."""
         others = sorted(name for name in names if not _LAUNCH_FILES.fullmatch(name))
-        if not others and names and not (anyhow or self.options.by_relion or _is_launched(self.job.relion_type, out, names)):
+        if (
+            not others
+            and names
+            and not (anyhow or self.options.by_relion or _is_launched(self.job.relion_type, out, names))
+        ):
             others = sorted(names)
         if others:
             raise InputError(
