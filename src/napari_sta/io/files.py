@@ -45,6 +45,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         _record(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_still_there(path)
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
@@ -89,15 +90,33 @@ def _record(path: Path) -> None:
     for root, record in list(_records.items()):
         if not name.startswith(root):
             continue
-        if not os.path.exists(root + WRITTEN):
-            raise JobError(
-                f"the output folder {root} was removed or renamed while the job was running; run the job "
-                "again"
-            )
+        _refuse_if_gone(root)
         # A name that a full disk cut short must not run into the next.
         entry = os.fsencode(f"\n{name[len(root) :]}\n")
         if os.write(record, entry) < len(entry):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _check_still_there(path: Path) -> None:
+    """Undo making a folder anew that somebody has removed just before, together with its record."""
+    name = os.path.abspath(path)
+    for root in [one for one in list(_records) if name.startswith(one)]:
+        try:
+            _refuse_if_gone(root)
+        except JobError:
+            for folder in Path(name).parents:
+                with suppress(OSError):
+                    folder.rmdir()
+                if os.path.join(folder, "") == root:
+                    break
+            raise
+
+
+def _refuse_if_gone(root: str) -> None:
+    if not os.path.exists(root + WRITTEN):
+        raise JobError(
+            f"the output folder {root} was removed or renamed while the job was running; run the job again"
+        )
 
 
 def written_files(folder: str | Path) -> frozenset[str]:
