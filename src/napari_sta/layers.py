@@ -409,12 +409,11 @@ def _is_fourier(path: Path) -> bool:
 
 def is_mask(path: str | Path, volume: Volume | None = None) -> bool:
     """Whether a volume is a mask: by its name, or because it runs exactly from 0 to 1."""
-    stem = Path(path).stem.lower()
-    if "masked" in stem:
-        return False
-    if "mask" in stem:
+    from napari_sta.io.mrc import is_called_mask
+
+    if is_called_mask(path):
         return True
-    if volume is None:
+    if volume is None or "masked" in Path(path).stem.lower():
         return False
     return float(volume.data.min()) == 0.0 and float(volume.data.max()) == 1.0
 

@@ -185,6 +185,8 @@ def _with(label: str, text: str, row: int, table: str = "particles") -> None:
         ("rlnAngleTilt", "nan"),
         ("rlnAngleTiltPrior", "ten"),
         ("rlnOriginXPriorAngst", "inf"),
+        ("rlnOriginXPriorAngst", "1e300"),
+        ("rlnAnglePsiPrior", "-1e30"),
         ("rlnMaxValueProbDistribution", "<NA>"),
         ("rlnTomoVisibleFrames", "[1,1"),
         ("rlnTomoVisibleFrames", "1"),
@@ -212,6 +214,49 @@ def test_an_unnamed_particle_table_is_a_particle_set(project):
     description = describe(PARTICLES)
     assert "particle set, 12 particles" in description.lines[0]
     assert "rename data_ to data_particles" in description.problems[0]
+
+
+@pytest.mark.parametrize("name", ["images", "", "particles # of mine", "Particles"])
+def test_a_particle_table_of_another_name_is_told_of(project, name):
+    more = "\ndata_\n\n_rlnFirst 1\n" if name == "" else ""
+    text = PARTICLES.read_text().replace("data_particles", f"data_{name or 'x'}")
+    PARTICLES.write_text(text + more)
+    assert f"rename data_{name or 'x'} to data_particles" in describe(PARTICLES).problems[0]
+
+
+@pytest.mark.parametrize("value", ["<NA>", "nan", "1e300"])
+@pytest.mark.parametrize(
+    "label", ["rlnTomoXTilt", "rlnTomoXShiftAngst", "rlnDefocusAngle", "rlnCtfScalefactor", "rlnPhaseShift"]
+)
+def test_every_number_of_a_tilt_series_is_looked_at(project, label, value):
+    path = Path("Tomograms/job007/tilt_series/TS_01.star")
+    tables = read_star(path)
+    columns = dict(tables["TS_01"].columns)
+    columns[label] = columns.get(label, text_column(["0"] * 21)).copy()
+    columns[label][4] = value
+    write_star(path, [Table("TS_01", columns)])
+    found = [describe(path), describe("Tomograms/job007/tomograms.star")]
+    for one in found:
+        assert any(f"row 5: '{value}' in column {label}" in problem for problem in one.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "a_mask"),
+    [
+        ("mask.mrc", True),
+        ("Mask_2.mrc", True),
+        ("run_solvent_mask.mrc", True),
+        ("postprocess_masked.mrc", False),
+        ("map_unmasked.mrc", False),
+        ("MASKED.mrc", False),
+    ],
+)
+def test_a_masked_map_is_no_mask(tmp_path, name, a_mask):
+    data = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    write_volume(tmp_path / name, Volume(data, 2.7))
+    said = describe(tmp_path / name)
+    assert any("values of a mask" in problem for problem in said.problems) == a_mask
+    assert (f"{name}: mask" in said.lines[0]) == a_mask
 
 
 def test_a_box_that_the_images_do_not_have(project):

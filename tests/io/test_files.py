@@ -176,6 +176,8 @@ def test_only_files_are_read_as_files(tmp_path):
             check_is_file(path)
     with pytest.raises(InputError, match="does not exist"):
         resolve("x" * 300)
+    with pytest.raises(InputError, match=r"without a name .*named in particles\.star.*; correct"):
+        resolve("", "particles.star")
     with pytest.raises(JobError, match="too long"):
         write_text(tmp_path / ("x" * 300), "one")
 

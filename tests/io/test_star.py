@@ -162,6 +162,7 @@ _LOOP = "data_a\n\nloop_\n_rlnX #1\n_rlnY #2\n{}1 2\n3 4{}\n\n"
         pytest.param(
             _LOOP.format("# data_b\n", "").replace("_rlnY", "# why\n\n_rlnY"), id="among the labels"
         ),
+        pytest.param(_LOOP.format("", "").replace("_rlnY", "_rlnY#2"), id="number that touches its label"),
         pytest.param(_LOOP.format("", " # nice"), id="remark after a row"),
         pytest.param(_LOOP.format("", " #nice 5 6"), id="remark that touches its mark"),
         pytest.param("\ufeff" + _LOOP.format("", ""), id="byte order mark"),

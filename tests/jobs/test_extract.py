@@ -754,6 +754,22 @@ def test_names_never_lead_out_of_the_folder(copy, tmp_path, rename, stack2d):
     assert not Path("/tmp/napari-sta-escape").exists()
 
 
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda row, tomogram, name: (tomogram, f"{name}@b" if row == 5 else name),
+        lambda row, tomogram, name: (f"{tomogram}@b", str(row)),
+    ],
+    ids=["particle", "tomogram"],
+)
+def test_names_that_are_read_as_numbers_of_images_are_refused(copy, tmp_path, rename):
+    """Stacks of such names could be written, but neither we nor RELION would find them again."""
+    renamed(copy, rename)
+    with pytest.raises(InputError, match=r"particles\.star, row \d+: the name .* holds @.*; take the @ out"):
+        run(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("link", ["Subtomograms", "Subtomograms/TS_01"])
 def test_links_in_its_folder_are_not_followed(copy, tmp_path, link):
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"

@@ -112,7 +112,7 @@ def subfolder(folder: Path) -> str:
 
 def record_of_another_job(folder: Path) -> str:
     (folder / "job.json").write_text(json.dumps({"job": "another", "values": {}}))
-    return "is the folder of a another job"
+    return "is the folder of another job (another)"
 
 
 def damaged_record(folder: Path) -> str:

@@ -195,6 +195,22 @@ def test_a_disk_full_from_the_start(tmp_path):
     assert "disk is full" in sentence_for(OSError("Not enough free space to write 28 bytes"), "map.mrc")
 
 
+def test_the_marker_is_left_where_the_record_finds_no_room(tmp_path, monkeypatch):
+    """RELION takes a job without marker to be running, for ever."""
+
+    def full(self: JobRun, out: Path) -> None:
+        raise JobError("the disk is full")
+
+    def run_out_of_room(self: JobRun, began: float) -> None:
+        monkeypatch.setattr(JobRun, "_write_record", full)
+        raise JobError("the disk is full")
+
+    monkeypatch.setattr(JobRun, "_write_start", run_out_of_room)
+    with pytest.raises(JobError, match="the disk is full"):
+        run_to_end(JobRun(practise(), RunOptions(out=tmp_path / "out")))
+    assert status_of(tmp_path / "out") == "Failed"
+
+
 def test_results_of_others_are_not_overwritten(tmp_path, project):
     out = tmp_path / "theirs"
     first = next(iter(practise().outputs))

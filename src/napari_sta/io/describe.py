@@ -123,7 +123,7 @@ def _volume_word(path: Path, header: mrc.MrcHeader) -> str:
         return "weights of a 3D pseudo-subtomogram (CTF² over multiplicity, Fourier half)"
     if name.endswith("_data.mrc"):
         return "3D pseudo-subtomogram"
-    if "mask" in name:
+    if mrc.is_called_mask(path):
         return "mask"
     return f"volume, or stack of {d} images" if len({d, h, w}) > 1 else "map"
 
@@ -150,7 +150,7 @@ def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> N
         found.problems.append(
             "values this large cannot be computed with; scale them down, or the file is damaged"
         )
-    if "mask" in path.name and header.shape_zyx[0] > 1 and (low < 0 or high > 1):
+    if mrc.is_called_mask(path) and header.shape_zyx[0] > 1 and (low < 0 or high > 1):
         found.problems.append(
             f"values of a mask must lie between 0 and 1, these go from {low:.3g} to {high:.3g} (rescaling "
             "does "
@@ -200,6 +200,11 @@ def _describe_star(path: Path) -> Description:
     else:
         found.lines.append(f"{path.name}: STAR file of a kind that napari-sta does not use")
         _describe_tables(found, tables)
+        if any(map(relion.has_particles, tables.values())):
+            try:
+                relion.particles_in(path, tables)
+            except InputError as error:
+                found.problems.append(str(error))
     return found
 
 
@@ -492,12 +497,15 @@ def _describe_tilt_series(found: Description, path: Path, tables: dict[str, Tabl
     if len(table) == 0:
         found.problems.append("no tilt images: the table has no rows")
         return
-    for label in ("rlnTomoYTilt", "rlnTomoZRot", "rlnDefocusU", "rlnMicrographPreExposure"):
+    told = ("rlnTomoYTilt", "rlnTomoZRot", "rlnDefocusU", "rlnMicrographPreExposure")
+    for label in relion.TILT_NUMBERS:
         if label in table:
             try:
                 values = relion.number_column(table, label, path)
             except InputError as error:
                 found.problems.append(str(error))
+                continue
+            if label not in told:
                 continue
             known = LABELS[label]
             found.lines.append(

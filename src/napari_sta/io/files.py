@@ -347,6 +347,8 @@ def resolve(path: str | Path, *hints: str | Path) -> Path:
     InputError
         If it is in none of: the current folder, the project of each hint, each folder above each hint.
     """
+    if str(path) == "":
+        raise InputError(f"a file without a name is wanted{_named_in(hints)}; correct the empty entry")
     path = Path(path)
     # os.path.exists, unlike that of Path, answers No to a name that no file can have.
     if path.is_absolute():

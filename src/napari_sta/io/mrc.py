@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,11 @@ class MrcHeader:
         """Sections, rows and columns as the file keeps them."""
         first, second, third = (self.shape_zyx[self.stored_axes.index(axis)] for axis in range(3))
         return first, second, third
+
+
+def is_called_mask(path: str | Path) -> bool:
+    """Whether a file is named as a mask, and not as something masked (``postprocess_masked.mrc``)."""
+    return re.search("mask(?!ed)", Path(path).stem, re.IGNORECASE) is not None
 
 
 def what_else(head: bytes) -> str:

@@ -559,7 +559,11 @@ class Project:
         path = self.root / PIPELINE_FILE
         if not os.path.lexists(path):
             return {}
-        check_is_file(path)
+        if check_is_file(path).st_size == 0:
+            raise InputError(
+                f"{path} is empty, as full disks leave files; {_CURE}, or remove it: jobs are listed from "
+                "their folders then"
+            )
         return read_star(path)
 
     def _tables(self) -> dict[str, Table]:

@@ -53,6 +53,21 @@ _OPTICS_PATHS = ("rlnMtfFileName",)
 # Beyond these a number is no position in a tomogram, no angle, no count.
 _MOST_ANGST = 1e8
 _MOST_DEG = 1e6
+_TILT_ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
+_TILT_SHIFTS = ("rlnTomoYShiftAngst", "rlnTomoXShiftAngst")
+_OPTICS_OF_TILTS = (
+    "rlnMicrographPreExposure",
+    "rlnDefocusU",
+    "rlnDefocusV",
+    "rlnDefocusAngle",
+    "rlnPhaseShift",
+    "rlnCtfScalefactor",
+    "rlnCtfBfactor",
+)
+TILT_NUMBERS = (*_TILT_ANGLES, *_TILT_SHIFTS, *_OPTICS_OF_TILTS)
+_LIMITS = dict.fromkeys(
+    (*CENTRED, *PIXEL, *ORIGIN, *ORIGIN_PRIORS, *_TILT_SHIFTS, *_OPTICS_OF_TILTS), _MOST_ANGST
+) | dict.fromkeys((*ANGLES, *SUBTOMOGRAM_ANGLES, *ANGLE_PRIORS, *_TILT_ANGLES), _MOST_DEG)
 _MOST_WHOLE = 1e15
 _MOST_BOX_PX = 10_000
 _MOST_TOMOGRAM_PX = 1_000_000
@@ -89,7 +104,7 @@ def number_column(
     *,
     may_lack: bool = False,
     finite: bool = True,
-    limit: float = np.inf,
+    limit: float | None = None,
 ) -> NDArray[np.float64]:
     """Return a column as numbers, (n,): the one way from text to numbers.
 
@@ -101,7 +116,7 @@ def number_column(
     finite
         Refuse infinite numbers and NaN.
     limit
-        Refuse numbers beyond this, either way.
+        Refuse numbers beyond this, either way; None: beyond what the column can mean, if that is known.
 
     Raises
     ------
@@ -123,10 +138,11 @@ def number_column(
         bad = np.flatnonzero(~np.isfinite(values) & ~absent)
         if len(bad):
             raise _wrong(table, label, path, int(bad[0]), "is not a finite number")
-    if np.isfinite(limit):
-        bad = np.flatnonzero(np.abs(values) > limit)
+    most = _LIMITS.get(label, np.inf) if limit is None else limit
+    if np.isfinite(most):
+        bad = np.flatnonzero(np.abs(values) > most)
         if len(bad):
-            raise _wrong(table, label, path, int(bad[0]), f"is absurd (beyond {limit:g})")
+            raise _wrong(table, label, path, int(bad[0]), f"is absurd (beyond {most:g})")
     return values
 
 
@@ -148,13 +164,13 @@ def _whole_numbers(table: Table, label: str, path: str | Path) -> NDArray[np.int
 
 
 def number_columns(
-    table: Table, labels: Sequence[str], path: str | Path, *, may_lack: bool = False, limit: float = np.inf
+    table: Table, labels: Sequence[str], path: str | Path, *, may_lack: bool = False
 ) -> NDArray[np.float64]:
     """Return several columns side by side, (n, len(labels)); columns that are not there are 0."""
     stacked = np.zeros((len(table), len(labels)))
     for axis, label in enumerate(labels):
         if label in table:
-            stacked[:, axis] = number_column(table, label, path, may_lack=may_lack, limit=limit)
+            stacked[:, axis] = number_column(table, label, path, may_lack=may_lack)
     return stacked
 
 
@@ -240,12 +256,13 @@ def named_particles(tables: Mapping[str, Table]) -> dict[str, Table]:
 
     That is a table ``data_`` with tomogram names and coordinates, and no other table has those.
     """
-    if "particles" in tables or [name for name, one in tables.items() if _has_particles(one)] != [""]:
+    if "particles" in tables or [name for name, one in tables.items() if has_particles(one)] != [""]:
         return dict(tables)
     return {name or "particles": replace(one, name=name or "particles") for name, one in tables.items()}
 
 
-def _has_particles(table: Table) -> bool:
+def has_particles(table: Table) -> bool:
+    """Whether a table, whatever its name, holds particles: their tomograms and coordinates."""
     return "rlnTomoName" in table and any(all(label in table for label in kind) for kind in (CENTRED, PIXEL))
 
 
@@ -253,7 +270,7 @@ def _particles_table(path: str | Path, tables: Mapping[str, Table]) -> Table:
     table = tables.get("particles")
     if table is None:
         held = ", ".join(f"data_{name}" for name in tables)
-        other = next((name for name, one in tables.items() if _has_particles(one)), None)
+        other = next((name for name, one in tables.items() if has_particles(one)), None)
         cure = "name a particle set" if other is None else f"rename data_{other} to data_particles"
         raise InputError(f"{path} has no table data_particles (it holds {held}); {cure}")
     if len(table) == 0:
@@ -278,7 +295,7 @@ def particles_in(
         tomogram=tomogram,
         name=name,
         coordinate_zyx_angst=_coordinates(path, table, tilt_series),
-        origin_zyx_angst=number_columns(table, ORIGIN, path, limit=_MOST_ANGST),
+        origin_zyx_angst=number_columns(table, ORIGIN, path),
         angles_deg=_angles(table, ANGLES, path),
         subtomogram_angles_deg=_angles(table, SUBTOMOGRAM_ANGLES, path),
         optics_group=optics_group,
@@ -299,7 +316,7 @@ def _angles(table: Table, labels: Sequence[str], path: str | Path) -> NDArray[np
             f"{path} has {there[0]} but no {lacking}; an orientation needs all of {', '.join(labels)}, "
             "add the column"
         )
-    return number_columns(table, labels, path, limit=_MOST_DEG)
+    return number_columns(table, labels, path)
 
 
 def _numbered(tomogram: Column) -> Column:
@@ -315,7 +332,7 @@ def _coordinates(
     path: str | Path, table: Table, tilt_series: Mapping[str, TiltSeries] | None
 ) -> NDArray[np.float64]:
     if all(label in table for label in CENTRED):
-        return number_columns(table, CENTRED, path, limit=_MOST_ANGST)
+        return number_columns(table, CENTRED, path)
     if not all(label in table for label in PIXEL):
         for labels in (CENTRED, PIXEL):
             there = [label for label in reversed(labels) if label in table]
@@ -335,7 +352,7 @@ def _coordinates(
             "too "
             "(--in_tomograms), which holds the tomogram sizes that turn them into Å"
         )
-    pixel = number_columns(table, PIXEL, path, limit=_MOST_ANGST)
+    pixel = number_columns(table, PIXEL, path)
     angst = np.empty_like(pixel)
     for name in dict.fromkeys(table["rlnTomoName"]):
         rows = table["rlnTomoName"] == name
@@ -695,7 +712,7 @@ def _tilt_series(
 
     def per_tilt(label: str, default: float | None = None) -> NDArray[np.float64]:
         if label in table:
-            return number_column(table, label, tilt_path, limit=_MOST_ANGST)
+            return number_column(table, label, tilt_path)
         if default is None:
             raise InputError(
                 f"{tilt_path}, table data_{name} has no column {label}; re-run the job that should have "
@@ -777,8 +794,8 @@ def _alignment(
             "every tilt "
             "as unrotated; use the output of an Align tilt-series job"
         )
-    angles = number_columns(table, ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot"), path, limit=_MOST_DEG)
-    shifts = number_columns(table, ("rlnTomoYShiftAngst", "rlnTomoXShiftAngst"), path, limit=_MOST_ANGST)
+    angles = number_columns(table, _TILT_ANGLES, path)
+    shifts = number_columns(table, _TILT_SHIFTS, path)
     return angles, shifts, None
 
 
@@ -889,7 +906,7 @@ def read_trajectories(path: str | Path, particle_names: Sequence[str] | None = N
         lacking = [label for label in _TRAJECTORY_AXES if label not in table]
         if lacking:
             raise InputError(f"{path}, table data_{name} has no column {lacking[0]}")
-        shifts[name] = number_columns(table, _TRAJECTORY_AXES, path, limit=_MOST_ANGST)
+        shifts[name] = number_columns(table, _TRAJECTORY_AXES, path)
     if shifts and next(iter(shifts)) == "0" and particle_names is not None and "0" not in particle_names:
         if len(shifts) < len(particle_names):
             raise InputError(f"{path} has {len(shifts)} trajectories for {len(particle_names)} particles")

@@ -252,7 +252,7 @@ def _read_loop(path: str | Path, name: str, lines: list[str], position: int) -> 
                     f"table {_shown(name)}, where only #{len(labels) + 1} may; if the line is a row, quote "
                     "its first value"
                 )
-            labels.append(words[0][1:])
+            labels.append(words[0][1:].partition("#")[0])
         elif words and words[0][0] not in "#;":
             break
         position += 1

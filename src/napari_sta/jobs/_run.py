@@ -271,7 +271,7 @@ class JobRun:
             return None
         own = read_record(out)
         if own["job"] != self.job.name():
-            raise InputError(f"--o {out} is the folder of a {own['job']} job; choose another folder")
+            raise InputError(f"--o {out} is the folder of another job ({own['job']}); choose another folder")
         if _runs(out, own):
             raise InputError(
                 f"{out} is in use: the job there runs in process {own.get('process')}; wait for it or stop it"
@@ -543,6 +543,10 @@ class JobRun:
             self._write_record(self.out)
         except (StaError, OSError) as error:
             log.error("the records of the job could not be completed: %s", error)
+            if status != "Succeeded":
+                # Without the marker RELION takes it to be running; an empty file may find room on a full disk.
+                with contextlib.suppress(StaError, OSError):
+                    mark(self.out, status)
             if status == "Succeeded":
                 # It ends with 1, so it must not be marked a success; renaming needs no room on the disk.
                 with contextlib.suppress(OSError):

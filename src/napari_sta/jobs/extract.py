@@ -224,7 +224,7 @@ class Extract(StaInputsJob):
         Raises
         ------
         InputError
-            If a name leads elsewhere, or two particles would have one file.
+            If a name leads elsewhere or cannot be read again, or two particles would have one file.
         """
         particles, path = inputs.particles, inputs.particles_path
         names, tomograms = particles.name.tolist(), particles.tomogram.tolist()
@@ -240,13 +240,18 @@ class Extract(StaInputsJob):
                     f"{particles.name[row]}, so one would overwrite the other's images; give each particle of a "
                     "tomogram a name of its own, or delete the column, then they are numbered"
                 )
+            if "@" in name:
+                raise InputError(
+                    f"{path}, row {row + 1}: the name {name[:80]!r} of a particle's images holds @, after which RELION "
+                    "looks for the name of a stack; take the @ out of rlnTomoParticleName and rlnTomoName"
+                )
             folder, _, last = name.rpartition("/")
             if folder not in folders or last in ("", ".", "..") or not last.isprintable():
                 # No folder is known yet; links in it are looked for once it is.
                 inside(
                     "…/Subtomograms",
                     name,
-                    f"{path}, row {row + 1}, rlnTomoParticleName {particles.name[row]}",
+                    f"{path}, row {row + 1}, rlnTomoParticleName {particles.name[row] or '(empty)'}",
                 )
                 folders.add(folder)
         return [f"Subtomograms/{name}" for name in names]
