@@ -50,6 +50,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
+        for root in list(_records):
+            if os.path.abspath(path).startswith(root):
+                _refuse_if_gone(root)
         raise JobError(sentence_for(error, path)) from error
     finally:
         with suppress(OSError):
