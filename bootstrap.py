@@ -280,7 +280,7 @@ def ensure_environment(venv: Path, extras: str, ask: bool) -> Path:
         make_environment(venv, ask)
     install_torch(python)
     say(f"installing napari-sta[{extras}] and what it needs (a few minutes)")
-    run([*pip(python), "install", "-e", f"{ROOT}[{extras}]"], digest=digest_of_pip)
+    run([*pip(python), "-e", f"{ROOT}[{extras}]"], digest=digest_of_pip)
     say("compiling the program and its kernels (once)")
     run([str(python), "-m", "compileall", "-q", str(ROOT / "src")])
     run([str(python), "-m", "napari_sta.kernels.warm_up"])
@@ -309,8 +309,9 @@ def make_environment(venv: Path, ask: bool) -> None:
 
 
 def pip(python: Path) -> list[str | Path]:
-    """Return the command that calls pip of an environment."""
-    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    """Return the command with which pip of an environment installs."""
+    general = ["--disable-pip-version-check", "--no-input"]
+    return [python, "-m", "pip", *general, "install", "--progress-bar", "off"]
 
 
 def install_torch(python: Path) -> None:
@@ -320,22 +321,22 @@ def install_torch(python: Path) -> None:
         return
     if has_nvidia_gpu():
         say("an NVIDIA GPU is there: installing torch with CUDA")
-        run([*pip(python), "install", "torch"], digest=digest_of_pip)
+        run([*pip(python), "torch"], digest=digest_of_pip)
         return
     drags_cuda = torch_drags_cuda(python)
     if drags_cuda:
         say("no NVIDIA GPU: installing the CPU build of torch from PyTorch's own index")
-        run([*pip(python), "install", TORCH, "--index-url", TORCH_CPU_INDEX], digest=digest_of_pip)
+        run([*pip(python), TORCH, "--index-url", TORCH_CPU_INDEX], digest=digest_of_pip)
     else:
         say("no NVIDIA GPU: installing torch")
-        run([*pip(python), "install", TORCH], digest=digest_of_pip)
+        run([*pip(python), TORCH], digest=digest_of_pip)
 
 
 def torch_drags_cuda(python: Path) -> bool:
     """Ask pip whether a plain install of torch would bring gigabytes of CUDA packages with it."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [*pip(python), "install", "-q", "--dry-run", "--report", report, TORCH]
+        command = [*pip(python), "-q", "--dry-run", "--report", report, TORCH]
         result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if result.returncode or not report.exists():
             return sys.platform.startswith("linux")  # the index for CPUs may still have it

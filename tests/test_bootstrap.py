@@ -239,3 +239,11 @@ def test_nothing_is_missing_where_all_is_there(bare_debian, monkeypatch, tmp_pat
     said = capsys.readouterr().out
     assert f"source {tmp_path}/elsewhere/bin/activate" in said
     assert "apt-get" not in said
+
+
+def test_pip_takes_the_words_it_is_given(bootstrap):
+    """Its general options stand before the command, the others after it."""
+    words = [str(word) for word in bootstrap.pip(Path(sys.executable))]
+    done = subprocess.run([*words, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "pip install" in done.stdout

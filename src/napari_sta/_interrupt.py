@@ -20,6 +20,13 @@ STOPPED = 130
 _PATIENCE_S = 30.0
 """A second Ctrl-C this soon after the first does not disturb the tidying up that the first began."""
 
+_AGAIN_S = 0.05
+"""So much later it is tried again where an interrupt must not be raised."""
+
+_FRAGILE = ("numba", "llvmlite", "importlib")
+"""Where these are at work (compiling, loading machine code, importing what C++ made) an exception that comes
+out of nowhere ends the process, or is swallowed."""
+
 _TIDY_S = 4.0
 """Tidying up may wait for threads that compile or compute; after this it is cut short."""
 
@@ -34,6 +41,7 @@ class _State:
     n_running = 0
     n_deferring = 0
     is_due = False
+    is_waiting = False
     last_resorts: ClassVar[list[Callable[[], bool]]] = []
     n_tries = 0
     asked_at: float | None = None
@@ -59,6 +67,7 @@ def handled(*, at_once: bool = False) -> Iterator[None]:
         yield
         return
     _State.is_handled, _State.leaves_at_once, _State.asked_at, _State.is_due = True, at_once, None, False
+    _State.is_waiting = False
     try:
         yield
     finally:
@@ -115,25 +124,55 @@ def leave(text: str = "stopped") -> None:
     os._exit(STOPPED)
 
 
-def _handle(_: int, __: FrameType | None) -> None:
+def _is_fragile(frame: FrameType | None) -> bool:
+    """Whether the main thread is inside something that an exception from nowhere would break."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _FRAGILE:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _handle(_: int, frame: FrameType | None) -> None:
     if _State.leaves_at_once and not _State.n_running:
         leave()
     now = time.monotonic()
     if _State.asked_at is not None and now - _State.asked_at < _PATIENCE_S:
         return
     _State.asked_at = now
-    if _State.leaves_at_once and hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, _cut_short)
-        signal.setitimer(signal.ITIMER_REAL, _TIDY_S)
+    # Elsewhere than in a process of our own the alarm may be somebody else's.
+    may_wait = _State.leaves_at_once and hasattr(signal, "setitimer")
+    _State.is_waiting = may_wait and not _State.n_deferring and _is_fragile(frame)
+    if may_wait:
+        signal.signal(signal.SIGALRM, _alarm)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S if _State.is_waiting else _TIDY_S)
+    if _State.n_deferring:
+        _State.is_due = True
+    elif not _State.is_waiting:
+        raise KeyboardInterrupt
+
+
+def _alarm(_: int, frame: FrameType | None) -> None:
+    assert _State.asked_at is not None
+    left = _State.asked_at + _TIDY_S - time.monotonic()
+    if not _State.is_waiting:
+        _cut_short()
+        return
+    if _is_fragile(frame) and left > 0:
+        signal.setitimer(signal.ITIMER_REAL, min(_AGAIN_S, left))
+        return
+    signal.setitimer(signal.ITIMER_REAL, _TIDY_S)
+    _State.is_waiting = False
     if _State.n_deferring:
         _State.is_due = True
         return
     raise KeyboardInterrupt
 
 
-def _cut_short(_: int, __: FrameType | None) -> None:
+def _cut_short() -> None:
     _State.n_tries += 1
-    done = True
+    # A job that is only being set up knows no last resort yet.
+    done = bool(_State.last_resorts) or not _State.n_running
     for last_resort in list(_State.last_resorts):
         with suppress(BaseException):
             done = last_resort() and done

@@ -491,7 +491,7 @@ def _open(words: list[str]) -> int:
     parser.add_argument("paths", metavar="PATH", nargs="*", help="project folder, job folder, .star or .mrc")
     found = parser.read(words)
     for path in found.paths:
-        if not Path(path).exists():
+        if not os.path.exists(path):  # that of Path fails for names that no file can have
             raise InputError(f"{path} does not exist; check the path")
     _gui("open_viewer", found.paths)
     return 0

@@ -268,6 +268,7 @@ def features(particles: Particles) -> Any:
     table: dict[str, Any] = {}
     for label, column in particles.text.items():
         column = column if "".join(column).isprintable() else text_column(map(printable, column))
+        label = printable(label)  # of the file, too
         if label in ("rlnTomoName", "rlnOpticsGroup", "rlnRandomSubset", "rlnClassNumber"):
             table[label] = pd.Categorical(column)
             continue

@@ -681,3 +681,13 @@ def test_tables_without_rows(data, tmp_path, read, file):
         write_star(tmp_path / "x.star", tables | {name: empty})
         with suppress(InputError):  # some tables may be empty
             read(tmp_path / "x.star")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "{}", '"x"', '[{"iteration": "1"}, {"iteration": true}]', "[" * 100_000, "null"]
+)
+def test_a_damaged_history_is_as_none(tmp_path, text):
+    (tmp_path / "run_history.json").write_text(text)
+    assert refinement.read_history(tmp_path) == []
+    (tmp_path / "run_history.json").write_text('[{"iteration": 1, "p_max": 1e999}, 7]')
+    assert [one["iteration"] for one in refinement.read_history(tmp_path)] == [1]

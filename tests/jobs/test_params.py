@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from napari_sta.data.errors import InputError
+from napari_sta.jobs._job import job_named
 from napari_sta.jobs._params import check_window, window_px
 
 
@@ -24,3 +25,9 @@ def test_placeholders_of_warp_are_called_by_their_name(tmp_path):
         InputError, match=r"dummy_tiltseries\.mrc of tomogram TS_01 is the placeholder that Warp"
     ):
         check_window(inputs, 24, 1.0)
+
+
+@pytest.mark.parametrize("field", ["tilt_prior_width_deg", "initial_lowpass_angst", "offset_range_px"])
+def test_whole_numbers_beyond_any_float_are_refused(field):
+    with pytest.raises(InputError, match=field):
+        job_named("refine").from_text({"in_3dref": "x.mrc", field: 10**400})

@@ -842,6 +842,9 @@ WRONG = [
         values(mask_diameter_angst=97), "mask_diameter_angst 97 is larger than the box", id="diameter"
     ),
     pytest.param(values(initial_lowpass_angst=8), "not coarser than the Nyquist limit", id="low-pass"),
+    pytest.param(
+        values(initial_lowpass_angst=99_999), "leaves nothing of a map", id="low-pass beyond the box"
+    ),
     pytest.param(values(in_3dref="no/such.mrc"), "no/such.mrc", id="no reference"),
     pytest.param(values(initial_sampling_deg="5"), "initial_sampling_deg", id="sampling"),
     pytest.param(values(symmetry="Q7"), "Q7", id="symmetry"),

@@ -232,6 +232,29 @@ def test_numbers_that_are_none(project):
             practise(needed_angst=value)
 
 
+def test_inputs_are_files_also_those_that_are_not_read(project):
+    """All are hashed for the record, and neither a device nor a pipe ever ends."""
+    os.mkfifo("pipe.star")
+    particles = str(next(Path().rglob("particles.star")))
+    for name, words in (
+        ("/dev/zero", "device or a pipe"),
+        ("pipe.star", "device or a pipe"),
+        (".", "a folder"),
+    ):
+        job = job_named("recenter").from_text(
+            {"in_parts": particles, "in_trajectories": name, "center_z_px": "1"}
+        )
+        with pytest.raises(InputError, match=f"--in_trajectories: .*{words}"):
+            JobRun(job, RunOptions(out=Path("new"))).steps()
+        assert not Path("new").exists()
+
+
+def test_a_folder_cannot_lie_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="which is a file; name a folder"):
+        JobRun(practise(), RunOptions(out=tmp_path / "file/x/y")).steps()
+
+
 def test_no_folder_and_no_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="give one with --o, or start inside a RELION project"):

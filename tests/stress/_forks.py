@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,18 @@ class Forks:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def several(count: int) -> Iterator[list[Forks]]:
+    """Give so many parents."""
+    with contextlib.ExitStack() as opened:
+        yield [opened.enter_context(Forks()) for _ in range(count)]
+
+
 def command_line(
     words: list[str], cwd: str, environment: dict[str, str], before: str, given: dict[str, Any]
 ) -> int:
-    """Call the program's main in this process."""
+    """Call the program's main in this process, interrupts handled as the program handles them."""
+    from napari_sta import _interrupt
     from napari_sta.cli import main
 
     os.chdir(cwd)
@@ -109,7 +117,8 @@ def command_line(
     words = [os.fsdecode(word.encode("utf-8", "surrogateescape")) for word in words]
     if before:
         _named(before)(**given)
-    return main(words)
+    with _interrupt.handled(at_once=True):
+        return main(words)
 
 
 def _named(function: str) -> Any:

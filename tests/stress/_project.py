@@ -231,11 +231,12 @@ def unreadable(folder: Path) -> list[str]:
 
 
 def leftovers(root: Path) -> list[str]:
-    """Name temporary files and locks that are still there."""
+    """Name temporary files and locks that are still there; the Trash may hold what it likes."""
     return [
         str(path.relative_to(root))
         for path in sorted(root.rglob(".*"))
         if path.name.endswith(".sta-tmp") or path.name.startswith(".relion_lock")
+        if "Trash" not in path.parts
     ]
 
 

@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from _forks import Forks, Outcome
+from _forks import Forks, Outcome, several
 from _project import CASES, EXTRACT, PICKS, POST, REFINE, Case, Report, copy, workbench
 
 MOST_S = 5.0
@@ -37,7 +37,7 @@ LONG = "x" * 300
 _CURES = re.compile(
     r"\b(give|take|choose|see|use|must|should|did you mean|check|name|correct|make|run|remove|restore|copy|start|"
     r"leave|extract|gunzip|delete|write|install|less than|greater than|valid|one of|only|needs?|say|lower|larger|at "
-    r"most|at least|try|known|even|between|none|has no|Input should be)\b",
+    r"most|at least|try|known|reads|even|between|none|has no|Input should be)\b",
     re.IGNORECASE,
 )
 
@@ -283,7 +283,7 @@ def judge(line: Line, outcome: Outcome, made: Sequence[str]) -> list[str]:
                 problems.append(f"names none of {line.names}: {told[0][:300]}")
             if not _CURES.search(told[0]):
                 problems.append(f"says no cure: {told[0][:300]}")
-            if len(told[0]) > 1200:
+            if len(told[0]) > 1500 + max(map(len, line.words)):
                 problems.append(f"says too much: {len(told[0])} characters")
     if line.wrong and made:
         problems.append(f"left {', '.join(made[:3])}")
@@ -300,19 +300,13 @@ def _made(out: Path, job: str) -> list[str]:
 class Typist:
     """Types lines in copies of a project, a few at once."""
 
-    def __init__(self, project: Path, scratch: Path, report: Report, jobs: int) -> None:
+    def __init__(self, project: Path, scratch: Path, report: Report, forks: Sequence[Forks]) -> None:
         self.report = report
         self._places: SimpleQueue[tuple[Forks, Path]] = SimpleQueue()
-        self._forks = [Forks() for _ in range(jobs)]
-        for number, forks in enumerate(self._forks):
+        for number, one in enumerate(forks):
             root = copy(project, scratch / f"typist{number}")
             prepare(root)
-            self._places.put((forks, root))
-
-    def close(self) -> None:
-        """End the processes."""
-        for forks in self._forks:
-            forks.__exit__()
+            self._places.put((one, root))
 
     def type(self, line: Line, *, really: bool = False) -> None:
         """Type a line, in a child or as a real process, and judge the answer."""
@@ -348,17 +342,16 @@ def _real(words: Sequence[str], root: Path, environment: dict[str, str]) -> Outc
     return Outcome(run.returncode, run.stdout, run.stderr, 0.0, 0.0)
 
 
-def run(project: Path, scratch: Path, report: Report, typed: Sequence[Line], jobs: int, every: int) -> None:
+def run(
+    project: Path, scratch: Path, report: Report, typed: Sequence[Line], forks: Sequence[Forks], every: int
+) -> None:
     """Type lines, each so-many-th as a real process."""
-    typist = Typist(project, scratch, report, jobs)
-    try:
-        with ThreadPoolExecutor(jobs) as pool:
-            for _ in pool.map(
-                lambda one: typist.type(one[1], really=one[0] % every == every - 1), enumerate(typed)
-            ):
-                pass
-    finally:
-        typist.close()
+    typist = Typist(project, scratch, report, forks)
+    with ThreadPoolExecutor(len(forks)) as pool:
+        for _ in pool.map(
+            lambda one: typist.type(one[1], really=one[0] % every == every - 1), enumerate(typed)
+        ):
+            pass
 
 
 def main() -> int:
@@ -374,8 +367,8 @@ def main() -> int:
         print("\n".join(map(str, typed)))
         return 0
     report = Report("bad command lines")
-    with workbench() as (project, scratch):
-        run(project, scratch, report, typed, found.jobs, every=25)
+    with workbench() as (project, scratch), several(found.jobs) as forks:
+        run(project, scratch, report, typed, forks, every=25)
     print(f"{sum(line.wrong for line in typed)} certainly wrong")
     return report.end()
 

@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _forks import MAKING_S, Forks
+from _forks import MAKING_S, Forks, several
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """Where the tests run the program."""
-    with Forks() as parent:
-        yield parent
+def pair() -> Iterator[list[Forks]]:
+    """Where the tests run the program, two at once."""
+    with several(2) as parents:
+        yield parents
+
+
+@pytest.fixture(scope="session")
+def forks(pair: list[Forks]) -> Forks:
+    """Where the tests run the program, one at a time."""
+    return pair[0]
 
 
 @pytest.fixture(scope="session")

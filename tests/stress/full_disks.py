@@ -55,28 +55,29 @@ def _used(folder: Path) -> int:
     return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
 
 
-def run(project: Path, scratch: Path, report: Report, cases: Sequence[str], shares: Sequence[float]) -> None:
+def run(
+    project: Path, scratch: Path, report: Report, cases: Sequence[str], shares: Sequence[float], forks: Forks
+) -> None:
     """Run each case on disks that have these shares of the space it needs."""
     disk = scratch / "disk"
-    with Forks() as forks:
-        for case in cases:
-            before = len(report.failures)
-            fitted = 0
-            for whole in (False, True):
-                with small_disk(disk, 100 * 2**20):
-                    root, out = _places(project, scratch, disk, whole)
-                    start = _used(disk)
-                    outcome = forks.run([*CASES[case].words(), "--quiet", "--o", str(out)], root)
-                    if outcome.status != 0:
-                        raise SystemExit(f"{case} does not run: {outcome.last_line}")
-                    need, truth = _used(disk) - start, results(out, disk)
-                for share in shares:
-                    with small_disk(disk, start + int(need * share)):
-                        fitted += _one(forks, project, scratch, report, case, disk, truth, whole, share)
-            print(
-                f"{case}: {2 * len(shares)} disks, {fitted} large enough, {len(report.failures) - before} failed",
-                flush=True,
-            )
+    for case in cases:
+        before = len(report.failures)
+        fitted = 0
+        for whole in (False, True):
+            with small_disk(disk, 100 * 2**20):
+                root, out = _places(project, scratch, disk, whole)
+                start = _used(disk)
+                outcome = forks.run([*CASES[case].words(), "--quiet", "--o", str(out)], root)
+                if outcome.status != 0:
+                    raise SystemExit(f"{case} does not run: {outcome.last_line}")
+                need, truth = _used(disk) - start, results(out, disk)
+            for share in shares:
+                with small_disk(disk, start + int(need * share)):
+                    fitted += _one(forks, project, scratch, report, case, disk, truth, whole, share)
+        print(
+            f"{case}: {2 * len(shares)} disks, {fitted} large enough, {len(report.failures) - before} failed",
+            flush=True,
+        )
 
 
 def _places(project: Path, scratch: Path, disk: Path, whole: bool) -> tuple[Path, Path]:
@@ -137,7 +138,8 @@ def main() -> int:
                 "full disks: NOT TRIED, because this user may not mount a small disk; run it as root on Linux"
             )
             return 0
-        run(project, scratch, report, found.case or list(CASES), SHARES)
+        with Forks() as forks:
+            run(project, scratch, report, found.case or list(CASES), SHARES, forks)
     return report.end()
 
 

@@ -136,6 +136,7 @@ _JOBS = ("../victim/data/", "../../victim/data/", "VICTIM/data/", "Extract/../..
 _FILES = ("../../victim/secret", "VICTIM/secret", "../../../victim/secret", "Extract/job003/../../../../victim/secret", "..", "",
           "../default_pipeline.star")  # fmt: skip
 _LABELS = ("../../../victim", "VICTIM", "..", "../..", "", "DensityMap/../../../../victim", ".")
+_ALIASES = ("../victim/data/", "../../victim/data/", "VICTIM/link/", "External/alias/", "victim/link/")
 
 
 def _discard_and_restore(root: str, job: str) -> None:
@@ -285,7 +286,7 @@ def imports(stage: Stage) -> None:
         "-m, with an empty part of PYTHONPATH": [sys.executable, "-m", "napari_sta", *job],
         "--help": [sys.executable, "-m", "napari_sta", "--help"],
         "the script": [_script("napari-sta"), *job],
-        "detached": _detached(),
+        "detached": [sys.executable, "-P", "-c", _DETACH, *job],
     }
     starts["torchrun"] = [
         _script("torchrun"), "--standalone", "--nproc-per-node", "1", "-m", "napari_sta", *CASES["refine"].words(), "--o", OUT,
@@ -310,35 +311,39 @@ def _script(name: str) -> str:
     return shutil.which(name, path=str(Path(sys.executable).parent)) or ""
 
 
-def _detached() -> list[str]:
-    from napari_sta import cli
-    from napari_sta.jobs._job import job_named
+# What the dock does, from a process that is in the project folder.
+_DETACH = """
+import os, sys, time
+from pathlib import Path
+from napari_sta.widgets._detached import Detached
 
-    case = CASES["recenter"]
-    return cli.detached_command(job_named(case.job).from_text(dict(case.values)), threads=1)
+job = Detached.start([(Path.cwd(), sys.argv[1:])])
+while job.status() is None:
+    time.sleep(0.1)
+sys.exit(job.status())
+"""
 
 
 ACTS = {"imports": imports, "pipelines": pipelines, "links": links, "names": names}
 
 
-def run(project: Path, scratch: Path, report: Report, acts: list[str]) -> None:
+def run(project: Path, scratch: Path, report: Report, acts: list[str], forks: Forks) -> None:
     """Play the acts."""
-    with Forks() as forks:
-        stage = Stage(project, scratch, forks, report)
-        for name in acts:
-            before = report.checks, len(report.failures)
-            ACTS[name](stage)
-            print(
-                f"{name}: {report.checks - before[0]} checks, {len(report.failures) - before[1]} failed",
-                flush=True,
-            )
+    stage = Stage(project, scratch, forks, report)
+    for name in acts:
+        before = report.checks, len(report.failures)
+        ACTS[name](stage)
+        print(
+            f"{name}: {report.checks - before[0]} checks, {len(report.failures) - before[1]} failed",
+            flush=True,
+        )
 
 
 def main() -> int:
     """Run the command line."""
     report = Report("hostile projects")
-    with workbench() as (project, scratch):
-        run(project, scratch, report, sys.argv[1:] or list(ACTS))
+    with workbench() as (project, scratch), Forks() as forks:
+        run(project, scratch, report, sys.argv[1:] or list(ACTS), forks)
     return report.end()
 
 

@@ -22,12 +22,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _forks import Forks, Outcome
+from _forks import Forks, Outcome, several
 from _project import CASES, Report, copy, differences, leftovers, results, unreadable, workbench
 
 PATIENCE_S = 5.0
@@ -96,20 +96,17 @@ class Undisturbed(NamedTuple):
 class Killer:
     """Runs jobs on copies of a project, and looks at what is left of them."""
 
-    def __init__(self, project: Path, scratch: Path, report: Report) -> None:
+    def __init__(self, project: Path, scratch: Path, report: Report, forks: Sequence[Forks]) -> None:
         self.project, self.scratch, self.report = project, scratch, report
-        self._free: list[Forks] = []
-        self._opened = contextlib.ExitStack()
-
-    def close(self) -> None:
-        """End the processes that the jobs ran in."""
-        self._opened.close()
+        self._free = list(forks)
 
     @contextlib.contextmanager
-    def _forks(self) -> Any:
-        forks = self._free.pop() if self._free else self._opened.enter_context(Forks())
-        yield forks
-        self._free.append(forks)
+    def _forks(self) -> Iterator[Forks]:
+        forks = self._free.pop()
+        try:
+            yield forks
+        finally:
+            self._free.append(forks)
 
     def undisturbed(self, case: str, numbered: bool) -> Undisturbed:
         """Run a case to its end and write down its steps."""
@@ -144,10 +141,10 @@ class Killer:
         problems = []
         if moment.signal == "SIGTERM":
             if killed.status not in (0, 130) or "Traceback" in killed.err:
-                problems.append(f"ended with {killed.status}: {killed.last_line}")
+                problems.append(f"ended with {killed.status}: {killed.err[-600:]}")
             problems += [f"left {name}" for name in leftovers(root)]
         elif killed.status not in (0, -signal.SIGKILL):
-            problems.append(f"ended with {killed.status}: {killed.last_line}")
+            problems.append(f"ended with {killed.status}: {killed.err[-600:]}")
         problems += [f"half-written {one}" for one in unreadable(root)]
         return problems + state(root)
 
@@ -239,10 +236,12 @@ def moments(case: str, truths: dict[bool, Undisturbed], count: int) -> list[Mome
     return found
 
 
-def run(project: Path, scratch: Path, report: Report, cases: Sequence[str], count: int, jobs: int) -> None:
+def run(
+    project: Path, scratch: Path, report: Report, cases: Sequence[str], count: int, forks: Sequence[Forks]
+) -> None:
     """Kill each case at so many moments."""
-    killer = Killer(project, scratch, report)
-    with contextlib.closing(killer), ThreadPoolExecutor(jobs) as pool:
+    killer = Killer(project, scratch, report, forks)
+    with ThreadPoolExecutor(len(forks)) as pool:
         for case in cases:
             truths = {numbered: killer.undisturbed(case, numbered) for numbered in (True, False)}
             chosen = moments(case, truths, count)
@@ -260,8 +259,11 @@ def signals_at_start(project: Path, scratch: Path, report: Report, delays_s: Seq
     """Send Ctrl-C and SIGTERM to real processes that have hardly begun."""
     # A shell that runs us in the background lets our children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    bare = 2 * (time.monotonic() - began)  # while Python itself starts, nobody can hear
     for number in (signal.SIGINT, signal.SIGTERM):
-        for delay in delays_s:
+        for delay in (max(bare, one) for one in delays_s):
             root = copy(project, scratch / "start")
             words = [sys.executable, "-m", "napari_sta", *_words("recenter", True)]
             process = subprocess.Popen(
@@ -270,7 +272,7 @@ def signals_at_start(project: Path, scratch: Path, report: Report, delays_s: Seq
             time.sleep(delay)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
-            what = f"{number.name} {delay:g} s after the start"
+            what = f"{number.name} {delay:.2f} s after the start"
             report.check(
                 process.returncode in (0, 130)
                 and "Traceback" not in err
@@ -289,9 +291,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at once")
     found = parser.parse_args()
     report = Report("kills")
-    with workbench() as (project, scratch):
+    with workbench() as (project, scratch), several(found.jobs) as forks:
         signals_at_start(project, scratch, report, (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2))
-        run(project, scratch, report, found.case or list(CASES), found.moments, found.jobs)
+        run(project, scratch, report, found.case or list(CASES), found.moments, forks)
     return report.end()
 
 

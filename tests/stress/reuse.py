@@ -170,27 +170,28 @@ class Reuser:
         )
 
 
-def run(project: Path, scratch: Path, report: Report, cases: Sequence[str], *, quick: bool = False) -> None:
+def run(
+    project: Path, scratch: Path, report: Report, cases: Sequence[str], forks: Forks, *, quick: bool = False
+) -> None:
     """Reuse folders in every way; ``quick`` leaves out most of the pairs."""
-    with Forks() as forks:
-        ready = copy(project, scratch / "ready")
-        prepare(ready, forks)
-        reuser = Reuser(forks, ready, scratch, report)
-        for case in cases:
-            before = len(report.failures)
-            for changes in CHANGES[case][:2] if quick else CHANGES[case]:
-                reuser.again(case, changes)
-                reuser.again(case, changes, killed=True)
-            reuser.again(case, {}, altered=True)
-            reuser.again(case, {}, altered=True, killed=True)
-            reuser.again(case, {}, altered=True, killed=True, resumed=True)
-            reuser.again(case, {}, killed=True, resumed=True)
-            reuser.again(case, {})
-            names = (*FOREIGN.get(case, ()), "notes of mine.txt", "run_it003_model.star", "x/y.mrc")
-            owners = [owner for owner in CASES if CASES[owner].job != CASES[case].job]
-            for owner in (*names[:3], *owners[:1]) if quick else (*names, *owners):
-                reuser.foreign(case, owner)
-            print(f"{case}: {len(report.failures) - before} failed", flush=True)
+    ready = copy(project, scratch / "ready")
+    prepare(ready, forks)
+    reuser = Reuser(forks, ready, scratch, report)
+    for case in cases:
+        before = len(report.failures)
+        for changes in CHANGES[case][:2] if quick else CHANGES[case]:
+            reuser.again(case, changes)
+            reuser.again(case, changes, killed=True)
+        reuser.again(case, {}, altered=True)
+        reuser.again(case, {}, altered=True, killed=True)
+        reuser.again(case, {}, altered=True, killed=True, resumed=True)
+        reuser.again(case, {}, killed=True, resumed=True)
+        reuser.again(case, {})
+        names = (*FOREIGN.get(case, ()), "notes of mine.txt", "run_it003_model.star", "x/y.mrc")
+        owners = [owner for owner in CASES if CASES[owner].job != CASES[case].job]
+        for owner in (*names[:3], *owners[:1]) if quick else (*names, *owners):
+            reuser.foreign(case, owner)
+        print(f"{case}: {len(report.failures) - before} failed", flush=True)
 
 
 def main() -> int:
@@ -199,8 +200,8 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=list(CASES), help="one case only; may be repeated")
     found = parser.parse_args()
     report = Report("reused folders")
-    with workbench() as (project, scratch):
-        run(project, scratch, report, found.case or list(CASES))
+    with workbench() as (project, scratch), Forks() as forks:
+        run(project, scratch, report, found.case or list(CASES), forks)
     return report.end()
 
 

@@ -6,10 +6,10 @@ import bad_commands
 from _project import CASES, Report
 
 
-def test_bad_lines_get_a_sentence_with_the_cure(project, tmp_path):
-    typed = bad_commands.lines(seed=5, count=120)
+def test_bad_lines_get_a_sentence_with_the_cure(project, tmp_path, pair):
+    typed = bad_commands.lines(seed=5, count=150)
     report = Report("bad command lines")
-    bad_commands.run(project, tmp_path, report, typed, jobs=2, every=60)
+    bad_commands.run(project, tmp_path, report, typed, pair, every=60)
     assert report.checks == len(typed)
     assert not report.failures
 

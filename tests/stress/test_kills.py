@@ -7,10 +7,10 @@ import pytest
 from _project import Report
 
 
-@pytest.mark.parametrize(("case", "count"), [("recenter", 16), ("extract", 12), ("refine", 6)])
-def test_a_killed_job_goes_on_to_the_same_result(project, tmp_path, case, count):
+@pytest.mark.parametrize(("case", "count"), [("recenter", 14), ("extract", 8), ("refine", 6)])
+def test_a_killed_job_goes_on_to_the_same_result(project, tmp_path, pair, case, count):
     report = Report(case)
-    kills.run(project, tmp_path, report, [case], count, jobs=2)
+    kills.run(project, tmp_path, report, [case], count, pair)
     assert report.checks == count
     assert not report.failures
 

@@ -8,9 +8,9 @@ from _project import CASES, Report
 
 
 @pytest.mark.parametrize("case", ["extract", "recenter"])
-def test_a_used_folder_keeps_nothing_stale_and_loses_nothing(project, tmp_path, case):
+def test_a_used_folder_keeps_nothing_stale_and_loses_nothing(project, tmp_path, forks, case):
     report = Report(case)
-    reuse.run(project, tmp_path, report, [case], quick=True)
+    reuse.run(project, tmp_path, report, [case], forks, quick=True)
     assert report.checks >= 10
     assert not report.failures
 

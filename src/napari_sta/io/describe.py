@@ -452,7 +452,7 @@ def _defocus(series: TiltSeries) -> str:
 
 def _tilt_series_problems(found: Description, name: str, series: TiltSeries) -> None:
     files = list(dict.fromkeys(file for file, _ in series.images))
-    missing = [file for file in files if not Path(file).exists()]
+    missing = [file for file in files if not os.path.exists(file)]
     if missing:
         found.problems.append(
             f"{name}: {len(missing)} of {len(files)} image files are missing, such as {missing[0]}"
@@ -717,7 +717,7 @@ def _tell_jobs(found: Description, project: Project) -> None:
         alias = f" ({job.alias})" if job.alias else ""
         status = "" if job.status == "Unknown" else f", {job.status.lower()}"
         found.lines.append(f"  {job.name}{alias}: {job.type_label or 'unknown type'}{status}")
-        if job.in_pipeline and not (project.root / job.name).is_dir():
+        if job.in_pipeline and not os.path.isdir(project.root / job.name):
             found.problems.append(f"{job.name} is in the pipeline file but its folder is missing")
         if job.status == "Failed":
             found.problems.append(f"{job.name} failed; see {job.name}run.err")

@@ -45,12 +45,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         _record(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_still_there(path)
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        for root, _ in _running_around(path):
-            _check_still_there(root)
+        for root in list(_records):
+            if os.path.abspath(path).startswith(root):
+                _refuse_if_gone(root)
         raise JobError(sentence_for(error, path)) from error
     finally:
         with suppress(OSError):
@@ -85,23 +87,35 @@ def recorded(folder: str | Path) -> Iterator[None]:
 
 def _record(path: Path) -> None:
     """Enter a file into the record of the job whose folder it lies in."""
-    for root, record in _running_around(path):
-        _check_still_there(root)
+    if not _records:
+        return
+    name = os.path.abspath(path)
+    for root, record in list(_records.items()):
+        if not name.startswith(root):
+            continue
+        _refuse_if_gone(root)
         # A name that a full disk cut short must not run into the next.
-        entry = os.fsencode(f"\n{os.path.abspath(path)[len(root) :]}\n")
+        entry = os.fsencode(f"\n{name[len(root) :]}\n")
         if os.write(record, entry) < len(entry):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _running_around(path: Path) -> list[tuple[str, int]]:
-    """Return folder and record of the running jobs that a file lies in."""
-    if not _records:
-        return []
+def _check_still_there(path: Path) -> None:
+    """Undo making a folder anew that somebody has removed just before, together with its record."""
     name = os.path.abspath(path)
-    return [(root, record) for root, record in list(_records.items()) if name.startswith(root)]
+    for root in [one for one in list(_records) if name.startswith(one)]:
+        try:
+            _refuse_if_gone(root)
+        except JobError:
+            for folder in Path(name).parents:
+                with suppress(OSError):
+                    folder.rmdir()
+                if os.path.join(folder, "") == root:
+                    break
+            raise
 
 
-def _check_still_there(root: str) -> None:
+def _refuse_if_gone(root: str) -> None:
     if not os.path.exists(root + WRITTEN):
         raise JobError(
             f"the output folder {root} was removed or renamed while the job was running; run the job again"
@@ -200,11 +214,22 @@ def sentence_for(error: OSError, path: str | Path) -> str:
     return f"{path} could not be written: {error.strerror or error}; check the output folder and its disk"
 
 
-def remove_temporary_files(folder: str | Path) -> list[Path]:
-    """Delete what a killed run left half-written below a folder; return the names."""
+def remove_temporary_files(folder: str | Path, of: str | None = None) -> list[Path]:
+    """Delete what a killed run left half-written; return the names.
+
+    Parameters
+    ----------
+    of
+        Only what was to become this file in the folder itself; None: everything below the folder.
+    """
     removed = []
-    for leftover in Path(folder).rglob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+    if of is None:
+        found = Path(folder).rglob(f".*{TEMPORARY_SUFFIX}")
+    else:
+        found = Path(folder).glob(f".{of}.*{TEMPORARY_SUFFIX}")
+    for leftover in found:
+        with suppress(OSError):
+            leftover.unlink()
         removed.append(leftover)
     return removed
 
@@ -302,17 +327,20 @@ def project_root(path: str | Path) -> Path | None:
     """
     where = absolute(path)
     for folder in (where, *where.parents):
-        if os.path.isfile(folder / "default_pipeline.star") and not is_job_folder(folder):
+        if os.path.isfile(folder / "default_pipeline.star") and not _is_job_folder(folder):
             return folder
     for folder in (where, *where.parents):
-        if is_job_folder(folder) and folder.parent != folder.parent.parent:
+        if _is_job_folder(folder) and folder.parent != folder.parent.parent:
             return folder.parent.parent
     return None
 
 
 def is_job_folder(path: str | Path) -> bool:
     """Whether a path is named as a job's folder, or is an alias of RELION's: a link to one beside it."""
-    path = absolute(path)
+    return _is_job_folder(absolute(path))
+
+
+def _is_job_folder(path: Path) -> bool:
     if _JOB_FOLDER.match(path.name) or not os.path.islink(path):
         return _JOB_FOLDER.match(path.name) is not None
     folder, name = os.path.split(os.path.realpath(path))

@@ -13,11 +13,13 @@ import re
 import secrets
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_sta import _interrupt
 from napari_sta.data.errors import JobError
 from napari_sta.io.files import sentence_for
 
@@ -27,7 +29,7 @@ _LOCK_FILE = "lock_default_pipeline.star"
 # RELION puts its file into a lock at once; a lock that stays empty is of a process killed in between.
 _EMPTY_IS_STALE_S = 10.0
 # A folder of ours that is not yet, or no longer, the lock; empty ones do not say whose they are.
-_ASIDE = re.compile(r"\.relion_lock\.\d+(\.[0-9a-f]+)?")
+_ASIDE = re.compile(r"\.relion_lock\.([0-9]+)(?:\.([0-9a-f]+))?")
 _EMPTY_ASIDE_IS_STALE_S = 600.0
 _PAUSE_S = 0.05
 # To open without following a link, or waiting for a pipe.
@@ -148,7 +150,8 @@ def relion_lock(root: Path, patience_s: float) -> Iterator[None]:
         _remove_leftovers(root)
         yield
     finally:
-        mine.release()
+        with _interrupt.deferred():
+            mine.release()
 
 
 @dataclass
@@ -175,7 +178,7 @@ class _Lock:
     @classmethod
     def prepared(cls, root: Path) -> _Lock:
         """Make the lock beside its place."""
-        mark, token = process_mark(), secrets.token_hex(8)
+        mark, token = process_mark(), _here() + secrets.token_hex(8)
         started = mark["process_started"] or "-"
         lock = cls(
             folder=root / LOCK_FOLDER,
@@ -328,8 +331,21 @@ def _remove_leftovers(root: Path) -> None:
                     continue
                 text = _said(Path(entry.path, _LOCK_FILE))
                 is_old = time.time() - entry.stat().st_mtime > _EMPTY_ASIDE_IS_STALE_S
-                if _is_of_the_dead(text) or (not text and is_old):
+                name = _ASIDE.fullmatch(entry.name)
+                process, token = (name[1], name[2] or "") if name else ("", "")
+                is_ours = token.startswith(_here()) and len(process) < 11
+                if (
+                    _is_of_the_dead(text)
+                    or (not text and is_old)
+                    or (not text and is_ours and is_dead(socket.gethostname(), int(process)))
+                ):
                     _clear(Path(entry.path))
+
+
+def _here() -> str:
+    """Return eight letters that stand for this computer since it was started."""
+    where = f"{socket.gethostname()} {_started(os.getpid()).rpartition(':')[0]}"
+    return f"{zlib.crc32(where.encode()):08x}"
 
 
 def _is_same(handle: int, path: Path) -> bool:

@@ -183,7 +183,8 @@ def what_else(head: bytes) -> str:
         return ""
     if b"_rln" in head or text.startswith("data_"):
         return "text, a STAR file: name the map, not the table"
-    return f"text, not an image (it begins with {text.splitlines()[0][:20]!r})"
+    begin = text.splitlines()[0][:20]
+    return f"text, not an image (it begins with {begin!r}): name a map or a stack (.mrc, .mrcs)"
 
 
 def read_header(path: str | Path) -> MrcHeader:
@@ -207,7 +208,8 @@ def read_header(path: str | Path) -> MrcHeader:
         raise InputError(f"{path} is no MRC file but {other}")
     if len(head) < _HEADER_BYTES:
         raise InputError(
-            f"{path} is no MRC file: it has {len(head)} bytes, and an MRC header {_HEADER_BYTES}"
+            f"{path} is no MRC file: it has {len(head)} bytes, and an MRC header {_HEADER_BYTES}; copy "
+            "it again or name another file"
         )
     order = _byte_order(head)
     words = np.frombuffer(head, np.dtype("i4").newbyteorder(order)).tolist()
@@ -216,7 +218,8 @@ def read_header(path: str | Path) -> MrcHeader:
     mode = words[3]
     if not all(1 <= n <= _MOST_PX for n in stored):
         raise InputError(
-            f"{path} is no MRC file: its header says {stored[2]} x {stored[1]} x {stored[0]} voxels"
+            f"{path} is no MRC file: its header says {stored[2]} x {stored[1]} x {stored[0]} voxels; "
+            "name a map or a stack (.mrc, .mrcs)"
         )
     if mode not in MODES:
         what = f" ({_UNREAD_MODES[mode]})" if mode in _UNREAD_MODES else ""
@@ -629,4 +632,5 @@ def _write(
     header["label"][0] = f"napari-sta {napari_sta.__version__}".ljust(80).encode()
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(header.tobytes())
-        stored.tofile(file)
+        # Not by tofile, which does not notice that the disk is full while it writes the last block.
+        file.write(stored.reshape(-1).view(np.uint8).data)

@@ -6,6 +6,7 @@ from what the other has written. Paths in these files count from the project fol
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,23 @@ _COMPLETE = (
     *((what, half) for what in ("class001", "model") for half in (1, 2)),
     *((what, None) for what in ("data", "sampling", "optimiser", "optimisation_set")),
 )
+
+
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """Read what our refinement tells of its iterations, ``run_history.json``; empty for one of RELION.
+
+    Returns
+    -------
+    history
+        One record an iteration, each with a whole ``iteration``; those that are damaged are left out, and
+        of a file that cannot be read nothing is left.
+    """
+    try:
+        found = json.loads((Path(folder) / "run_history.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    records = found if isinstance(found, list) else []
+    return [one for one in records if isinstance(one, dict) and type(one.get("iteration")) is int]
 
 
 def iteration_name(root: str | Path, iteration: int | None, what: str, half: int | None = None) -> str:

@@ -950,7 +950,8 @@ def read_optimisation_set(path: str | Path) -> dict[str, str]:
     table = first_table(read_star(path))
     if len(table) > 1:
         raise InputError(
-            f"{path} is no optimisation set: its first table has {len(table)} rows instead of one"
+            f"{path} is no optimisation set: its first table has {len(table)} rows instead of one; name "
+            "an optimisation set"
         )
     entries = {label: value for label, value in table.row().items() if value} if len(table) else {}
     if PARTICLES_FILE not in entries and TOMOGRAMS_FILE not in entries:

@@ -146,7 +146,10 @@ def read_star(path: str | Path) -> dict[str, Table]:
                 raise (
                     _unread(path, position, line, next(reversed(tables)))
                     if tables
-                    else InputError(f"{path} is no STAR file: line {position} comes before any data_ line")
+                    else InputError(
+                        f"{path} is no STAR file: line {position} comes before any data_ line; name a "
+                        ".star file"
+                    )
                 )
             name = line[5:].strip()
             if name in tables:

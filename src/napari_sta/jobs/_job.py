@@ -198,8 +198,10 @@ class Job(BaseModel):
             if unit not in _LIMITS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if abs(value) > _LIMITS[unit] or (unit == "Å" and 0 < abs(value) < _SMALLEST_ANGST):
+                # A whole number may be too large for a float.
+                shown = f"{value:.4g}" if isinstance(value, float) else str(value)[:20]
                 raise ValueError(
-                    f"--{field_name} {value:.4g} {unit} ({info.title}) cannot be meant; give it in {unit}, between "
+                    f"--{field_name} {shown} {unit} ({info.title}) cannot be meant; give it in {unit}, between "
                     f"{f'{_SMALLEST_ANGST:g}' if unit == 'Å' else '0'} and {_LIMITS[unit]:,.0f}"
                 )
         return self

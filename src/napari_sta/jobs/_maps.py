@@ -225,7 +225,9 @@ def _looked_at(path: str, grid: Grid, clamp: float, said: list[str]) -> Volume:
     say_order(read_header(path), said)
     d, h, w = mask.data.shape
     if len({d, h, w}) != 1:
-        raise InputError(f"{path} is {w} x {h} x {d} voxels; a mask is a cube, as the map is")
+        raise InputError(
+            f"{path} is {w} x {h} x {d} voxels; a mask is a cube, as the map is: make one from the map"
+        )
     low, high = float(mask.data.min()), float(mask.data.max())
     if max(-low, high - 1) > max(clamp, 1e-6):
         cure = "use --clamp_mask Yes to cut them off"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_sta.io.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FSC_STYLE = {
     "corrected": ("corrected", "black", 2.0),
@@ -79,12 +84,18 @@ def plot_postprocess(
     for name, draw in (("postprocess_fsc.png", draw_fsc), ("postprocess_guinier.png", draw_guinier)):
         figure = Figure(figsize=(6, 4), layout="constrained")
         draw(figure.subplots())
-        with replacing(out / name) as path:
-            figure.savefig(path, dpi=150, format="png")
+        _save(figure, out / name, dpi=150)
     figure = Figure(figsize=(8.3, 9.5), layout="constrained")
     FigureCanvasPdf(figure)
     upper, lower = figure.subplots(2, 1)
     draw_fsc(upper)
     draw_guinier(lower)
-    with replacing(out / "logfile.pdf") as path:
-        figure.savefig(path, format="pdf")
+    _save(figure, out / "logfile.pdf")
+
+
+def _save(figure: Figure, path: Path, **how: Any) -> None:
+    """Write a figure; made in memory first, because matplotlib hides from us that a disk is full."""
+    made = BytesIO()
+    figure.savefig(made, format=path.suffix[1:], **how)
+    with replacing(path) as temporary:
+        temporary.write_bytes(made.getvalue())

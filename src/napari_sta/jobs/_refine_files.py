@@ -424,6 +424,10 @@ def state_of_relion(
         for size in (one.size_px, *volume.shape):
             if size != loop.size:
                 raise InputError(f"{one.reference} has a box of {size} px, the particles one of {loop.size}")
+        if not one.resolution_angst > 0:
+            raise InputError(
+                f"{path}: a model file states a resolution of {one.resolution_angst:g} Å; go on from another iteration"
+            )
         if len(one.sigma2_noise) != len(loop.source.particles.optics):
             raise InputError(
                 f"{path}: its model files have {len(one.sigma2_noise)} optics groups, the particles "

@@ -28,6 +28,8 @@ from napari_sta import _interrupt
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
 from napari_sta.io.files import (
     WRITTEN,
+    absolute,
+    check_is_file,
     open_log,
     path_for,
     recorded,
@@ -206,7 +208,8 @@ class JobRun:
                 found[field_name] = str(in_project)
                 continue
             try:
-                resolve(value)
+                # Also those that the job will not read: all are hashed for its record.
+                check_is_file(resolve(value))
             except InputError as error:
                 raise InputError(f"--{field_name}: {error}") from None
         return self.job.model_copy(update=found) if found else self.job
@@ -255,6 +258,9 @@ class JobRun:
         """
         if os.path.lexists(out) and not out.is_dir():
             raise InputError(f"--o {out} is a file; name a folder")
+        above = next((one for one in absolute(out).parents if os.path.lexists(one)), None)
+        if above is not None and not above.is_dir():
+            raise InputError(f"--o {out} lies in {above}, which is a file; name a folder")
         try:
             names = {entry.name for entry in os.scandir(out)} if out.is_dir() else set()
         except OSError as error:
@@ -548,6 +554,9 @@ class JobRun:
                 with contextlib.suppress(StaError, OSError):
                     mark(self.out, status)
             if status == "Succeeded":
+                # It ends with 1, so it must not be marked a success; renaming needs no room on the disk.
+                with contextlib.suppress(OSError):
+                    os.replace(self.out / SUCCESS, self.out / FAILURE)
                 raise JobError(f"the job finished, but its records could not be written: {error}") from error
         if in_pipeline and self._in_pipeline and self._project is not None:
             try:
@@ -665,6 +674,8 @@ def resume(folder: str | Path, options: RunOptions | None = None) -> JobRun:
     folder = Path(folder)
     record = read_record(folder)
     if status_of(folder) == "Succeeded":
+        if not _runs(folder, record):  # killed during its last records, it may have left some
+            remove_temporary_files(folder)
         raise InputError(
             f"{folder} has already finished; to run it again, start a new job with the same values"
         )

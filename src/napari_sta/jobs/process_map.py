@@ -118,7 +118,9 @@ class ProcessMap(Job):
                 f"{self.box_size_px + 1}"
             )
         if None not in (self.clamp_low, self.clamp_high) and self.clamp_low > self.clamp_high:  # type: ignore[operator]
-            raise ValueError(f"--clamp_low {self.clamp_low:g} is above --clamp_high {self.clamp_high:g}")
+            raise ValueError(
+                f"--clamp_low {self.clamp_low:g} is above --clamp_high {self.clamp_high:g}; give a smaller one"
+            )
         return self
 
     def operations(self) -> list[str]:

@@ -203,7 +203,7 @@ class Refine(StaInputsJob):
         # RELION writes "no prior" as -1.
         try:
             return None if float(value) <= 0 else value
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return value
 
     @field_validator("symmetry")
@@ -324,7 +324,14 @@ class Refine(StaInputsJob):
             taken = {
                 k: v for k, v in taken.items() if k not in ("in_parts", "in_tomograms", "in_trajectories")
             }
-        return type(self)(**{**taken, **given}), optimiser
+        try:
+            job = type(self).from_text({**taken, **given})
+        except InputError as error:
+            raise InputError(
+                f"{path.parent} cannot be continued: {error}; continue from an iteration of another job"
+            ) from None
+        assert isinstance(job, Refine)
+        return job, optimiser
 
     @classmethod
     def _changed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -341,12 +348,12 @@ class Refine(StaInputsJob):
 
         record = path.parent / "job.json"
         if record.exists():
-            try:
-                written = json.loads(record.read_text(encoding="utf-8"))
-                # A job that itself continues one says what it took over from it.
-                values = written.get("complete_values") or written["values"]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{record} cannot be read ({error})") from None
+            from napari_sta.jobs._run import read_record
+
+            written = read_record(path.parent)
+            # A job that itself continues one says what it took over from it.
+            values_are_complete = isinstance(written.get("complete_values"), dict)
+            values = written["complete_values" if values_are_complete else "values"]
             values = {k: v for k, v in values.items() if v is not None and k != "max_iterations"}
             for name in (
                 "in_optimisation_set",
@@ -357,11 +364,11 @@ class Refine(StaInputsJob):
                 "in_mask",
             ):
                 if values.get(name):
-                    values[name] = found(values[name])
+                    values[name] = found(str(values[name]))
             before = values.pop("continue_from", None)
-            if before is None or "complete_values" in written:
+            if before is None or values_are_complete:
                 return values
-            older = resolve(before, path)
+            older = resolve(str(before), path)
             if older.parent.resolve() != path.parent.resolve():
                 # That job, too, took over what it was not given.
                 return {**self._values_of(older, read_optimiser(older)), **self._changed(values)}
@@ -440,6 +447,11 @@ class Refine(StaInputsJob):
             raise InputError(
                 f"--initial_lowpass_angst {self.initial_lowpass_angst:g} is not coarser than the Nyquist limit of the "
                 f"particles, {nyquist:.2f} Å"
+            )
+        if self.initial_lowpass_angst > 2 * size * pixel:
+            raise InputError(
+                f"--initial_lowpass_angst {self.initial_lowpass_angst:g} leaves nothing of a map in the particles' box of "
+                f"{size * pixel:.0f} Å; take a smaller one"
             )
         references = None
         grid = Grid(size, pixel, "the particles")
@@ -520,6 +532,7 @@ class Refine(StaInputsJob):
         """Iterate until it has converged."""
         from napari_sta.data.volume import Volume
         from napari_sta.io.mrc import write_volume
+        from napari_sta.io.refinement import read_history
         from napari_sta.jobs import _refine_files as files
         from napari_sta.jobs._ranks import Ranks
 
@@ -545,7 +558,7 @@ class Refine(StaInputsJob):
             loop.set_half_sets(saved.half_set)
             state = saved.state
             if ranks.is_first:
-                history = _read_history(context.out, state.iteration)
+                history = [one for one in read_history(context.out) if one["iteration"] <= state.iteration]
                 files.remove_iterations(context.out, context.kept, after=state.iteration)
                 _write_history(context.out, history)  # it may be stopped again before an iteration ends
             context.log.info("continuing after iteration %d", state.iteration)
@@ -764,11 +777,3 @@ def _write_history(out: Path, history: list[dict[str, Any]]) -> None:
     from napari_sta.io.files import write_text
 
     write_text(out / "run_history.json", json.dumps(history, indent=1) + "\n")
-
-
-def _read_history(out: Path, last: int) -> list[dict[str, Any]]:
-    try:
-        found = json.loads((out / "run_history.json").read_text(encoding="utf-8"))
-        return [one for one in found if one["iteration"] <= last]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []

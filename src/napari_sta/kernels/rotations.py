@@ -102,7 +102,7 @@ def parse_symmetry(name: str) -> tuple[str, int]:
     """
     text = name.strip().upper()
     known = "known are C1, C2, ... , D2, D3, ..., T, O, I, I1, I2, I3, I4"
-    match = re.fullmatch(r"([CDTOI])(\d*)", text)
+    match = re.fullmatch(r"([CDTOI])([0-9]*)", text)
     if not match:
         if re.fullmatch(r"[CDSTOI]\d*[VHD]|S\d+|CI|CS", text):
             raise ValueError(f"{name} contains mirror planes, which a protein cannot have; {known}")

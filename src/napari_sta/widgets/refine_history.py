@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -194,12 +194,19 @@ def _command_in(optimiser: Path | None) -> str:
 
 
 def _told(folder: Path) -> dict[int, Iteration]:
-    """Read our own history; empty for a job of RELION, or if it is damaged."""
-    try:
-        records = json.loads((folder / "run_history.json").read_text(encoding="utf-8"))
-        return {int(one["iteration"]): _of_record(one) for one in records}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    """Read our own history; what of it is damaged is left out, and RELION has none."""
+    from napari_sta.io.refinement import read_history
+
+    told = {}
+    for record in read_history(folder):
+        with suppress(ValueError, KeyError, TypeError, OverflowError):
+            told[record["iteration"]] = _of_record(record)
+    return told
+
+
+def _number(record: Mapping[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    return None if value is None else float(value)
 
 
 def _of_record(record: Mapping[str, Any]) -> Iteration:
@@ -212,10 +219,10 @@ def _of_record(record: Mapping[str, Any]) -> Iteration:
         image_size_px=int(record["image_size_px"]),
         fsc=np.asarray(record["fsc"], dtype=np.float64),
         edge_angst=float(record["edge_angst"]),
-        accuracy_deg=record.get("accuracy_deg"),
-        accuracy_angst=record.get("accuracy_angst"),
-        changes_deg=record.get("changes_deg"),
-        changes_angst=record.get("changes_angst"),
+        accuracy_deg=_number(record, "accuracy_deg"),
+        accuracy_angst=_number(record, "accuracy_angst"),
+        changes_deg=_number(record, "changes_deg"),
+        changes_angst=_number(record, "changes_angst"),
         is_last=bool(record.get("converged")),
     )
 

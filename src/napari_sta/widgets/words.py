@@ -37,7 +37,9 @@ def in_plain_words(text: str, job: type[Job] | None = None, root: Path | None = 
     text = re.sub(r" \(looked in [^()]*\)", "", text)
     text = text.replace(", so run there or correct the path", ": correct the path")
     text = re.sub(
-        r"(is no MRC file): its header says [\d x]+ voxels", r"\1; choose a map or mask (.mrc)", text
+        r"(is no MRC file): its header says [\d x]+ voxels; name a map or a stack \(\.mrc, \.mrcs\)",
+        r"\1; choose a map or mask (.mrc)",
+        text,
     )
     text = re.sub(r";? ?see napari-sta \S+ --help", "", text)
     text = re.sub(r"\bwith --device cpu\b", "on the CPU", text)
