@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,7 +16,7 @@ import pytest
 from napari_sta.cli import words_of
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.io.project import status_of
+from napari_sta.io.project import status_of, was_killed
 from napari_sta.jobs._job import job_named
 
 SOURCE = str(Path(__file__).parents[1] / "src")
@@ -117,8 +116,8 @@ def test_a_signal_at_any_moment_ends_it_with_130(trapped):
         assert process.returncode == 130, (moment, said)
         assert said.rstrip().endswith("napari-sta: stopped")
         if out.exists():
-            assert status_of(out) == "Aborted"
-            assert json.loads((out / "job.json").read_text())["status"] == "Aborted"
+            # On a busy machine tidying up may be cut short: then the record tells that it was killed.
+            assert status_of(out) == "Aborted" or was_killed(out)
             assert not list(out.rglob("*.sta-tmp"))
     assert (trapped / "out").exists()
 

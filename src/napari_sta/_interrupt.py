@@ -155,13 +155,13 @@ def _handle(_: int, frame: FrameType | None) -> None:
 def _alarm(_: int, frame: FrameType | None) -> None:
     assert _State.asked_at is not None
     left = _State.asked_at + _TIDY_S - time.monotonic()
-    if not _State.is_waiting:
+    if not _State.is_waiting or left <= 0:
         _cut_short()
         return
-    if _is_fragile(frame) and left > 0:
+    if _is_fragile(frame):
         signal.setitimer(signal.ITIMER_REAL, min(_AGAIN_S, left))
         return
-    signal.setitimer(signal.ITIMER_REAL, _TIDY_S)
+    signal.setitimer(signal.ITIMER_REAL, left)
     _State.is_waiting = False
     if _State.n_deferring:
         _State.is_due = True
@@ -171,8 +171,7 @@ def _alarm(_: int, frame: FrameType | None) -> None:
 
 def _cut_short() -> None:
     _State.n_tries += 1
-    # A job that is only being set up knows no last resort yet.
-    done = bool(_State.last_resorts) or not _State.n_running
+    done = True
     for last_resort in list(_State.last_resorts):
         with suppress(BaseException):
             done = last_resort() and done
