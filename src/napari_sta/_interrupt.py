@@ -99,8 +99,11 @@ def running(last_resort: Callable[[], bool] | None = None) -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let the block, which is short, come to its end before an interrupt is raised."""
+    """Let the block, which is short, come to its end before an interrupt, an earlier one too, is raised."""
     _State.n_deferring += 1
+    if _State.is_waiting:
+        # The block is reached although the alarm has still to raise it: it must not do so in the midst.
+        _State.is_waiting, _State.is_due = False, True
     try:
         yield
     finally:
@@ -111,7 +114,11 @@ def deferred() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Whether the process was told to end: also where code in between swallowed or changed the interrupt."""
+    """Whether the process was told to end: also where code in between swallowed or changed the interrupt.
+
+    Who asks sees to the end: no interrupt that still waits for its moment comes after it.
+    """
+    _State.is_waiting = False
     return _State.asked_at is not None
 
 
@@ -155,13 +162,15 @@ def _handle(_: int, frame: FrameType | None) -> None:
 def _alarm(_: int, frame: FrameType | None) -> None:
     assert _State.asked_at is not None
     left = _State.asked_at + _TIDY_S - time.monotonic()
-    if not _State.is_waiting or left <= 0:
+    if left <= 0:
         _cut_short()
         return
-    if _is_fragile(frame):
+    if _State.is_waiting and _is_fragile(frame):
         signal.setitimer(signal.ITIMER_REAL, min(_AGAIN_S, left))
         return
     signal.setitimer(signal.ITIMER_REAL, left)
+    if not _State.is_waiting:
+        return
     _State.is_waiting = False
     if _State.n_deferring:
         _State.is_due = True

@@ -190,7 +190,7 @@ class JobRun:
         steps = self._steps()
         try:
             self.job.check()
-            with _interrupt.running(), _interrupt.deferred():
+            with _interrupt.running(self._abandon), _interrupt.deferred():
                 self._prepare()
                 next(steps)  # from here on, whatever ends it leaves its marker
         except BaseException:
@@ -383,15 +383,20 @@ class JobRun:
                 log.error("%s", converted)
                 raise converted from error
             finally:
-                release_inputs(self.job)
-                try:
-                    self._write_end(status, began, failure, log)
-                finally:
-                    _running_here.discard(here)
+                with _interrupt.deferred():
+                    if status == "Failed" and not failure and _interrupt.asked():
+                        status, failure = "Aborted", "stopped"  # it came while another end was taken down
+                    release_inputs(self.job)
+                    try:
+                        self._write_end(status, began, failure, log)
+                    finally:
+                        _running_here.discard(here)
 
     def _abandon(self) -> bool:
         """Leave records and marker although threads are still at work; the process ends right after."""
-        if self._ending or self.out is None:
+        if self.out is None or not self._record:
+            return True  # nothing has been written yet
+        if self._ending:
             return False
         self._write_end("Aborted", time.time(), "stopped", _unheard(), in_pipeline=False)
         remove_temporary_files(self.out)
@@ -455,6 +460,7 @@ class JobRun:
 
     def _first_record(self, out: Path, own: Mapping[str, Any] | None = None) -> None:
         """Say at once that the job runs, and where; what an earlier run recorded holds until it is replaced."""
+        self.out = out
         now = {"status": "Running", **process_mark(), "started": datetime.now().isoformat(timespec="seconds")}
         if own is not None:
             self._record = {**own, **now}
