@@ -837,24 +837,28 @@ def test_a_project_without_pipeline_gets_one_with_all_its_jobs(project):
     # No marker, but everything that it was to write is there.
     write_output_nodes(root / "Select/job023", "Select/job023/", [PipelineNode("optimisation_set.star", "TomoOptimisationSet.star.relion"),
                                                                   PipelineNode("../../x", "A.star")])  # fmt: skip
-    for name, status in (("MyTool/job040", "Failed"), ("Class3D/job041", "")):
+    # Programs run by hand tell of nothing, and leave no marker.
+    (root / "Reconstruct/job030").mkdir(parents=True)
+    (root / "Reconstruct/job030/merged.mrc").touch()
+    for name, status in (("MyTool/job040", "Failed"), ("Class3D/job041", ""), ("External/job039", "")):
         (root / name).mkdir(parents=True)
         (root / name / "run.out").touch()
         if status:
             mark(root / name, status)
     put_record(root / "Class3D/job041", **(process_mark() | {"process": DEAD}))
     write_job_star(root / "Class3D/job041/job.star", JobStar("relion.class3d.special", {"a": "b"}))
-    (root / "External").mkdir()
     (root / "External/job042").symlink_to(root.parent)
     before = {job.name for job in project.jobs()}
     assert project.add_job("Reconstruct", "relion.reconstructparticletomo", [SET]) == "Reconstruct/job043/"
     jobs = {job.name: job for job in project.jobs() if job.in_pipeline}
     assert set(jobs) == before - {"External/job042/"} | {"Reconstruct/job043/"}
     assert list(jobs) == sorted(jobs, key=lambda name: jobs[name].number)
-    assert {name: jobs[name].status for name in ("Extract/job024/", "Select/job023/", "MyTool/job040/", "Class3D/job041/", "Polish/job020/")} == {
+    expected = {
         "Extract/job024/": "Succeeded", "Select/job023/": "Succeeded", "MyTool/job040/": "Failed",
-        "Class3D/job041/": "Aborted", "Polish/job020/": "Aborted",
+        "Class3D/job041/": "Aborted", "Polish/job020/": "Succeeded", "Reconstruct/job030/": "Succeeded",
+        "External/job039/": "Aborted",
     }  # fmt: skip
+    assert {name: jobs[name].status for name in expected} == expected
     assert jobs["Extract/job024/"].inputs == ("Select/job023/optimisation_set.star",)
     assert jobs["Extract/job024/"].outputs == ("Extract/job024/particles.star",)
     assert jobs["Select/job023/"].outputs == ("Select/job023/optimisation_set.star",)

@@ -83,6 +83,7 @@ _LARGEST_RECORD_BYTES = 16 * 2**20
 
 # In the order in which RELION looks at them.
 _MARKERS = {SUCCESS: "Succeeded", FAILURE: "Failed", ABORTED: "Aborted"}
+_LOGS = ("note.txt", "run.out", "run.err", JOB_PIPELINE)
 STATUSES = ("Running", "Scheduled", "Succeeded", "Failed", "Aborted")
 
 FOLDER_TYPES = {
@@ -656,8 +657,11 @@ class Project:
             there = [node for node in told if os.path.exists(folder / node.path)]
             status = job.status
             if status == "Unknown":
-                # Without a marker: it has ended well if all that it was to write is there.
-                status = "Succeeded" if told and len(there) == len(told) else "Aborted"
+                # Without a marker: it has ended well if all that it was to write is there. A program that
+                # was run by hand tells of nothing, and leaves neither job.star nor marker.
+                by_hand = not told and not (folder / "job.star").is_file() and _holds_results(folder)
+                is_whole = bool(told) and len(there) == len(told)
+                status = "Succeeded" if is_whole or by_hand else "Aborted"
             type_label = job.type_label or kept.type_label or "relion.external"
             alias = _alias_link(folder) or "None"
             _append(tables, "pipeline_processes", (job.name, alias, type_label, status))
@@ -1197,6 +1201,11 @@ def status_of(folder: str | Path) -> str:
         if os.path.exists(Path(folder, marker)):
             return status
     return "Unknown"
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether there is more in a job's folder than what is logged of it."""
+    return any(one.name not in _LOGS and not one.name.startswith(".") for one in folder.iterdir())
 
 
 def clear_markers(folder: str | Path) -> None:
