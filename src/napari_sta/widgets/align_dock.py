@@ -926,12 +926,11 @@ class AlignDock(Dock):
         self.bench.hide_contours_in_3d()
         masks = self._held("mask")
         for map_ in self._held("map"):
-            map_.visible = True
-            others = [one for one in self.bench.ours("map", "half") if masks and one is not map_]
-            layers.move(layers.index(map_), max((layers.index(one) + 1 for one in others), default=0))
-            for layer in masks:
-                if layers.index(layer) < layers.index(map_):
-                    layers.move(layers.index(layer), len(layers))
+            if masks:
+                self.bench.uncover(map_, masks)
+            else:
+                map_.visible = True
+                layers.move(layers.index(map_), 0)
             layers.selection.active = map_
 
     def _forget_layers(self) -> None:

@@ -520,6 +520,7 @@ class InspectDock(Dock):
         layers = self.bench.add(tuples)
         self._layer = weakref.ref(layers[0]) if result.map is not None else None
         if self._layer is not None:
+            self.bench.uncover(layers[0], layers[1:])
             self.bench.viewer.layers.selection.active = layers[0]
         if first and layers:
             self.bench.viewer.fit_to_view()
@@ -767,6 +768,7 @@ class InspectDock(Dock):
             name = layer_name(self.result.path)
             [layer] = self.bench.add([map_layer(Volume(data, self.result.pixel_size_angst), name=name)])
             self._layer = weakref.ref(layer)
+        self.bench.uncover(layer, [one for one in self.bench.ours("mask", "contour") if one.visible])
         layer.data = data
         layer.contrast_limits_range = (float(data.min()), float(data.max()))
         layer.contrast_limits = limits[:2]
