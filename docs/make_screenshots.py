@@ -167,6 +167,7 @@ def main() -> None:
     shoot("job")
     ticket = job.run()
     settle(120, lambda: ticket.state == "done")
+    settle(20, lambda: any("postprocess_masked" in layer.name for layer in viewer.layers))
 
     viewer.layers.clear()
     inspect = bench.open_dock("inspect")

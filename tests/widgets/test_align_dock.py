@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QTextDocument
 
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.project import Project
 from napari_sta.io.relion import read_particles
+from napari_sta.layers import read_layers
 from napari_sta.widgets.align_dock import AlignDock
 
 
@@ -128,7 +130,7 @@ def test_arrow_keys_on_the_canvas_are_bound_to_the_layers_only(loaded, viewer):
     assert loaded.offset_px == 1.25
     keys["Alt+Up"](mask)
     assert loaded.offset_px == pytest.approx(1.2)
-    assert not viewer.keymap
+    assert [str(key) for key in viewer.keymap] == ["Ctrl+Z"]  # arrows are the sliders' own
 
 
 def test_undo_steps_back_through_offsets(loaded, wait):
@@ -476,6 +478,7 @@ def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, ben
         assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
     at_275.set_offset(-1.0)
     assert displacement(at_275, viewer) == pytest.approx(-1.0, abs=1e-6)
+    assert 0 in viewer.dims.displayed  # napari turns to XY when all layers have gone
 
 
 def test_only_one_back_is_not_enough_and_a_button_brings_both(at_275, viewer, bench, wait):
@@ -514,6 +517,60 @@ def test_several_maps_do_not_disturb_the_two_that_are_compared(at_275, viewer, b
     for path, layer in by_path.items():
         moved = layer.data_to_world(np.array(layer.data.shape) // 2)[0]
         assert moved == pytest.approx(3.5 * pixel if path == at_275.mask_box.path() else 0, abs=1e-6)
+
+
+def test_mask_dropped_while_the_map_is_read_is_compared_too(dock, viewer, bench, project, wait):
+    """Two files dropped at once, or one soon after the other."""
+    dock.mask_box.set_path("", quiet=True)
+    paths = [str(project / "Reconstruct/job003/merged.mrc"), str(project / "masks/mask_align.mrc")]
+    for path in paths:
+        bench.add(read_layers(path))
+    assert [dock.map_box.path(), dock.mask_box.path()] == paths
+    wait(lambda: dock.pair is not None and not dock._loading, 30)
+    assert [dock.pair.map.path, dock.pair.mask.path] == paths
+    assert len(viewer.layers) == 3
+
+
+def test_another_choice_is_what_is_seen(at_275, viewer, bench, project, wait):
+    """What was compared before does not cover it; nor does what others show."""
+    bench.show([project / "Reconstruct/job003/half2.mrc"])
+    wait(lambda: len(viewer.layers) == 4)
+    first = at_275.map_box.path(), at_275.mask_box.path()
+    second = str(project / "Reconstruct/job003/half1.mrc"), str(project / "masks/mask_fsc.mrc")
+    for map_path, mask_path in (second, first):
+        at_275.map_box.set_path(map_path)
+        at_275.mask_box.set_path(mask_path)
+        wait(lambda: at_275.pair is not None and not at_275._loading, 30)
+        seen = [layer.metadata["napari_sta"] for layer in viewer.layers if layer.visible]
+        assert [one["path"] for one in seen if one["kind"] == "mask"] == [mask_path]
+        assert [one["path"] for one in seen if one["kind"] == "contour"] == [mask_path]
+        below = seen[: next(i for i, one in enumerate(seen) if one["kind"] == "mask")]
+        assert below[-1]["path"] == map_path
+        assert all(one["kind"] not in ("map", "half") for one in seen[len(below) :])
+
+
+def test_the_reason_is_shown_as_it_is_written(loaded):
+    loaded._refusal = "it begins with 'a < b' & more"
+    loaded._show_numbers()
+    shown = QTextDocument()
+    shown.setHtml(loaded.sentence.text())
+    assert loaded.sentence.textFormat() == Qt.TextFormat.RichText
+    assert "'a < b' & more" in shown.toPlainText()
+
+
+def test_project_that_comes_after_its_map_tells_how_it_was_made(viewer, qtbot, bench, project, wait):
+    dock = AlignDock(viewer)
+    qtbot.addWidget(dock)
+    dock.load(str(project / "Reconstruct/job003/merged.mrc"), str(project / "masks/mask_align.mrc"))
+    wait(lambda: dock.pair is not None, 30)
+    assert dock.symmetry.text() == "C1"
+    dock.set_offset(2.5)
+    bench.open_project(project)
+    wait(dock.apply_button.isEnabled)
+    job, after = dock.jobs_to_run()
+    assert job.in_optimisation_set == str(project / "Select/job002/optimisation_set.star")
+    assert dock.symmetry.text() == after["symmetry"] == "C6"
+    assert dock.offset_px == 2.5
 
 
 def _move(layer):
@@ -577,14 +634,16 @@ def test_wrong_symmetry_cannot_be_applied(at_275, wait):
 # -- undo --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["offset_box", "canvas", "apply_button"])
+@pytest.mark.parametrize("where", ["offset_box", "canvas", "canvas, no layer selected", "apply_button"])
 def test_ctrl_z_works_where_the_keys_have_just_been_used(loaded, viewer, qtbot, wait, where):
     loaded.set_offset(1.0)
     wait(lambda: not loaded._settle.isActive())
     loaded.set_offset(2.5)
     wait(lambda: not loaded._settle.isActive())
-    if where == "canvas":
+    if where.startswith("canvas"):
         assert viewer.layers.selection.active is layer_of(viewer, "map")
+        if where != "canvas":
+            viewer.layers.selection.clear()
         canvas = viewer.window._qt_viewer.canvas.native
         qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     elif where == "offset_box":

@@ -11,6 +11,7 @@ import pytest
 
 from napari_sta.io.mrc import read_volume
 from napari_sta.io.star import read_star
+from napari_sta.layers import read_layers
 from napari_sta.widgets.inspect_dock import IGNORED_MASK, InspectDock, read_result
 
 
@@ -195,6 +196,37 @@ def test_values_go_to_a_new_job(loaded, bench, qtbot):
     assert values["adhoc_bfactor_angst2"] == -250
     assert values["auto_bfactor"] is False
     assert Path(values["in_half_map"]).is_file()
+    assert values["in_half_map2"] is None  # its name follows from the first's
+
+
+@pytest.mark.parametrize("how", ["a slider", "chosen again"])
+def test_map_that_is_worked_on_is_seen(loaded, viewer, bench, processed, wait, how):
+    """Whatever has come to lie over it, or has hidden it."""
+    bench.add(read_layers(processed / "Reconstruct/job003/merged.mrc"))
+    shown(viewer).visible = False
+    before = np.array(shown(viewer).data)
+    if how == "a slider":
+        loaded.bfactor_box.setValue(-400)
+        wait(lambda: not np.array_equal(shown(viewer).data, before))
+    else:
+        loaded.load(str(processed / "PostProcess/job004"))
+        wait(lambda: loaded.result is not None)
+    kinds = [layer.metadata["napari_sta"]["kind"] for layer in viewer.layers if layer.visible]
+    assert kinds == ["map", "map", "contour"]
+    seen = [layer for layer in bench.ours("map") if layer.visible]
+    assert seen[-1] is shown(viewer)
+
+
+def test_half_maps_whose_names_tell_nothing_go_to_a_new_job_both(processed, tmp_path):
+    folder = tmp_path / "PostProcess/job001"
+    shutil.copytree(processed / "PostProcess/job004", folder)
+    star = (folder / "postprocess.star").read_text()
+    for half, name in (("half1", "even.mrc"), ("half2", "odd.mrc")):
+        shutil.copy(processed / f"Reconstruct/job003/{half}.mrc", folder / name)
+        star = star.replace(f"Reconstruct/job003/{half}.mrc", str(folder / name))
+    (folder / "postprocess.star").write_text(star)
+    result = read_result(folder, maps=False)
+    assert (result.half_map, result.half_map2) == (str(folder / "even.mrc"), str(folder / "odd.mrc"))
 
 
 # -- a result that cannot be shown -------------------------------------------------------------------

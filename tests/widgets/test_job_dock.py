@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import pytest
-from fake_jobs import FAKES
+from fake_jobs import FAKES, Fine
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QLabel, QPushButton
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from napari_sta.io.project import Project
 from napari_sta.jobs._job import Progress
@@ -175,6 +175,22 @@ def test_queued_job_can_be_put_forward(dock, bench, wait):
     wait(lambda: second.state == "done", 10)
     assert third.began < second.began
     assert first.state == "stopped"
+
+
+def test_a_long_queue_and_a_hidden_page_do_not_make_the_window_grow(dock, bench, wait):
+    run(dock, wait, "fine", steps=300, pause_s=0.03)
+    for _ in range(3):
+        bench.run(Fine(steps=1))
+    wait(lambda: len(dock.queue.rows) == 3)
+    height = dock.minimumSizeHint().height()
+    for _ in range(6):
+        bench.run(Fine(steps=1))
+    wait(lambda: len(dock.queue.rows) == 9)
+    assert dock.minimumSizeHint().height() == height
+    tall = QWidget()
+    tall.setMinimumHeight(2000)
+    dock.stack.addWidget(tall)
+    assert dock.minimumSizeHint().height() == height
 
 
 def progress(done: int, **data) -> Progress:

@@ -263,6 +263,22 @@ def test_stop_again_after_resume_keeps_the_history(dock, bench, wait, viewer, pa
     assert (ticket.out / "run_history.json").read_text() == history
 
 
+def test_resume_is_still_there_when_the_queue_has_gone_on(dock, bench, wait):
+    """The card tells of the job that came after; the page of the refinement tells how that one ended."""
+    ticket = start(dock, wait)
+    wait(lambda: ticket.progress is not None and ticket.progress.data.get("iteration") == 2, 60)
+    recenter = {"in_optimisation_set": VALUES["in_optimisation_set"], "center_z_px": "1"}
+    after = bench.run(job_named("recenter").from_text(recenter))
+    dock.stop_button.click()
+    wait(lambda: after.state == "done", 20)
+    dock.pages.setCurrentIndex(1)
+    wait(lambda: "was interrupted in iteration 2" in dock.monitor.banner.text)
+    dock.monitor.banner.button("Resume").click()
+    wait(lambda: bench.running is not None and bench.running.out == ticket.out, 10)
+    assert not dock.monitor.banner.isVisible()
+    dock.stop()
+
+
 def test_half_maps_are_seen_while_they_are_shown(viewer, qtbot, bench, finished, wait):
     """What other docks have shown before is hidden, and comes back; what they show next ends it."""
     old = Volume(
@@ -305,6 +321,12 @@ def test_half_maps_are_seen_while_they_are_shown(viewer, qtbot, bench, finished,
     monitor.slider.setValue(2)
     view("half1")
     wait(lambda: one.metadata["napari_sta"]["iteration"] == 2)
+    assert seen() == [one]
+    # Whoever asks for the same refinement again wants to see it.
+    bench.stage.leave()
+    assert monitor.view.currentData() == "none"
+    dock.load(str(finished))
+    assert monitor.view.currentData() == "half1"
     assert seen() == [one]
     # Above everything, also what is not ours.
     foreign = viewer.add_image(np.zeros((BOX_PX,) * 3), name="someone else's")

@@ -25,6 +25,18 @@ def test_every_option_of_every_job_is_said_by_its_label(job):
             assert in_plain_words(f"{name} 3 is odd; take 4", job) == f"“{title}” 3 is odd; take 4"
 
 
+@pytest.mark.parametrize("job", [None, job_named("refine")])
+def test_other_jobs_are_called_by_their_labels(job):
+    for said, expected in (
+        ("state it with process_map --pixel_size_angst, so", "state it with “Map operations” (“Pixel size”), so"),
+        ("process_map --clamp_low 0 --clamp_high 1 cuts", "“Map operations” (“Lowest value” 0, “Highest value” 1) cuts"),
+        ("extract them first (napari-sta extract)", "extract them first (“Extract subtomos”)"),
+        ("has no job x; see napari-sta info /a/b", "has no job x"),
+        ("lies in refine/extract --", "lies in refine/extract --"),
+    ):  # fmt: skip
+        assert in_plain_words(said, job) == expected
+
+
 @pytest.mark.parametrize(
     "same",
     [

@@ -342,6 +342,9 @@ class AlignDock(Dock):
         self._base: dict[int, NDArray[np.float64]] = {}
         self._scored: dict[int, Any] = {}  # the data of a layer whose map or mask was scored
         self._moving_layers = False
+        self._adding = False
+        self._former: list[weakref.ref[Any]] = []  # layers of the pair before this one
+        self._hidden: weakref.WeakSet[Any] = weakref.WeakSet()  # those of pairs before that
         self._loading = False
         self._refusal = ""  # why what is chosen cannot be compared
         self._compared = ("", "")  # map and mask of the last pair
@@ -402,6 +405,7 @@ class AlignDock(Dock):
         group.addButton(self.map_moves)
         self.sentence = QLabel()
         self.sentence.setWordWrap(True)
+        self.sentence.setTextFormat(Qt.TextFormat.RichText)
         self.sentence.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.mend_button = QPushButton("Show both again")
@@ -461,6 +465,7 @@ class AlignDock(Dock):
         self._canvas_look.timeout.connect(self._look_at_canvas)
         canvas = self.bench.viewer.window._qt_viewer.canvas.native
         canvas.installEventFilter(self)
+        self._bind_undo(self.bench.viewer)  # where no layer is selected, or one that has none of its own
         self._symmetry_changed()
         self._project_changed(self.bench.view)
         self._show_numbers()
@@ -647,11 +652,14 @@ class AlignDock(Dock):
     def _layers_changed(self, event: Any = None) -> None:
         self.map_box.refresh()
         self.mask_box.refresh()
-        if self._loading:
+        if self._adding:
             return  # the canvas is looked at when map and mask are in it
         new = event.value if event is not None and event.type == "inserted" else None
         took = False
+        # While one is being read, another may be dropped: it fills what is empty, and takes nothing away.
         for box in (self.map_box, self.mask_box):
+            if self._loading and box.path():
+                continue
             # What was dropped into the viewer is what the user wants to compare, unless that is there; the
             # half maps of a refinement come by themselves, an iteration after the other.
             ours = [one for one in self.bench.ours(*box.kinds) if "run" not in one.metadata["napari_sta"]]
@@ -659,7 +667,7 @@ class AlignDock(Dock):
                 box.set_path(path_of(new), quiet=True)
                 took = True
         boxes = (self.map_box, self.mask_box)
-        if took and all(self._is_shown(box) or not box.path() for box in boxes):
+        if took and (self._loading or all(self._is_shown(box) or not box.path() for box in boxes)):
             self._sources_changed()
         else:
             self._canvas_look.start()
@@ -739,7 +747,12 @@ class AlignDock(Dock):
                 self._compare(pair, settings, first)
                 return
             what, one = waiting.pop(0)
-            for layer in self.bench.add([one]):
+            self._adding = True
+            try:
+                added = self.bench.add([one])
+            finally:
+                self._adding = False
+            for layer in added:
                 self._hold(what, layer, one[1])
             QTimer.singleShot(0, turn)
 
@@ -852,11 +865,8 @@ class AlignDock(Dock):
         again = chosen == self._compared and pair is not None  # the same two: the number stays
         if pair is not None:
             self._compared = chosen
-        maps = self._held("map")
-        if maps:
-            layers = self.bench.viewer.layers
-            layers.move(layers.index(maps[0]), 0)  # the mask is drawn over the map
-            layers.selection.active = maps[0]
+        had_gone = not any(one() in self.bench.viewer.layers for one in self._former)
+        self._uncover()
         symmetry = self._map_settings.get("symmetry")
         if symmetry and not again:
             self.symmetry.setText(symmetry)
@@ -871,10 +881,8 @@ class AlignDock(Dock):
         self._set_sideways(at[1:])
         if not again:
             self._history.clear()
-        if first or (self.bench.viewer.dims.ndisplay == 2 and not again):
+        if first or (self.bench.viewer.dims.ndisplay == 2 and (not again or had_gone)):
             self.show_xz()
-        for layer in maps:
-            layer.visible = True
         self._fill_particles(
             fresh=not again or back is not None, wanted=None if back is None else back.particles
         )
@@ -882,11 +890,52 @@ class AlignDock(Dock):
         self._settle.stop()
         self._place_layers(settle=True)
         self._look_at_canvas()
+        if not settings:
+            self._learn_settings()  # the project may have been opened meanwhile
         if self.pair is not None and self.pair.notes and back is None:
             self.card.tell("info", self.pair.notes)
 
+    def _learn_settings(self) -> None:
+        """Look up how the map was made, if that is not known: its project may come after the map."""
+        view, path = self.bench.view, self.map_box.path()
+        if view is None or not path or self._map_settings:
+            return
+
+        def learnt(settings: dict[str, str]) -> None:
+            if settings and not self._map_settings and path == self.map_box.path():
+                self._map_settings = settings
+                if settings.get("symmetry") and self.symmetry.text().strip() in ("", "C1"):
+                    self.symmetry.setText(settings["symmetry"])
+                self._fill_particles()
+
+        in_background(self, _made_with, view, path, done=learnt)
+
+    def _uncover(self) -> None:
+        """Hide the pair before this one, and draw the mask over the map, the map over other maps."""
+        layers, held = self.bench.viewer.layers, self._held("map", "mask")
+        former = [layer for one in self._former if (layer := one()) is not None and layer in layers]
+        self._former = []
+        for layer in former:
+            if layer not in held and layer.visible:
+                layer.visible = False
+                self._hidden.add(layer)
+        for layer in held:
+            if layer in self._hidden:
+                layer.visible = True
+                self._hidden.discard(layer)
+        self.bench.hide_contours_in_3d()
+        masks = self._held("mask")
+        for map_ in self._held("map"):
+            if masks:
+                self.bench.uncover(map_, masks)
+            else:
+                map_.visible = True
+                layers.move(layers.index(map_), 0)
+            layers.selection.active = map_
+
     def _forget_layers(self) -> None:
         """Put layers that are no longer compared back where they belong."""
+        self._former = [weakref.ref(one) for one in self._held("map", "mask")] or self._former
         for references in self._layers.values():
             for reference in references:
                 layer = reference()
@@ -1149,12 +1198,17 @@ class AlignDock(Dock):
             layer.bind_key(f"{prefix}Up", stepper(-1, size), overwrite=True)
             layer.bind_key(f"{prefix}Down", stepper(1, size), overwrite=True)
 
-        def back(_layer: Any) -> None:
+        self._bind_undo(layer)
+
+    def _bind_undo(self, keys_of: Any) -> None:
+        dock = weakref.ref(self)
+
+        def back(_: Any) -> None:
             widget = dock()
-            if widget is not None:
+            if widget is not None and isalive(widget):
                 widget.step_back()
 
-        layer.bind_key("Control-Z", back, overwrite=True)
+        keys_of.bind_key("Control-Z", back, overwrite=True)
 
     # -- symmetry ----------------------------------------------------------------------------------
 
@@ -1200,6 +1254,7 @@ class AlignDock(Dock):
         self.map_box.refresh()
         self.mask_box.refresh()
         self._fill_particles()
+        self._learn_settings()
 
     def _fill_particles(self, *, fresh: bool = False, wanted: tuple[str, str] | None = None) -> None:
         """List the particle sets; choose the one the map was made from (``fresh``: whatever was chosen)."""

@@ -96,6 +96,8 @@ class Result:
     ----------
     path
         ``postprocess.star``.
+    half_map, half_map2
+        As in its table; the second only where its name does not follow from the first's.
     resolution_angst, bfactor_angst2, mask_percent, mask_name
         As in its table; NaN or empty where it has none.
     curves
@@ -120,6 +122,7 @@ class Result:
     mask_percent: float
     mask_name: str
     half_map: str
+    half_map2: str
     curves: dict[str, NDArray[np.float64]]
     frequency_inv_angst: NDArray[np.float64]
     guinier: dict[str, NDArray[np.float64]]
@@ -170,6 +173,7 @@ def read_result(path: str | Path, *, maps: bool = True) -> Result:
         mask_percent=tables.mask_percent,
         mask_name=str(tables.general.get("mask", "")),
         half_map=str(tables.general.get("half1", "")),
+        half_map2=_second_half(path, tables.general),
         curves={name: tables.fsc[key] for key, name, _ in CURVES if key in tables.fsc},
         frequency_inv_angst=tables.frequency_inv_angst,
         guinier=guinier,
@@ -202,6 +206,18 @@ def _fit_of(tables: Any) -> GuinierFit | None:
     if best is None or off[best] > 5e-3:
         return GuinierFit(slope, intercept, None)
     return GuinierFit(slope, intercept, (float(x[best]), float(x[used[-1]])))
+
+
+def _second_half(path: Path, general: Mapping[str, str | float]) -> str:
+    """Return the second half map's name; empty if it follows from the first's."""
+    from napari_sta.io.files import resolve
+    from napari_sta.jobs._maps import other_half
+
+    one, two = (str(general.get(key, "")) for key in ("half1", "half2"))
+    try:
+        return "" if Path(other_half(str(resolve(one, path)))) == Path(resolve(two, path)) else two
+    except InputError:
+        return two
 
 
 def _read_maps(path: Path, general: Mapping[str, str | float], pixel_size_angst: float) -> dict[str, Any]:
@@ -504,6 +520,7 @@ class InspectDock(Dock):
         layers = self.bench.add(tuples)
         self._layer = weakref.ref(layers[0]) if result.map is not None else None
         if self._layer is not None:
+            self.bench.uncover(layers[0], layers[1:])
             self.bench.viewer.layers.selection.active = layers[0]
         if first and layers:
             self.bench.viewer.fit_to_view()
@@ -751,6 +768,7 @@ class InspectDock(Dock):
             name = layer_name(self.result.path)
             [layer] = self.bench.add([map_layer(Volume(data, self.result.pixel_size_angst), name=name)])
             self._layer = weakref.ref(layer)
+        self.bench.uncover(layer, [one for one in self.bench.ours("mask", "contour") if one.visible])
         layer.data = data
         layer.contrast_limits_range = (float(data.min()), float(data.max()))
         layer.contrast_limits = limits[:2]
@@ -774,6 +792,7 @@ class InspectDock(Dock):
         root = self.bench.root or Path()
         values = {
             "in_half_map": str(root / result.half_map) if result.half_map else "",
+            "in_half_map2": str(root / result.half_map2) if result.half_map2 else None,
             "in_mask": str(root / result.mask_name) if result.mask_name else "",
             "auto_bfactor": False,
             "adhoc_bfactor_angst2": self.bfactor_box.value(),

@@ -7,15 +7,17 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QComboBox,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QStackedWidget,
     QTabBar,
@@ -89,7 +91,7 @@ class JobDock(Dock):
         self.about = QLabel()
         self.about.setWordWrap(True)
         mark(self.about, "quiet")
-        self.stack = QStackedWidget()
+        self.stack = PageStack()
         self.monitor: RefineMonitor | None = None
         self.pages = QTabBar()
         self.pages.setDrawBase(False)
@@ -349,6 +351,8 @@ class JobDock(Dock):
             self._watch_refinement(ticket)
         else:
             self.pages.setCurrentIndex(0)
+        if self.monitor is not None:  # the card is this job's now
+            self.monitor.announce(ticket.job.name() != "refine")
         self._turn_page()  # also where the page is the one that is open already
         self._clock.start()
         self._name_run_button()
@@ -494,15 +498,35 @@ class Pace:
         return max(0.0, (self._total - done) / rate - (now - when))
 
 
-class QueueList(QWidget):
-    """The jobs that wait, to be put forward or taken out."""
+class PageStack(QStackedWidget):
+    """Pages of which only the one on show claims room: the window must not grow for a hidden one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.currentChanged.connect(lambda _: self.updateGeometry())
+
+    def minimumSizeHint(self) -> QSize:
+        """Of the page on show."""
+        page = self.currentWidget()
+        return page.minimumSizeHint() if page is not None else super().minimumSizeHint()
+
+
+class QueueList(QScrollArea):
+    """The jobs that wait, to be put forward or taken out; it scrolls where they are many."""
+
+    ROWS_SEEN = 3
 
     def __init__(self, bench: Workbench) -> None:
         super().__init__()
         self._bench = bench
-        self._box = QVBoxLayout(self)
+        inside = QWidget()
+        self._box = QVBoxLayout(inside)
         self._box.setContentsMargins(0, 0, 0, 0)
         self._box.setSpacing(1)
+        self.setWidget(inside)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         bench.queue_changed.connect(self._fill)
         bench.started.connect(self._fill)
         self._fill()
@@ -519,7 +543,10 @@ class QueueList(QWidget):
             row.deleteLater()  # a button of it may just be calling
         for number, ticket in enumerate(self._bench.queued):
             self._box.addWidget(self._row(number, ticket))
-        self.setVisible(bool(self._bench.queued))
+        if rows := self.rows:
+            seen = min(len(rows), self.ROWS_SEEN)
+            self.setFixedHeight(seen * (rows[0].sizeHint().height() + self._box.spacing()))
+        self.setVisible(bool(rows))
 
     def _row(self, number: int, ticket: Ticket) -> QWidget:
         row = QWidget()

@@ -187,7 +187,7 @@ def next_values(
             continue
         # "star" says only that it is some table: none of a job's own tables is meant.
         found = _best(name, made.get(kind[5:], [])) if kind != "file:star" else ""
-        if found:
+        if found and found not in values.values():  # the second half map is not the first
             values[name] = found
     if "in_optimisation_set" in values:  # it names the others
         for part in ("in_parts", "in_tomograms", "in_trajectories"):

@@ -81,6 +81,7 @@ class RefineMonitor(QWidget):
         mark(self.warning, "warning")
         self.warning.hide()
         self.plot = Picture(bench.viewer, height=290)
+        self.plot.setMinimumHeight(170)  # a card below it, with warnings, fits on a small screen
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setPageStep(1)
         self.slider.setRange(1, 1)
@@ -153,6 +154,12 @@ class RefineMonitor(QWidget):
         self._slid()
         self._show()
 
+    def announce(self, on: bool) -> None:
+        """Say how the job ended (see ``banner``), or leave that to somebody's card."""
+        self._with_banner = on
+        self._slid()
+        self._show()
+
     def load(self, folder: str | Path) -> None:
         """Show the refinement in a folder."""
         folder = Path(folder)
@@ -164,6 +171,9 @@ class RefineMonitor(QWidget):
             self._show()
             running = self.bench.running
             self.ticket = running if running is not None and running.out == folder else None
+        elif self._view_before:  # it is asked for again
+            self._set_view(self._view_before)
+            self._view_chosen()
         self.refresh()
         self._clock.start()
 
@@ -485,5 +495,5 @@ def draw_curves(
         axis.set_xlabel("iteration", labelpad=0)
     for axis in panes.ravel():
         dress(axis, colours)
-    narrow = {"handlelength": 0.9, "columnspacing": 0.7, "handletextpad": 0.3}
+    narrow = {"handlelength": 0.7, "columnspacing": 0.5, "handletextpad": 0.2, "fontsize": 6.5}
     add_legend(angles, colours, loc="upper center", ncols=3, **narrow)

@@ -41,7 +41,8 @@ def in_plain_words(text: str, job: type[Job] | None = None, root: Path | None = 
         r"\1; choose a map or mask (.mrc)",
         text,
     )
-    text = re.sub(r";? ?see napari-sta \S+ --help", "", text)
+    text = re.sub(r";? ?see napari-sta (?:\S+ --help|info \S+)", "", text)
+    text = _other_jobs(text)
     text = re.sub(r"\bwith --device cpu\b", "on the CPU", text)
     text = re.sub(r"choose another output folder with --o\b", "make the project folder writable", text)
 
@@ -61,6 +62,21 @@ def in_plain_words(text: str, job: type[Job] | None = None, root: Path | None = 
         lambda match: option(match) if match["name"] in titles else match[0],
         text,
     )
+
+
+def _other_jobs(text: str) -> str:
+    """Name other jobs, as in ``process_map --lowpass_angst 20``, and their options by their labels."""
+
+    def said(match: re.Match[str]) -> str:
+        job = all_jobs()[match["job"]]
+        options = re.findall(rf"--(\w+)(?: ({value}))?", match["options"])
+        words = [f"“{_titles(job).get(name, name)}” {number}".strip() for name, number in options]
+        return f"“{job.label}”" + (f" ({', '.join(words)})" if words else "")
+
+    names, value = "|".join(all_jobs()), r"[\d.]*\d|Yes|No"
+    options = rf"(?P<options>(?: --\w+(?: (?:{value}))?)+)"
+    text = re.sub(rf"(?<![\w/.-])(?:napari-sta )?(?P<job>{names}){options}", said, text)
+    return re.sub(rf"\bnapari-sta (?P<job>{names})(?P<options>)\b", said, text)
 
 
 @lru_cache(maxsize=64)

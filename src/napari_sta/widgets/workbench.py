@@ -317,6 +317,17 @@ class Workbench(QObject):
         if masks and min(masks) < layers.index(layer):
             layers.move(layers.index(layer), min(masks))
 
+    def uncover(self, layer: Layer, masks: Sequence[Layer] = ()) -> None:
+        """Let a map be seen over the other maps, and its masks over it."""
+        layers = self.viewer.layers
+        layer.visible = True
+        others = [layers.index(one) for one in self.ours("map", "half") if one is not layer and one.visible]
+        if others and max(others) > layers.index(layer):
+            layers.move(layers.index(layer), max(others) + 1)
+        for mask in masks:
+            if layers.index(mask) < layers.index(layer):
+                layers.move(layers.index(mask), len(layers))
+
     def _same_file(self, ours: Mapping[str, Any]) -> Layer | None:
         for layer in self.ours(str(ours.get("kind"))):
             other = layer.metadata["napari_sta"]
