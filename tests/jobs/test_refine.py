@@ -23,6 +23,7 @@ import torch
 
 from napari_sta.cli import main
 from napari_sta.data.errors import InputError, Stopped
+from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
 from napari_sta.io.files import written_files
@@ -30,7 +31,7 @@ from napari_sta.io.mrc import read_images, read_volume, write_stack, write_volum
 from napari_sta.io.project import ABORT_NOW, Project
 from napari_sta.io.relion import read_particles, read_tilt_series_set, write_particles
 from napari_sta.io.star import Table, read_star, text_column, write_star
-from napari_sta.jobs._job import Context, Job, Progress, job_named, value_as_text
+from napari_sta.jobs._job import Context, Job, job_named, value_as_text
 from napari_sta.jobs._refine_files import checkpoint_path, latest_checkpoint, read_checkpoint
 from napari_sta.jobs._refine_loop import Refinement
 from napari_sta.jobs._run import JobRun, RunOptions, resume

@@ -12,8 +12,9 @@ from qt_loop import settle
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
+from napari_sta.data.progress import Progress
 from napari_sta.io.project import Project
-from napari_sta.jobs._job import Progress, job_named
+from napari_sta.jobs._job import job_named
 from napari_sta.widgets.closing import ClosingDialog
 from napari_sta.widgets.workbench import Workbench
 

@@ -11,8 +11,8 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
+from napari_sta.data.progress import Progress
 from napari_sta.io.project import Project
-from napari_sta.jobs._job import Progress
 from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock, Pace
 
 

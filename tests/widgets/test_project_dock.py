@@ -15,8 +15,9 @@ from qt_loop import settle
 from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
 from qtpy.QtGui import QColor, QDropEvent, QGuiApplication
 
+from napari_sta.data.progress import Progress
 from napari_sta.io.project import PipelineNode, Project
-from napari_sta.jobs._job import Progress, all_jobs, job_named
+from napari_sta.jobs._job import all_jobs, job_named
 from napari_sta.widgets.project_dock import ProjectDock
 from napari_sta.widgets.project_files import next_values, read_project, settings_of
 

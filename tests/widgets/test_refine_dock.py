@@ -12,9 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from napari_sta.cli import step_words
+from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.jobs._job import Progress, job_named
+from napari_sta.jobs._job import job_named
 from napari_sta.layers import map_layer, mask_layers
 from napari_sta.phantoms import dose_symmetric
 from napari_sta.widgets.form import Fold, JobForm

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_sta.data.progress import Progress
 from napari_sta.io.relion import ANGLE_PRIORS
-from napari_sta.jobs._job import Progress
 from napari_sta.jobs._ranks import Ranks
 from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
 from napari_sta.kernels import fsc as fsc_of

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.progress import Progress
 from napari_sta.io.files import inside
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_boxes, check_window, window_px
 
 if TYPE_CHECKING:

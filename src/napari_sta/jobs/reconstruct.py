@@ -12,7 +12,8 @@ from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.data.memory import check_memory
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import (
     StaInputsJob,
     check_boxes,

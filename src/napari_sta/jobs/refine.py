@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.progress import Progress
 from napari_sta.io.files import resolve, sha256
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_symmetry
 
 if TYPE_CHECKING:
