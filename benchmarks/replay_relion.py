@@ -19,10 +19,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import torch
 
+from napari_sta.engine.geometry import ctf_coefficients, tilt_geometry
 from napari_sta.io.mrc import image_size_yx_px, read_images, read_volume
 from napari_sta.io.relion import read_optimisation_set, read_particles, read_tilt_series_set
 from napari_sta.io.star import parse_vector, read_star
-from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
 from napari_sta.kernels import fsc
 from napari_sta.kernels.ctf import dose_weight
 from napari_sta.kernels.refine import accuracy, control, maps, sampling

@@ -290,8 +290,8 @@ class _Inserter:
     ) -> None:  # fmt: skip
         import numpy as np
 
+        from napari_sta.engine.geometry import tilt_geometry
         from napari_sta.io.mrc import image_size_yx_px
-        from napari_sta.jobs._geometry import tilt_geometry
         from napari_sta.kernels.optics import zernike_phase
         from napari_sta.kernels.projection import is_visible
 
@@ -357,7 +357,7 @@ class _Inserter:
         return read_images([series.images[tilt]])[0], envelope, x_end
 
     def _coefficients(self, tilt: int, members: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.engine.geometry import ctf_coefficients
 
         if not self.job.apply_ctf:
             return None
