@@ -75,6 +75,7 @@ def prepare(
     devices: Sequence[torch.device] = (),
     *,
     check_files: bool = False,
+    quirks: frozenset[Quirk] | None = None,
 ) -> Prepared:
     """Read inputs and set the refinement up.
 
@@ -84,6 +85,8 @@ def prepare(
         With what it takes over from the one it continues.
     check_files
         Look at every particle's file.
+    quirks
+        What of RELION's to keep; None: all or nothing, as the job says.
 
     Raises
     ------
@@ -91,7 +94,8 @@ def prepare(
         If something is missing, or does not fit.
     """
     inputs = job.load()
-    quirks = PARITY if job.relion_parity else frozenset()
+    if quirks is None:
+        quirks = PARITY if job.relion_parity else frozenset()
     source = open_particles(
         inputs,
         ImageOptions(
