@@ -18,7 +18,7 @@ from napari_sta.engine.ranks import Ranks
 from napari_sta.engine.source import ParticleSource, Window
 from napari_sta.engine.state import Array, Settings, State
 from napari_sta.engine.workers import Workers
-from napari_sta.kernels.fsc import PhaseStream
+from napari_sta.kernels.fsc import RelionRandom
 from napari_sta.kernels.refine import maps, sampling
 from napari_sta.kernels.refine import noise as noise_of
 from napari_sta.kernels.refine import sums as sums_of
@@ -144,7 +144,7 @@ class Run:
 
     def perturbation(self, before: float, iteration: int) -> float:
         """Perturbation of the grids; RELION's own for its seed, which makes runs comparable step by step."""
-        draw = float(PhaseStream(self.settings.seed + iteration).uniform(1)[0])
+        draw = float(RelionRandom(self.settings.seed + iteration).uniform(1)[0])
         return sampling.next_perturbation(before, draw, self.settings.perturbation_factor)
 
     def turns_with_subtomograms(self) -> bool:
