@@ -7,8 +7,7 @@ from collections.abc import Generator
 from typing import Any, NamedTuple
 
 from napari_sta.engine.expectation import HalfSums, expect
-from napari_sta.engine.loop import _on_grid, _plan
-from napari_sta.engine.plan import Plan
+from napari_sta.engine.plan import Plan, on_grid, plan_iteration
 from napari_sta.engine.run import Run
 from napari_sta.engine.start import initial_state
 from napari_sta.engine.state import HALVES, State
@@ -41,13 +40,13 @@ def finished(steps: Generator[Any, None, Any]) -> Any:
 
 def planned(run: Run, state: State) -> Any:
     """Plan of the next iteration, and the projectors of both half sets."""
-    return finished(_plan(run, state))
+    return finished(plan_iteration(run, state))
 
 
 def expected(run: Run, state: State) -> tuple[Plan, list[HalfSums]]:
     """Expectation of both half sets."""
     plan, projectors = planned(run, state)
-    state = _on_grid(state, plan)
+    state = on_grid(state, plan)
     return plan, [
         finished(expect(run, state, plan, half, p)) for half, p in zip(HALVES, projectors, strict=True)
     ]

@@ -1,14 +1,19 @@
-"""Iterations: the two halves know nothing of each other."""
+"""Iterations: what is told while they run, calibration, and halves that know nothing of each other."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine_steps import finished
 from napari_sta.engine import loop
+from napari_sta.engine.loop import iterate
 from napari_sta.engine.maximisation import maximise
+from napari_sta.engine.quirks import Quirk
+from napari_sta.engine.run import Run
 from napari_sta.io.mrc import read_images, write_stack
 from napari_sta.io.star import Table
 from refine_project import (
@@ -64,3 +69,51 @@ def test_half_1_does_not_know_the_particles_of_half_2(project, tmp_path, monkeyp
     for one, another in zip(sums[0][:-1], sums[1][:-1], strict=True):
         np.testing.assert_array_equal(one, another)
     assert not np.array_equal(sums[0][-1], sums[1][-1])
+
+
+def test_it_tells_what_it_does(begun):
+    run, state = begun
+    steps = list(iterate(run, state))
+    phases = [step.data["phase"] for step in steps]
+    order = [phase for k, phase in enumerate(phases) if k == 0 or phases[k - 1] != phase]
+    assert order == ["accuracy", "expectation", "maximisation"]
+    done = [step.done for step in steps if step.data["phase"] == "expectation"]
+    assert done == sorted(done)
+    assert 0 < done[0] <= done[-1] <= len(run.source)
+    last = steps[-1]
+    assert last.done == last.total == len(run.source)
+    assert last.data["iteration"] == 1
+    assert not last.data["last"]
+    assert last.data["sampling_deg"] == pytest.approx(3.75)
+    for step in steps:
+        if step.data["phase"] == "expectation":
+            assert step.data["eta_s"] >= 0
+
+
+def test_the_likelihood_is_calibrated_unless_relion_is_followed(begun):
+    run, state = begun
+    new, _ = finished(iterate(run, state))
+    for images in new.images:
+        assert 1 <= images.temperature < 5
+    believing = Run(
+        run.source, replace(run.settings, quirks=frozenset({Quirk.NO_CALIBRATION})), run.rules, run.mask
+    )
+    warm = replace(state, images=tuple(replace(images, temperature=1.5) for images in state.images))
+    new, _ = finished(iterate(believing, warm))
+    assert [images.temperature for images in new.images] == [1.5, 1.5]
+
+
+def test_temperatures_stay_within_reason(begun, monkeypatch):
+    for factor, expected in ((1e6, 100.0), (1e-6, 1.0)):
+        monkeypatch.setattr(loop.calibration, "overconfidence", lambda seen, factor=factor: factor)
+        new, _ = finished(iterate(*begun))
+        assert [images.temperature for images in new.images] == [expected, expected]
+
+
+def test_it_can_be_stopped_while_particles_are_searched(begun):
+    steps = iterate(*begun)
+    for step in steps:
+        if step.data["phase"] == "expectation":
+            break
+    steps.close()
+    assert list(steps) == []

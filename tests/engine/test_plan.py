@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine_steps import planned
-from napari_sta.engine.loop import _on_grid
+from napari_sta.engine.plan import on_grid
 
 
 def test_a_plan_follows_the_control(begun):
@@ -44,7 +44,7 @@ def test_the_last_iteration_looks_at_everything(begun):
 def test_directions_start_anew_on_another_grid(begun):
     run, state = begun
     plan, _ = planned(run, state)
-    assert _on_grid(state, plan) is state
+    assert on_grid(state, plan) is state
     other = replace(plan, grid=run.grid(1), control=replace(plan.control, order=1))
-    for model in _on_grid(state, other).models:
+    for model in on_grid(state, other).models:
         np.testing.assert_allclose(model.pdf_direction, 1 / other.grid.n_directions)

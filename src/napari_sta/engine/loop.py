@@ -1,4 +1,4 @@
-"""One iteration: accuracy and sampling, expectation of each half set, maximisation, calibration."""
+"""One iteration: its plan, expectation of each half set, maximisation, and calibration of the likelihood."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from napari_sta.data.progress import Progress
-from napari_sta.engine.accuracy import measure_accuracy
 from napari_sta.engine.expectation import HalfSums, expect
 from napari_sta.engine.maximisation import maximise
-from napari_sta.engine.plan import Plan
+from napari_sta.engine.plan import Plan, on_grid, plan_iteration
 from napari_sta.engine.quirks import Quirk
 from napari_sta.engine.run import Run
 from napari_sta.engine.state import HALVES, Maps, State
-from napari_sta.kernels.refine import calibration, control
+from napari_sta.kernels.refine import calibration
 from napari_sta.kernels.refine.projector import Projector
 
 _MOST_TEMPERATURE = 100.0
@@ -34,55 +33,17 @@ def iterate(run: Run, state: State) -> Generator[Progress, None, tuple[State, Ma
         Particles done; ``data`` holds what a monitor shows.
     """
     began = time.monotonic()
-    plan, projectors = yield from _plan(run, state)
-    state = _on_grid(state, plan)
+    plan, projectors = yield from plan_iteration(run, state)
+    state = on_grid(state, plan)
     shown = _shown(run, state, plan)
     halves = yield from _expect_halves(run, state, plan, projectors, shown, began)
+    del projectors  # maximisation needs the memory
     total = len(run.source)
     progress = Progress(
         total, total, f"iteration {plan.number}: maximisation", shown | {"phase": "maximisation"}
     )
     yield progress
     return (yield from run.workers.in_background(lambda: _finish(run, state, plan, halves), progress))
-
-
-def _plan(run: Run, state: State) -> Generator[Progress, None, tuple[Plan, list[Projector]]]:
-    """Decide how the iteration goes; also transform the references up to its radius."""
-    rules, number = run.rules, state.iteration + 1
-    cross_correlation = number == 1 and state.first_cc
-    steer = control.with_convergence(state.control, rules)
-    size = control.current_size(steer, rules)
-    radius = size // 2
-    coarse_radius = min(radius, control.coarse_size(steer, rules) // 2)
-    perturbation = run.perturbation(state.perturbation, number)
-    windows = run.source.windows(radius)
-    shown = {"iteration": number, "phase": "accuracy", "image_size_px": size, "last": steer.is_last}
-    progress = Progress(0, len(run.source), f"iteration {number}: accuracy", shown)
-    yield progress
-    projectors = yield from run.workers.in_background(
-        lambda: [run.projector(torch.from_numpy(state.model(half).reference), radius) for half in HALVES],
-        progress,
-    )
-    if not cross_correlation:
-        accuracy_deg, accuracy_angst = yield from run.workers.in_background(
-            lambda: run.ranks.from_first(measure_accuracy(run, state, projectors[0], windows, number)),
-            progress,
-        )
-        steer = replace(steer, accuracy_deg=accuracy_deg, accuracy_angst=accuracy_angst)
-        if number > 1:
-            steer = control.with_sampling(steer, rules)
-    plan = Plan(
-        number, steer, run.grid(steer.order), perturbation, radius, coarse_radius, windows, cross_correlation
-    )
-    return plan, projectors
-
-
-def _on_grid(state: State, plan: Plan) -> State:
-    """Return the state with even distributions over directions, if the grid is another than before."""
-    n = plan.grid.n_directions
-    if plan.control.order == state.control.order and all(len(m.pdf_direction) == n for m in state.models):
-        return state
-    return replace(state, models=tuple(replace(m, pdf_direction=np.full(n, 1.0 / n)) for m in state.models))
 
 
 def _shown(run: Run, state: State, plan: Plan) -> dict[str, Any]:
