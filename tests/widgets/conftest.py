@@ -21,8 +21,8 @@ def viewer(make_napari_viewer):
     from napari_sta.widgets.workbench import Workbench
 
     bench = Workbench.of(made)
-    bench.stop_all()
-    settle(lambda: bench.running is None, 10)
+    bench.queue.stop_all()
+    settle(lambda: bench.queue.running is None, 10)
 
 
 @pytest.fixture

@@ -234,12 +234,14 @@ def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, viewer, ben
     set_before, map_before = loaded.particles.currentData(), loaded.map_box.path()
     command = loaded.command.text()
     enabled = []
-    bench.progressed.connect(lambda _: (loaded._replan(), enabled.append(loaded.apply_button.isEnabled())))
+    bench.queue.progressed.connect(
+        lambda _: (loaded._replan(), enabled.append(loaded.apply_button.isEnabled()))
+    )
     loaded.apply()
-    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "done", 60)
+    wait(lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].state == "done", 60)
     assert enabled
     assert not any(enabled)  # its own run is not finished yet
-    recentred, again = bench.tickets
+    recentred, again = bench.queue.tickets
     assert recentred.state == "done", recentred.error
     after = read_particles(recentred.out / "particles.star")
     # origin += -(R_particle · d z) in the subtomogram frame, all else as it was
@@ -371,9 +373,9 @@ def displacement(dock, viewer) -> float:
 def refused(dock) -> str:
     """Assert that nothing can be applied, neither by the button nor by a call; return the reason given."""
     assert not dock.apply_button.isEnabled()
-    before = len(dock.bench.tickets)
+    before = len(dock.bench.queue.tickets)
     dock.apply()
-    assert len(dock.bench.tickets) == before
+    assert len(dock.bench.queue.tickets) == before
     assert dock.apply_button.toolTip()
     return dock.apply_button.toolTip()
 
@@ -471,7 +473,7 @@ def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, ben
         assert "no longer in the viewer" in at_275.sentence.text()
         assert at_275.offset_px == 2.75
         assert [at_275.map_box.path(), at_275.mask_box.path()] == paths
-        bench.show(paths)  # what a drop on the canvas does
+        bench.shown.show(paths)  # what a drop on the canvas does
         wait(lambda: at_275.pair is not None and not at_275._loading, 30)
         wait(at_275.apply_button.isEnabled)
         assert at_275.offset_px == 2.75
@@ -484,7 +486,7 @@ def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, ben
 def test_only_one_back_is_not_enough_and_a_button_brings_both(at_275, viewer, bench, wait):
     delete(viewer, "map", "mask", "contour")
     wait(lambda: at_275.pair is None)
-    bench.show([at_275.map_box.path()])
+    bench.shown.show([at_275.map_box.path()])
     wait(lambda: any(layer.metadata["napari_sta"]["kind"] == "map" for layer in viewer.layers))
     wait(lambda: not at_275._canvas_look.isActive())
     assert "mask is no longer" in refused(at_275)
@@ -499,14 +501,14 @@ def test_another_map_dropped_for_a_removed_one_is_compared(at_275, viewer, bench
     other = str(project / "Reconstruct/job003/half1.mrc")
     delete(viewer, "map")
     wait(lambda: at_275.pair is None)
-    bench.show([other])
+    bench.shown.show([other])
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert at_275.map_box.path() == at_275.pair.map.path == other
     assert at_275.offset_px == 0
 
 
 def test_several_maps_do_not_disturb_the_two_that_are_compared(at_275, viewer, bench, project, wait):
-    bench.show([project / "Reconstruct/job003/half1.mrc", project / "masks/mask_fsc.mrc"])
+    bench.shown.show([project / "Reconstruct/job003/half1.mrc", project / "masks/mask_fsc.mrc"])
     wait(lambda: len(viewer.layers) == 6)
     pair = at_275.pair
     at_275.set_offset(3.5)
@@ -524,7 +526,7 @@ def test_mask_dropped_while_the_map_is_read_is_compared_too(dock, viewer, bench,
     dock.mask_box.set_path("", quiet=True)
     paths = [str(project / "Reconstruct/job003/merged.mrc"), str(project / "masks/mask_align.mrc")]
     for path in paths:
-        bench.add(read_layers(path))
+        bench.shown.add(read_layers(path))
     assert [dock.map_box.path(), dock.mask_box.path()] == paths
     wait(lambda: dock.pair is not None and not dock._loading, 30)
     assert [dock.pair.map.path, dock.pair.mask.path] == paths
@@ -533,7 +535,7 @@ def test_mask_dropped_while_the_map_is_read_is_compared_too(dock, viewer, bench,
 
 def test_another_choice_is_what_is_seen(at_275, viewer, bench, project, wait):
     """What was compared before does not cover it; nor does what others show."""
-    bench.show([project / "Reconstruct/job003/half2.mrc"])
+    bench.shown.show([project / "Reconstruct/job003/half2.mrc"])
     wait(lambda: len(viewer.layers) == 4)
     first = at_275.map_box.path(), at_275.mask_box.path()
     second = str(project / "Reconstruct/job003/half1.mrc"), str(project / "masks/mask_fsc.mrc")
@@ -616,7 +618,7 @@ def test_what_changes_nothing_keeps_apply(at_275, viewer, bench, wait):
     density.visible = False
     delete(viewer, "contour")
     density.data = density.data.copy()
-    bench.show([at_275.map_box.path()])  # the same file, read again by another dock
+    bench.shown.show([at_275.map_box.path()])  # the same file, read again by another dock
     wait(lambda: not at_275._canvas_look.isActive())
     at_275.set_offset(2.5)
     wait(lambda: not at_275._settle.isActive())

@@ -38,13 +38,13 @@ def shown(make_napari_viewer, project, wait):
     bench.open_project(project)
     wait(lambda: bench.view is not None)
     yield viewer, bench
-    bench.stop_all()
-    settle(lambda: bench.running is None, 10)
+    bench.queue.stop_all()
+    settle(lambda: bench.queue.running is None, 10)
 
 
 def at_work(bench, wait, job=None):
-    ticket = bench.run(job or Fine(steps=10_000, pause_s=0.02))
-    wait(lambda: ticket.progress is not None and bench.running is ticket, 20)
+    ticket = bench.queue.run(job or Fine(steps=10_000, pause_s=0.02))
+    wait(lambda: ticket.progress is not None and bench.queue.running is ticket, 20)
     return ticket
 
 
@@ -76,7 +76,7 @@ STOPPED = ("Aborted", "Aborted", ["RELION_JOB_EXIT_ABORTED"])
 def test_stop_leaves_the_right_state_within_five_seconds(shown, project, wait):
     viewer, bench = shown
     ticket = at_work(bench, wait)
-    waiting = bench.run(job_named("recenter").from_text({"in_parts": "a.star", "center_z_px": "1"}))
+    waiting = bench.queue.run(job_named("recenter").from_text({"in_parts": "a.star", "center_z_px": "1"}))
     told = []
     answer("stop", told)
     began = time.monotonic()
@@ -109,8 +109,8 @@ def test_cancel_leaves_everything_as_it_is(shown, project, wait):
 def test_keep_running_hands_the_job_and_the_queue_over(shown, project, wait, tmp_path):
     viewer, bench = shown
     values = {"in_optimisation_set": "Select/job002/optimisation_set.star", "box_size_px": "80"}
-    first = bench.run(job_named("reconstruct").from_text(values | {"crop_size_px": "64"}))
-    second = bench.run(
+    first = bench.queue.run(job_named("reconstruct").from_text(values | {"crop_size_px": "64"}))
+    second = bench.queue.run(
         job_named("recenter").from_text(
             {"in_optimisation_set": "Select/job002/optimisation_set.star", "center_z_px": "1"}
         )

@@ -202,7 +202,7 @@ def test_values_go_to_a_new_job(loaded, bench, qtbot):
 @pytest.mark.parametrize("how", ["a slider", "chosen again"])
 def test_map_that_is_worked_on_is_seen(loaded, viewer, bench, processed, wait, how):
     """Whatever has come to lie over it, or has hidden it."""
-    bench.add(read_layers(processed / "Reconstruct/job003/merged.mrc"))
+    bench.shown.add(read_layers(processed / "Reconstruct/job003/merged.mrc"))
     shown(viewer).visible = False
     before = np.array(shown(viewer).data)
     if how == "a slider":

@@ -107,8 +107,8 @@ def test_retry_runs_the_same_job_again(dock, bench, wait):
     ticket = run(dock, wait, "fails")
     wait(lambda: ticket.state == "failed")
     dock.card.button("Retry").click()
-    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "failed")
-    assert bench.tickets[1].job == ticket.job
+    wait(lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].state == "failed")
+    assert bench.queue.tickets[1].job == ticket.job
 
 
 def test_stop_works_within_two_seconds(dock, wait, project):
@@ -153,7 +153,7 @@ def test_queued_job_is_taken_out_without_a_trace(dock, bench, wait, project):
     third = run(dock, wait, "fine", steps=1)
     assert waiting(dock) == [f"Waiting: {second.label}", "then: Fine"]
     queue_button(dock, 0, "×").click()
-    assert second not in bench.tickets
+    assert second not in bench.queue.tickets
     assert waiting(dock) == ["Waiting: Fine"]
     assert second.state == "stopped"
     dock.stop()
@@ -168,9 +168,9 @@ def test_queued_job_can_be_put_forward(dock, bench, wait):
     third = run(dock, wait, "fine", steps=3)
     assert not queue_button(dock, 0, "↑").isEnabled()
     queue_button(dock, 1, "↑").click()
-    assert bench.queued == [third, second]
-    bench.move_up(third)  # it is the first already
-    assert bench.queued == [third, second]
+    assert bench.queue.queued == [third, second]
+    bench.queue.move_up(third)  # it is the first already
+    assert bench.queue.queued == [third, second]
     dock.stop()
     wait(lambda: second.state == "done", 10)
     assert third.began < second.began
@@ -180,11 +180,11 @@ def test_queued_job_can_be_put_forward(dock, bench, wait):
 def test_a_long_queue_and_a_hidden_page_do_not_make_the_window_grow(dock, bench, wait):
     run(dock, wait, "fine", steps=300, pause_s=0.03)
     for _ in range(3):
-        bench.run(Fine(steps=1))
+        bench.queue.run(Fine(steps=1))
     wait(lambda: len(dock.queue.rows) == 3)
     height = dock.minimumSizeHint().height()
     for _ in range(6):
-        bench.run(Fine(steps=1))
+        bench.queue.run(Fine(steps=1))
     wait(lambda: len(dock.queue.rows) == 9)
     assert dock.minimumSizeHint().height() == height
     tall = QWidget()

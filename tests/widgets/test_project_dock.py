@@ -110,7 +110,7 @@ def test_running_job_is_in_the_tree_at_once_however_slowly_it_starts(opened, ben
             time.sleep(2)  # longer than a single look after a while would wait
 
     go = threading.Event()
-    ticket = bench.run(Slow())
+    ticket = bench.queue.run(Slow())
     wait(lambda: "External" in tree_of(opened), 8)
     assert ticket.state == "running"
     opened.select("External/job004")

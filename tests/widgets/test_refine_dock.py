@@ -23,7 +23,7 @@ from napari_sta.widgets.job_dock import JobDock
 from napari_sta.widgets.project_dock import ProjectDock
 from napari_sta.widgets.refine_history import Iteration, read_refinement
 from napari_sta.widgets.refine_monitor import draw_curves
-from napari_sta.widgets.workbench import HAND
+from napari_sta.widgets.shown import HAND
 from tiny_project import finish, make_project
 
 BOX_PX, PIXEL_ANGST = 24, 4.0
@@ -215,8 +215,8 @@ def test_stop_is_quick_and_resume_goes_on(dock, bench, wait, viewer, qtbot):
     wait(lambda: "was interrupted in iteration 2" in inspect.monitor.banner.text)
 
     inspect.monitor.banner.button("Resume").click()
-    wait(lambda: len(bench.tickets) == 2, 10)
-    again = bench.tickets[1]
+    wait(lambda: len(bench.queue.tickets) == 2, 10)
+    again = bench.queue.tickets[1]
     # The page of the refinement, which was open all the time, has its Stop button back.
     wait(lambda: again.state == "running" and dock.stop_button.isVisible(), 20)
     assert dock.stack.currentWidget() is dock.monitor
@@ -251,9 +251,9 @@ def test_stop_again_after_resume_keeps_the_history(dock, bench, wait, viewer, pa
         dock.pages.setCurrentIndex(0)
     elif page == "another job":
         dock.fill("recenter", {})
-    bench.resume(ticket.out)
-    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].progress is not None, 60)
-    again = bench.tickets[1]
+    bench.queue.resume(ticket.out)
+    wait(lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].progress is not None, 60)
+    again = bench.queue.tickets[1]
     wait(lambda: again.progress.data.get("phase") == "expectation" or again.state != "running", 60)
     assert again.state == "running"
     assert dock.stop_button.isVisible()
@@ -268,13 +268,13 @@ def test_resume_is_still_there_when_the_queue_has_gone_on(dock, bench, wait):
     ticket = start(dock, wait)
     wait(lambda: ticket.progress is not None and ticket.progress.data.get("iteration") == 2, 60)
     recenter = {"in_optimisation_set": VALUES["in_optimisation_set"], "center_z_px": "1"}
-    after = bench.run(job_named("recenter").from_text(recenter))
+    after = bench.queue.run(job_named("recenter").from_text(recenter))
     dock.stop_button.click()
     wait(lambda: after.state == "done", 20)
     dock.pages.setCurrentIndex(1)
     wait(lambda: "was interrupted in iteration 2" in dock.monitor.banner.text)
     dock.monitor.banner.button("Resume").click()
-    wait(lambda: bench.running is not None and bench.running.out == ticket.out, 10)
+    wait(lambda: bench.queue.running is not None and bench.queue.running.out == ticket.out, 10)
     assert not dock.monitor.banner.isVisible()
     dock.stop()
 
@@ -286,7 +286,7 @@ def test_half_maps_are_seen_while_they_are_shown(viewer, qtbot, bench, finished,
     )
     ball = np.zeros((BOX_PX,) * 3, np.float32)
     ball[8:16, 8:16, 8:16] = 1
-    older = bench.add([map_layer(old), *mask_layers(Volume(ball, PIXEL_ANGST, "mask.mrc"))])
+    older = bench.shown.add([map_layer(old), *mask_layers(Volume(ball, PIXEL_ANGST, "mask.mrc"))])
     dock = InspectDock(viewer)
     qtbot.addWidget(dock)
     dock.load(str(finished))
@@ -315,7 +315,7 @@ def test_half_maps_are_seen_while_they_are_shown(viewer, qtbot, bench, finished,
 
     # Another map that somebody asks for is seen, and the choice says that the half maps are not.
     view("half1")
-    [new] = bench.add([map_layer(Volume(old.data, PIXEL_ANGST, "new.mrc"))])
+    [new] = bench.shown.add([map_layer(Volume(old.data, PIXEL_ANGST, "new.mrc"))])
     assert set(seen()) == {*older, new}
     assert monitor.view.currentData() == "none"
     monitor.slider.setValue(2)
@@ -357,10 +357,10 @@ def test_layers_do_not_pile_up(viewer, qtbot, bench, finished, tmp_path, wait):
 
 def test_resume_of_a_folder_without_a_job_is_told(bench, tmp_path, wait):
     told = []
-    bench.resume(tmp_path, failed=lambda error: told.append(str(error)))
+    bench.queue.resume(tmp_path, failed=lambda error: told.append(str(error)))
     wait(lambda: bool(told))
     assert "no job.json" in told[0]
-    assert bench.tickets == []
+    assert bench.queue.tickets == []
 
 
 # -- looking at what is there ----------------------------------------------------------------------

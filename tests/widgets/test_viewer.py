@@ -17,7 +17,9 @@ from qtpy.QtGui import QDropEvent
 import napari_sta
 from napari_sta import layers
 from napari_sta.widgets import add_docks, get_reader
-from napari_sta.widgets.workbench import DOCKS, HAND, Workbench, preferences
+from napari_sta.widgets.run_queue import preferences
+from napari_sta.widgets.shown import HAND
+from napari_sta.widgets.workbench import DOCKS, Workbench
 
 MANIFEST = Path(napari_sta.__file__).parent / "napari.yaml"
 
@@ -72,7 +74,7 @@ def test_3d_view_has_the_true_hand(shown):
     """Looking along +z with y down and x right, the cube at low z hides the one at high z."""
     bench = Workbench.of(shown)
     before = tuple(str(o.value) for o in shown.scene.camera.orientation)
-    bench.add([cube(34, "red"), cube(10, "green")])
+    bench.shown.add([cube(34, "red"), cube(10, "green")])
     assert tuple(str(o.value) for o in shown.scene.camera.orientation) == HAND
     shown.dims.ndisplay = 3
     shown.scene.camera.angles = (0, 0, 0) if before != HAND else shown.scene.camera.angles
@@ -91,7 +93,7 @@ def test_3d_view_has_the_true_hand(shown):
     data, meta, kind = cube(24, "blue")
     data = np.zeros_like(data)
     data[20:28, 2:12, 36:46] = 1
-    bench.add([(data, meta, kind)])
+    bench.shown.add([(data, meta, kind)])
     shown.dims.ndisplay = 3
     shown.scene.camera.set_view_direction(view_direction=(1, 0, 0), up_direction=(0, -1, 0))
     shown.fit_to_view()
@@ -111,7 +113,7 @@ def test_camera_is_given_back_with_the_last_layer(make_napari_viewer):
     bench = Workbench.of(viewer)
     viewer.add_image(np.zeros((4, 4, 4)), name="someone else's")
     assert viewer.scene.camera.orientation == before
-    bench.add([cube(10, "red")])
+    bench.shown.add([cube(10, "red")])
     assert tuple(str(o.value) for o in viewer.scene.camera.orientation) == HAND
     assert viewer.canvas.overlays.scale_bar.visible
     viewer.layers.remove("red")
@@ -127,7 +129,7 @@ def test_contours_are_for_slices_only(make_napari_viewer):
     bench = Workbench.of(viewer)
     ball = np.zeros((16, 16, 16), np.float32)
     ball[4:12, 4:12, 4:12] = 1
-    _, contour = bench.add(mask_layers(Volume(ball, 2.0, "m.mrc")))
+    _, contour = bench.shown.add(mask_layers(Volume(ball, 2.0, "m.mrc")))
     assert contour.contour == 1
     viewer.dims.ndisplay = 3
     assert not contour.visible
@@ -187,7 +189,7 @@ def test_particles_are_seen_and_move_no_slider(make_napari_viewer, small_project
     monkeypatch.setattr(notifications, "show_info", told.append)
     viewer = make_napari_viewer(show=False)
     bench = Workbench.of(viewer)
-    bench.add([cube(24, "red")])
+    bench.shown.add([cube(24, "red")])
     viewer.dims.set_point(0, 3.0)
     point = viewer.dims.point
     bench.take(small_project.particles_path)
@@ -251,7 +253,7 @@ def test_mask_arrives_as_a_contour_whichever_way(make_napari_viewer, small_proje
         for data, meta, kind in layers.read_layers(path):
             viewer._add_layer_from_data(data, meta, kind)
     elif way == "show":
-        Workbench.of(viewer).show([path])
+        Workbench.of(viewer).shown.show([path])
     else:
         bench = Workbench.of(viewer)
         mime = QMimeData()
@@ -344,6 +346,6 @@ def test_error_without_a_dock_is_a_notification(make_napari_viewer, tmp_path, mo
     told = []
     monkeypatch.setattr(notifications, "show_error", told.append)
     bench = Workbench.of(make_napari_viewer(show=False))
-    bench.show([tmp_path / "missing.mrc"])
+    bench.shown.show([tmp_path / "missing.mrc"])
     assert settle(lambda: bool(told))
     assert "missing.mrc" in told[0]

@@ -44,15 +44,18 @@ from napari_sta.data.errors import InputError, StaError
 from napari_sta.data.volume import Volume
 from napari_sta.jobs._job import Job, job_named
 from napari_sta.layers import is_job_folder, map_layer, mask_layers
+from napari_sta.widgets import _napari_private
 from napari_sta.widgets._background import Latest, in_background
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.command_line import CommandLine
+from napari_sta.widgets.dock import Dock, small_button
 from napari_sta.widgets.fields import NumberField, PathCombo
 from napari_sta.widgets.plots import Plot
 from napari_sta.widgets.project_files import ProjectView, settings_of
+from napari_sta.widgets.run_queue import Ticket
 from napari_sta.widgets.themes import mark
 from napari_sta.widgets.words import in_plain_words
-from napari_sta.widgets.workbench import Dock, Ticket, Workbench, small_button
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -463,7 +466,7 @@ class AlignDock(Dock):
         self._canvas_look.setSingleShot(True)
         self._canvas_look.setInterval(0)
         self._canvas_look.timeout.connect(self._look_at_canvas)
-        canvas = self.bench.viewer.window._qt_viewer.canvas.native
+        canvas = _napari_private.canvas_of(self.bench.viewer)
         canvas.installEventFilter(self)
         self._bind_undo(self.bench.viewer)  # where no layer is selected, or one that has none of its own
         self._symmetry_changed()
@@ -749,7 +752,7 @@ class AlignDock(Dock):
             what, one = waiting.pop(0)
             self._adding = True
             try:
-                added = self.bench.add([one])
+                added = self.bench.shown.add([one])
             finally:
                 self._adding = False
             for layer in added:
@@ -923,11 +926,11 @@ class AlignDock(Dock):
             if layer in self._hidden:
                 layer.visible = True
                 self._hidden.discard(layer)
-        self.bench.hide_contours_in_3d()
+        self.bench.shown.hide_contours_in_3d()
         masks = self._held("mask")
         for map_ in self._held("map"):
             if masks:
-                self.bench.uncover(map_, masks)
+                self.bench.shown.uncover(map_, masks)
             else:
                 map_.visible = True
                 layers.move(layers.index(map_), 0)
@@ -1076,8 +1079,8 @@ class AlignDock(Dock):
         moved = np.flatnonzero(target != layer.translate) + viewer.dims.ndim - layer.ndim
         with ExitStack() as quiet:
             if set(moved) <= set(viewer.dims.displayed):
-                quiet.enter_context(layer._block_refresh())
-            quiet.enter_context(layer.events.translate.blocker(viewer._on_layers_change))
+                quiet.enter_context(_napari_private.no_slicing(layer))
+            quiet.enter_context(_napari_private.no_extent(viewer, layer))
             layer.translate = target
         self._slid.add(id(layer))
 
@@ -1382,7 +1385,7 @@ class AlignDock(Dock):
             else:
                 self._reconstruct(ticket, after, words)
 
-        self.bench.run(job, done=ended)
+        self.bench.queue.run(job, done=ended)
 
     def _set_applying(self, applying: bool) -> None:
         """Neither apply again nor take away what is being made."""
@@ -1404,7 +1407,7 @@ class AlignDock(Dock):
         self.card.tell(
             "info", f"Recentred by {words}: {recentred.title}",
             "Reconstructing from the recentred particles …",
-            actions=[("Stop", self.bench.stop_all)],
+            actions=[("Stop", self.bench.queue.stop_all)],
         )  # fmt: skip
 
         def ended(ticket: Ticket) -> None:
@@ -1427,7 +1430,7 @@ class AlignDock(Dock):
                     f"{recentred.title} holds the recentred particles; Undo takes them back.",
                 )  # fmt: skip
 
-        self.bench.run(job, done=ended)
+        self.bench.queue.run(job, done=ended)
 
     def _hide_map_layers(self) -> None:
         for reference in self._layers["map"]:

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from magicgui.backends._qtpy.widgets import QBaseValueWidget
 from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QPaintEvent, QValidator
@@ -22,6 +21,8 @@ from qtpy.QtWidgets import (
     QToolTip,
     QWidget,
 )
+
+from napari_sta.widgets._napari_private import FieldBackend
 
 FILTERS = {
     "particles": "Particles (*.star)",
@@ -291,14 +292,14 @@ class PathField(QWidget):
         event.acceptProposedAction()
 
 
-class _NumberBackend(QBaseValueWidget):
+class _NumberBackend(FieldBackend):
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(NumberField, "value", "setValue", "changed", **kwargs)
+        super().__init__(NumberField, **kwargs)
 
 
-class _PathBackend(QBaseValueWidget):
+class _PathBackend(FieldBackend):
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(PathField, "value", "setValue", "changed", **kwargs)
+        super().__init__(PathField, **kwargs)
 
 
 class NumberEdit(ValueWidget):
@@ -306,10 +307,6 @@ class NumberEdit(ValueWidget):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(widget_type=_NumberBackend, **kwargs)
-
-    def get_value(self) -> Any:
-        """Return the number or None."""
-        return self._widget._mgui_get_value()
 
 
 class PathEdit(ValueWidget):

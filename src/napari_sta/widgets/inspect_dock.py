@@ -36,13 +36,14 @@ from napari_sta.jobs._job import job_named
 from napari_sta.layers import display_range, layer_name, map_layer, mask_layers
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import Card
+from napari_sta.widgets.dock import Dock, small_button
 from napari_sta.widgets.fields import PathCombo
 from napari_sta.widgets.plots import Plot
 from napari_sta.widgets.project_files import ProjectView
 from napari_sta.widgets.refine_history import is_refinement
 from napari_sta.widgets.refine_monitor import RefineMonitor
 from napari_sta.widgets.themes import mark
-from napari_sta.widgets.workbench import Dock, Workbench, small_button
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -517,10 +518,10 @@ class InspectDock(Dock):
         if result.map is not None:
             tuples.insert(0, map_layer(result.map, name=name))
         self.bench.stage.leave()  # the half maps of a refinement may have it
-        layers = self.bench.add(tuples)
+        layers = self.bench.shown.add(tuples)
         self._layer = weakref.ref(layers[0]) if result.map is not None else None
         if self._layer is not None:
-            self.bench.uncover(layers[0], layers[1:])
+            self.bench.shown.uncover(layers[0], layers[1:])
             self.bench.viewer.layers.selection.active = layers[0]
         if first and layers:
             self.bench.viewer.fit_to_view()
@@ -766,9 +767,9 @@ class InspectDock(Dock):
             return
         if layer is None or layer not in self.bench.viewer.layers:
             name = layer_name(self.result.path)
-            [layer] = self.bench.add([map_layer(Volume(data, self.result.pixel_size_angst), name=name)])
+            [layer] = self.bench.shown.add([map_layer(Volume(data, self.result.pixel_size_angst), name=name)])
             self._layer = weakref.ref(layer)
-        self.bench.uncover(layer, [one for one in self.bench.ours("mask", "contour") if one.visible])
+        self.bench.shown.uncover(layer, [one for one in self.bench.ours("mask", "contour") if one.visible])
         layer.data = data
         layer.contrast_limits_range = (float(data.min()), float(data.max()))
         layer.contrast_limits = limits[:2]
@@ -825,7 +826,7 @@ class InspectDock(Dock):
         if other.map is not None:
             tuples = [map_layer(other.map, name=layer_name(other.path))]
             tuples[0][1]["visible"] = False
-            self._other_layer = weakref.ref(self.bench.add(tuples)[0])
+            self._other_layer = weakref.ref(self.bench.shown.add(tuples)[0])
         self.blink_button.setEnabled(other.map is not None)
         if self.result is not None:
             self._show_comparison()

@@ -32,20 +32,13 @@ from napari_sta.layers import viewable_outputs
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import MARKS, Card
 from napari_sta.widgets.command_line import CommandLine, fixed_font
+from napari_sta.widgets.dock import Dock, literal, small_button
 from napari_sta.widgets.form import JobForm
 from napari_sta.widgets.project_files import can_resume
 from napari_sta.widgets.refine_monitor import RefineMonitor
+from napari_sta.widgets.run_queue import Ticket, line_of, preferences, with_absolute_paths
 from napari_sta.widgets.themes import mark
-from napari_sta.widgets.workbench import (
-    Dock,
-    Ticket,
-    Workbench,
-    line_of,
-    literal,
-    preferences,
-    small_button,
-    with_absolute_paths,
-)
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -167,11 +160,11 @@ class JobDock(Dock):
         self.stop_button.clicked.connect(self.stop)
         self.bench.fill_job.connect(self.fill)
         self.bench.project_changed.connect(self._offer_files)
-        self.bench.started.connect(self._started)
-        self.bench.progressed.connect(self._progressed)
-        self.bench.ended.connect(self._ended)
-        self.bench.queue_changed.connect(self._name_run_button)
-        self.bench.detached_failed.connect(
+        self.bench.queue.started.connect(self._started)
+        self.bench.queue.progressed.connect(self._progressed)
+        self.bench.queue.ended.connect(self._ended)
+        self.bench.queue.changed.connect(self._name_run_button)
+        self.bench.queue.detached_failed.connect(
             lambda error: self.card.tell("error", "The job that ran on its own failed", str(error))
         )
         shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
@@ -238,7 +231,7 @@ class JobDock(Dock):
         for widget in (self.about, self.checks, self.command, self.run_button, self.detach_button):
             widget.setVisible(options)
         self.log.setVisible(options)
-        self.stop_button.setVisible(options or self.bench.running is not None)
+        self.stop_button.setVisible(options or self.bench.queue.running is not None)
 
     # -- pre-flight --------------------------------------------------------------------------------
 
@@ -296,7 +289,7 @@ class JobDock(Dock):
         self._name_run_button()
 
     def _name_run_button(self) -> None:
-        self.run_button.setText("Queue" if self.bench.running is not None else "Run")
+        self.run_button.setText("Queue" if self.bench.queue.running is not None else "Run")
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -310,7 +303,7 @@ class JobDock(Dock):
             self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return None
         self.card.hide()
-        return self.bench.run(job)
+        return self.bench.queue.run(job)
 
     def run_detached(self) -> None:
         """Start the same job through the command line, outside this process."""
@@ -318,7 +311,7 @@ class JobDock(Dock):
             job = self.form.value()
             device, threads = preferences()
             ticket = Ticket(job, project=self.bench.root, device=device, threads=threads)
-            apart = self.bench.detach([line_of(ticket)])
+            apart = self.bench.queue.detach([line_of(ticket)])
         except StaError as error:
             self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return
@@ -330,11 +323,11 @@ class JobDock(Dock):
 
     def stop(self) -> None:
         """Stop the running job."""
-        ticket = self.bench.running
+        ticket = self.bench.queue.running
         if ticket is not None:
             self.doing.setText(f"Stopping {ticket.title} …")
             self.stop_button.setEnabled(False)
-            self.bench.stop(ticket)
+            self.bench.queue.stop(ticket)
 
     def _started(self, ticket: Ticket) -> None:
         self.watched = ticket
@@ -432,10 +425,10 @@ class JobDock(Dock):
         out = ticket.out
         if ticket.job.name() != "refine" or out is None or not can_resume(out):
             return []
-        return [("Resume", lambda: self.bench.resume(out))]
+        return [("Resume", lambda: self.bench.queue.resume(out))]
 
     def _again(self, ticket: Ticket, device: str = "") -> None:
-        self.bench.run(ticket.job, out=None, device=device)
+        self.bench.queue.run(ticket.job, out=None, device=device)
 
     def _succeeded(self, ticket: Ticket) -> None:
         out = ticket.out
@@ -445,9 +438,9 @@ class JobDock(Dock):
         unfinished = name == "refine" and not ticket.record.get("converged")
         # A job that another dock started is that dock's to show; half maps have arrived already.
         if files and files[0].suffix == ".mrc" and ticket.done is None and not unfinished:
-            self.bench.show(files[:1])
+            self.bench.shown.show(files[:1])
         if len(files) > 1 or (files and files[0].suffix != ".mrc"):
-            actions.append(("Show outputs", lambda: self.bench.show(files)))
+            actions.append(("Show outputs", lambda: self.bench.shown.show(files)))
         if out is not None and name == "reconstruct":
             actions.append(("Align to mask", lambda: self.bench.go_align(out / "merged.mrc")))
         if out is not None and unfinished:
@@ -527,8 +520,8 @@ class QueueList(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        bench.queue_changed.connect(self._fill)
-        bench.started.connect(self._fill)
+        bench.queue.changed.connect(self._fill)
+        bench.queue.started.connect(self._fill)
         self._fill()
 
     @property
@@ -541,7 +534,7 @@ class QueueList(QScrollArea):
             self._box.removeWidget(row)
             row.hide()
             row.deleteLater()  # a button of it may just be calling
-        for number, ticket in enumerate(self._bench.queued):
+        for number, ticket in enumerate(self._bench.queue.queued):
             self._box.addWidget(self._row(number, ticket))
         if rows := self.rows:
             seen = min(len(rows), self.ROWS_SEEN)
@@ -556,9 +549,9 @@ class QueueList(QScrollArea):
         name.setTextFormat(Qt.TextFormat.PlainText)
         earlier = small_button("↑", "Run it before the one above")
         earlier.setEnabled(number > 0)
-        earlier.clicked.connect(lambda: self._bench.move_up(ticket))
+        earlier.clicked.connect(lambda: self._bench.queue.move_up(ticket))
         away = small_button("×", "Take it out of the queue")
-        away.clicked.connect(lambda: self._bench.stop(ticket))
+        away.clicked.connect(lambda: self._bench.queue.stop(ticket))
         line.addWidget(name, 1)
         line.addWidget(earlier)
         line.addWidget(away)

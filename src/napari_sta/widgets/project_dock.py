@@ -30,8 +30,9 @@ from napari_sta.data.errors import InputError, StaError
 from napari_sta.jobs._job import all_jobs
 from napari_sta.widgets._background import Latest, in_background
 from napari_sta.widgets.cards import Card
+from napari_sta.widgets.dock import Dock, literal, small_button
 from napari_sta.widgets.project_files import ProjectView, commands_of, next_values
-from napari_sta.widgets.workbench import Dock, Workbench, literal, small_button
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -155,7 +156,7 @@ class ProjectDock(Dock):
         self.bench.project_changed.connect(self._fill)
         self.bench.failed.connect(self.tell)
         self.bench.tellers.append(self)
-        self.bench.placed.connect(lambda _: self.bench.refresh())
+        self.bench.queue.placed.connect(lambda _: self.bench.refresh())
         self._fill(self.bench.view)
 
     # -- opening -----------------------------------------------------------------------------------
@@ -383,13 +384,13 @@ class ProjectDock(Dock):
         if not path and (made.get("postprocess") or made.get("refinement")):
             self.bench.go_inspect(view.folder(name))
             return
-        self.bench.show([path or view.folder(name)])
+        self.bench.shown.show([path or view.folder(name)])
 
     def _resume(self) -> None:
         view = self.bench.view
         if view is not None and self.selected_job in view.interrupted:
             self.bench.open_dock("job")
-            self.bench.resume(view.folder(self.selected_job))
+            self.bench.queue.resume(view.folder(self.selected_job))
 
     def _fill_next(self) -> None:
         self.next_menu.clear()

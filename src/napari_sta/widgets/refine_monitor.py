@@ -25,10 +25,12 @@ from qtpy.QtWidgets import (
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.command_line import CommandLine
+from napari_sta.widgets.dock import in_sight
 from napari_sta.widgets.plots import Picture, add_legend, dress
 from napari_sta.widgets.refine_history import Iteration, Refinement, half_map_layers, read_refinement
+from napari_sta.widgets.run_queue import Ticket
 from napari_sta.widgets.themes import mark, on_theme
-from napari_sta.widgets.workbench import Ticket, Workbench, in_sight
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,9 +136,9 @@ class RefineMonitor(QWidget):
         self.slider.valueChanged.connect(lambda _: self._slid())
         self.view.currentIndexChanged.connect(lambda _: self._view_chosen())
         self.continue_button.clicked.connect(self._continue)
-        bench.started.connect(self._job_started)
-        bench.progressed.connect(self._progressed)
-        bench.ended.connect(self._ended)
+        bench.queue.started.connect(self._job_started)
+        bench.queue.progressed.connect(self._progressed)
+        bench.queue.ended.connect(self._ended)
         bench.stage.taken.connect(self._stage_taken)
         self._slid()
         self._show()
@@ -169,7 +171,7 @@ class RefineMonitor(QWidget):
             self.command.set("", None)
             self._slid()
             self._show()
-            running = self.bench.running
+            running = self.bench.queue.running
             self.ticket = running if running is not None and running.out == folder else None
         elif self._view_before:  # it is asked for again
             self._set_view(self._view_before)
@@ -303,7 +305,7 @@ class RefineMonitor(QWidget):
                 f"What was done up to iteration {last} is kept. Resume goes on from there, same options."
                 if last
                 else "Resume starts it again in the same folder, with the same options.",
-                actions=[("Resume", lambda: self.bench.resume(run.folder, failed=self._not_read))],
+                actions=[("Resume", lambda: self.bench.queue.resume(run.folder, failed=self._not_read))],
             )
         elif run.iterations and not run.has_converged and run.status not in ("Running",):
             number = run.iterations[-1].number
@@ -379,7 +381,7 @@ class RefineMonitor(QWidget):
         if tuples[0][1]["metadata"]["napari_sta"]["run"] != str(self._folder):
             return  # another refinement has been chosen meanwhile
         first, there = not self.bench.viewer.layers, self.layers
-        [layer] = self.bench.add(tuples[:1])
+        [layer] = self.bench.shown.add(tuples[:1])
         self._layers[layer.metadata["napari_sta"]["half"]] = weakref.ref(layer)
         if layer not in there.values():
             self._arrange()
