@@ -138,8 +138,8 @@ def main() -> None:
     align.suggest()
     shoot("align")
 
-    settle(5, align.apply_button.isEnabled)
-    align.apply()
+    settle(5, align.recentre.apply_button.isEnabled)
+    align.recentre.apply()
     settle(300, lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].state == "done")
     again = bench.queue.tickets[1]
     settle(60, lambda: align._reading.idle and str(again.out) in align.pair.map.path)

@@ -15,7 +15,7 @@ from napari_sta.cli import step_words
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.jobs._job import Progress, job_named
-from napari_sta.layers import map_layer, mask_layers
+from napari_sta.layers.volumes import map_layer, mask_layers
 from napari_sta.phantoms import dose_symmetric
 from napari_sta.widgets.form import Fold, JobForm
 from napari_sta.widgets.inspect_dock import InspectDock
@@ -477,7 +477,7 @@ def test_other_docks_leave_the_half_maps_alone(viewer, qtbot, bench, finished, w
     inspect.load(str(finished))
     wait(lambda: len(halves(viewer)) == 2)
     wait(lambda: align._reading.idle)
-    assert align.map_box.path() == ""
+    assert align.map_box.value() == ""
     assert len(viewer.layers) == 2
 
 

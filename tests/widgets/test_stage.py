@@ -7,7 +7,8 @@ import pytest
 
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.layers import map_layer, mask_layers, read_layers, tilt_layer
+from napari_sta.layers.read import read_layers
+from napari_sta.layers.volumes import map_layer, mask_layers, tilt_layer
 
 
 def ball(radius: float, name: str) -> Volume:

@@ -15,7 +15,7 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent
 
 import napari_sta
-from napari_sta import layers
+from napari_sta.layers.read import read_layers
 from napari_sta.widgets import add_docks, get_reader
 from napari_sta.widgets.run_queue import preferences
 from napari_sta.widgets.shown import HAND
@@ -46,9 +46,10 @@ def test_importing_the_widgets_package_is_light():
 
 
 def test_layer_module_knows_no_napari():
-    source = (Path(napari_sta.__file__).parent / "layers.py").read_text()
-    assert "import napari\n" not in source
-    assert "qtpy" not in source
+    for path in (Path(napari_sta.__file__).parent / "layers").glob("*.py"):
+        source = path.read_text()
+        assert "import napari\n" not in source
+        assert "qtpy" not in source
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_camera_is_given_back_with_the_last_layer(make_napari_viewer):
 
 def test_contours_are_for_slices_only(make_napari_viewer):
     from napari_sta.data.volume import Volume
-    from napari_sta.layers import mask_layers
+    from napari_sta.layers.volumes import mask_layers
 
     viewer = make_napari_viewer(show=False)
     bench = Workbench.of(viewer)
@@ -250,7 +251,7 @@ def test_mask_arrives_as_a_contour_whichever_way(make_napari_viewer, small_proje
         viewer.open(path, plugin="napari-sta")
     elif way == "sample tuples":
         Workbench.of(viewer)
-        for data, meta, kind in layers.read_layers(path):
+        for data, meta, kind in read_layers(path):
             viewer._add_layer_from_data(data, meta, kind)
     elif way == "show":
         Workbench.of(viewer).shown.show([path])
@@ -277,7 +278,7 @@ def test_mask_without_the_plugins_docks_hides_nothing(small_project):
     from napari.components import ViewerModel
 
     model = ViewerModel()
-    for data, meta, kind in layers.read_layers(small_project.mask_path):
+    for data, meta, kind in read_layers(small_project.mask_path):
         model._add_layer_from_data(data, meta, kind)
     assert [layer.visible for layer in model.layers] == [True, False]
 

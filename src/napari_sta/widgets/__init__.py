@@ -47,7 +47,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     With a viewer open, a project folder opens the *Project* dock instead of adding layers.
     """
     from napari_sta.layers import get_reader as reader_for
-    from napari_sta.layers import is_job_folder
+    from napari_sta.layers.outputs import is_job_folder
 
     read = reader_for(path)
     if read is None:

@@ -42,7 +42,7 @@ def warm_up() -> None:
     from napari_sta.data.volume import Volume
     from napari_sta.kernels.alignment import score_curve
     from napari_sta.kernels.warm_up import warm_up as warm_up_kernels
-    from napari_sta.layers import map_layer, mask_layers
+    from napari_sta.layers.volumes import map_layer, mask_layers
     from napari_sta.widgets._napari_private import slice_once
     from napari_sta.widgets.shown import outline_contour
 

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 from napari_sta.cli import step_words
 from napari_sta.data.errors import StaError
 from napari_sta.jobs._job import Job, Progress, all_jobs
-from napari_sta.layers import viewable_outputs
+from napari_sta.layers.outputs import viewable_outputs
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import MARKS, Card
 from napari_sta.widgets.command_line import CommandLine, fixed_font

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.io.project import PIPELINE_FILE
 from napari_sta.jobs._job import Job, all_jobs, extra_of
-from napari_sta.layers import is_mask, newest_iteration_only, star_kind, viewable_outputs
+from napari_sta.layers.outputs import is_mask, newest_iteration_only, viewable_outputs
+from napari_sta.layers.star_files import star_kind
 
 if TYPE_CHECKING:
     from napari_sta.io.project import Project, ProjectJob

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
-from napari_sta.layers import LayerData, map_layer
+from napari_sta.layers.keywords import LayerData
+from napari_sta.layers.volumes import map_layer
 from napari_sta.widgets.project_files import commands_of
 
 HALF_NAMES = {1: "half 1", 2: "half 2"}

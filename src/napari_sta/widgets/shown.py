@@ -12,7 +12,7 @@ from napari.layers import Layer
 from qtpy.QtCore import Signal
 
 from napari_sta.data.errors import StaError
-from napari_sta.layers import read_layers
+from napari_sta.layers.read import read_layers
 from napari_sta.widgets._background import in_background
 from napari_sta.widgets.of_viewer import OfViewer, entries_of
 from napari_sta.widgets.stage import Stage

@@ -12,7 +12,8 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
 from napari_sta.data.errors import StaError
-from napari_sta.layers import get_reader, is_job_folder
+from napari_sta.layers import get_reader
+from napari_sta.layers.outputs import is_job_folder
 from napari_sta.widgets import _napari_private
 from napari_sta.widgets._background import in_background
 from napari_sta.widgets.closing import ClosingDialog
