@@ -453,7 +453,7 @@ def test_a_pixel_size_that_no_header_states_is_asked_for(
     for what, box in (("map", at_275.map_box), ("mask", at_275.mask_box)):
         assert box.ask.isVisible() == (what in unknown)
         if what in unknown:
-            box.pixel_size.setValue(5.0)
+            box.pixel_size.set_value(5.0)
             box.pixel_size.editingFinished.emit()
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert {one for one in ("map", "mask") if getattr(at_275.pair, one).pixel_size_angst == 5.0} == unknown

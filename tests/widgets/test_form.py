@@ -117,7 +117,7 @@ def test_dots_mark_what_differs_from_the_default(form):
 
 def test_changed_is_told_once_per_edit_and_once_for_many(form, qtbot):
     with qtbot.waitSignal(form.changed, timeout=1000):
-        form.rows["size_px"].widget.native.setValue(64)
+        form.rows["size_px"].widget.native.set_value(64)
     told = []
     form.changed.connect(lambda: told.append(1))
     form.set_values({"size_px": 32, "fast": False, "rule": "own", "unknown": 3})
@@ -136,7 +136,7 @@ def test_missing_and_illegal_values_say_which(form):
 def test_empty_optional_number_is_not_given(form, qtbot):
     form.set_values({"in_parts": "a.star", "radius_angst": 12.5})
     assert form.value().radius_angst == 12.5
-    form.rows["radius_angst"].widget.native.setValue(None)
+    form.rows["radius_angst"].widget.native.set_value(None)
     assert form.value().radius_angst is None
     assert form.rows["radius_angst"].widget.native.lineEdit().placeholderText() == "none"
 
@@ -224,7 +224,7 @@ def test_number_field_keeps_every_digit_it_shows(qtbot, value):
     field = NumberField()
     qtbot.addWidget(field)
     field.configure(integer=False, optional=True)
-    field.setValue(value)
+    field.set_value(value)
     assert field.value() == value
     field.lineEdit().selectAll()
     qtbot.keyClicks(field.lineEdit(), f"{value:.15g}")
@@ -235,7 +235,7 @@ def test_number_field_refuses_letters_and_steps_within_bounds(qtbot):
     field = NumberField()
     qtbot.addWidget(field)
     field.configure(integer=True, optional=False, gt=0)
-    field.setValue(2)
+    field.set_value(2)
     qtbot.keyClicks(field.lineEdit(), "x")
     assert field.value() == 2
     field.stepBy(-1)
@@ -252,11 +252,11 @@ def test_path_field_shows_paths_from_the_project_folder(qtbot, tmp_path):
     inside, outside = str(tmp_path / "Extract/job001/particles.star"), "/elsewhere/particles.star"
     field.set_choices([inside, outside], tmp_path)
     assert [field.combo.itemText(i) for i in range(2)] == ["Extract/job001/particles.star", outside]
-    field.setValue(inside)
+    field.set_value(inside)
     assert field.value() == "Extract/job001/particles.star"
     field.set_choices([outside], tmp_path)  # a refresh must not lose the choice
     assert field.value() == "Extract/job001/particles.star"
-    field.setValue(None)
+    field.set_value(None)
     assert field.value() == ""
 
 

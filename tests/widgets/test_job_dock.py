@@ -13,7 +13,8 @@ from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from napari_sta.io.project import Project
 from napari_sta.jobs._job import Progress
-from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock, Pace
+from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock
+from napari_sta.widgets.pace import Pace
 
 
 @pytest.fixture
@@ -218,10 +219,10 @@ def test_time_left_is_counted_from_the_first_step_that_was_done():
 def test_progress_is_shown(dock, wait):
     ticket = run(dock, wait, "fine", steps=40, pause_s=0.03)
     wait(lambda: ticket.progress is not None and ticket.progress.done > 10)
-    assert dock.bar.maximum() == 1000
-    assert dock.bar.value() >= 250
-    assert "step" in dock.doing.text()
-    assert "step 2" in dock.log.toPlainText()
+    assert dock.watch.bar.maximum() == 1000
+    assert dock.watch.bar.value() >= 250
+    assert "step" in dock.watch.doing.text()
+    assert "step 2" in dock.watch.log.toPlainText()
     dock.stop()
     wait(lambda: ticket.state == "stopped", 2)
 

@@ -48,7 +48,7 @@ def tree_of(dock) -> dict[str, list[str]]:
         group.text(0): [
             group.child(i).text(0) for i in range(group.childCount()) if not group.child(i).isHidden()
         ]
-        for group in dock._top_items()
+        for group in dock.tree._groups()
         if not group.isHidden()
     }
 
@@ -241,10 +241,10 @@ def test_command_of_the_note_is_copied(opened, project):
 def test_note_is_shown_and_added_to(opened, project, wait):
     (project / "Select/job002/note.txt").write_text("picked by hand\n")
     opened.select("Select/job002")
-    wait(lambda: opened.note.toPlainText() == "picked by hand")
-    opened.note_edit.setText("the good ones")
-    opened.note_edit.returnPressed.emit()
-    wait(lambda: "the good ones" in opened.note.toPlainText())
+    wait(lambda: opened.note.text.toPlainText() == "picked by hand")
+    opened.note.edit.setText("the good ones")
+    opened.note.edit.returnPressed.emit()
+    wait(lambda: "the good ones" in opened.note.text.toPlainText())
     assert (project / "Select/job002/note.txt").read_text().endswith("the good ones\n")
 
 

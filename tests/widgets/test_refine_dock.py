@@ -21,8 +21,8 @@ from napari_sta.widgets.form import Fold, JobForm
 from napari_sta.widgets.inspect_dock import InspectDock
 from napari_sta.widgets.job_dock import JobDock
 from napari_sta.widgets.project_dock import ProjectDock
+from napari_sta.widgets.refine_curves import draw_curves
 from napari_sta.widgets.refine_history import Iteration, read_refinement
-from napari_sta.widgets.refine_monitor import draw_curves
 from napari_sta.widgets.shown import HAND
 from tiny_project import finish, make_project
 
@@ -140,8 +140,8 @@ def test_iterations_arrive_as_layers_and_curves(dock, bench, wait, viewer):
     wait(lambda: ticket.progress is not None and "iteration" in ticket.progress.data, 60)
     assert dock.pages.isVisible()
     assert dock.stack.currentWidget() is dock.monitor
-    wait(lambda: "Iteration 1, aligning particles" in dock.doing.text(), 60)
-    assert " of 18" in dock.doing.text()
+    wait(lambda: "Iteration 1, aligning particles" in dock.watch.doing.text(), 60)
+    assert " of 18" in dock.watch.doing.text()
     assert not dock.run_button.isVisible()
     assert dock.stop_button.isVisible()
     monitor = dock.monitor

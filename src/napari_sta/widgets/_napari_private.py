@@ -106,7 +106,7 @@ def slice_once(layer: Any, dims: Any) -> None:
 
 
 class FieldBackend(QBaseValueWidget):
-    """Base of magicgui backends for a Qt widget with ``value``, ``setValue`` and ``changed``.
+    """Base of magicgui backends for a Qt widget with ``value``, ``set_value`` and ``changed``.
 
     ``magicgui.backends._qtpy.widgets.QBaseValueWidget``: magicgui has no public base for Qt widgets of one's
     own that are values in a form.
@@ -120,4 +120,4 @@ class FieldBackend(QBaseValueWidget):
     """
 
     def __init__(self, field: type[QWidget], **kwargs: Any) -> None:
-        super().__init__(field, "value", "setValue", "changed", **kwargs)
+        super().__init__(field, "value", "set_value", "changed", **kwargs)

@@ -139,7 +139,7 @@ class NumberField(QAbstractSpinBox):
         """Return the number, or None if the field is empty."""
         return self._value
 
-    def setValue(self, value: float | int | None) -> None:
+    def set_value(self, value: float | int | None) -> None:
         """Show a number; None empties the field."""
         same = value == self._value and type(value) is type(self._value)
         self._value = value
@@ -193,7 +193,7 @@ class NumberField(QAbstractSpinBox):
         new = min(max(new, self.low), self.high)
         if (self.open_low and new <= self.low) or (self.open_high and new >= self.high):
             return
-        self.setValue(int(new) if self.integer else float(f"{new:.12g}"))
+        self.set_value(int(new) if self.integer else float(f"{new:.12g}"))
 
     def stepEnabled(self) -> QAbstractSpinBox.StepEnabledFlag:
         """Allow both directions; :meth:`stepBy` stays within bounds."""
@@ -238,7 +238,7 @@ class PathField(QWidget):
         """Return the path as shown, empty if none."""
         return str(self.combo.currentText()).strip()
 
-    def setValue(self, path: object) -> None:
+    def set_value(self, path: object) -> None:
         """Show a path; None or empty clears the field."""
         text = self._shown(str(path)) if path else ""
         index = self.combo.findText(text)
@@ -278,7 +278,7 @@ class PathField(QWidget):
             self, "Choose a file", start, FILTERS.get(self.kind, "All files (*)") + ";;All files (*)"
         )
         if path:
-            self.setValue(path)
+            self.set_value(path)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take one local file."""
@@ -288,7 +288,7 @@ class PathField(QWidget):
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Fill the field with the dropped file."""
-        self.setValue(event.mimeData().urls()[0].toLocalFile())
+        self.set_value(event.mimeData().urls()[0].toLocalFile())
         event.acceptProposedAction()
 
 

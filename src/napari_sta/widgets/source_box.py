@@ -121,7 +121,7 @@ class SourceBox(QWidget):
     def _show_pixel_size(self) -> None:
         given = self.given_angst
         with QSignalBlocker(self.pixel_size):
-            self.pixel_size.setValue(given)
+            self.pixel_size.set_value(given)
         self.ask.setVisible(given is not None)
 
     def _chosen(self) -> None:
