@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_sta.io.project import Project
 from napari_sta.jobs._job import Progress, job_named
+from napari_sta.widgets import closing
 from napari_sta.widgets.closing import ClosingDialog
 from napari_sta.widgets.workbench import Workbench
 
@@ -25,7 +26,7 @@ class Stuck(Fine):
 
     def run(self, context):
         yield Progress(0, 2, "one")
-        time.sleep(6.5)
+        time.sleep(3.5)
         yield Progress(1, 2, "two")
         return {}
 
@@ -141,13 +142,14 @@ def test_program_that_closes_the_viewer_is_not_asked(shown, project, wait):
     assert state_of(project, ticket) == STOPPED
 
 
-def test_job_that_does_not_get_to_a_step_is_marked_all_the_same(shown, project, wait):
+def test_job_that_does_not_get_to_a_step_is_marked_all_the_same(shown, project, wait, monkeypatch):
+    monkeypatch.setattr(closing, "LEAVE_WITHIN_S", 1.5)
     viewer, bench = shown
     ticket = at_work(bench, wait, Stuck())
     answer("stop", [])
     began = time.monotonic()
     assert viewer.window._qt_window.close()
-    assert time.monotonic() - began < 5.5
+    assert time.monotonic() - began < 3.0
     assert (project / ticket.name / "RELION_JOB_EXIT_ABORTED").exists()
     assert Project(project).job(ticket.name).status == "Aborted"
     settle(lambda: json.loads((project / ticket.name / "job.json").read_text())["status"] == "Aborted", 12)

@@ -16,27 +16,6 @@ from napari_sta.widgets.inspect_dock import InspectDock
 from napari_sta.widgets.result import IGNORED_MASK, read_result
 
 
-@pytest.fixture(scope="session")
-def processed(small_project, tmp_path_factory) -> Path:
-    """The practice project with two finished Post-processing jobs."""
-    from napari_sta.jobs._job import job_named
-    from napari_sta.jobs._run import JobRun, RunOptions
-
-    root = Path(shutil.copytree(small_project.root, tmp_path_factory.mktemp("inspect") / "project"))
-    for b in (-100.0, -300.0):
-        job = job_named("postprocess").from_text(
-            {
-                "in_half_map": str(root / "Reconstruct/job003/half1.mrc"),
-                "in_mask": str(root / "masks/mask_fsc.mrc"),
-                "auto_bfactor": False,
-                "adhoc_bfactor_angst2": b,
-            }
-        )
-        for _ in JobRun(job, RunOptions(project=root)).steps():
-            pass
-    return root
-
-
 @pytest.fixture
 def dock(viewer, qtbot, bench, processed, wait):
     made = InspectDock(viewer)
@@ -216,18 +195,6 @@ def test_map_that_is_worked_on_is_seen(loaded, viewer, bench, processed, wait, h
     assert kinds == ["map", "map", "contour"]
     seen = [layer for layer in bench.ours("map") if layer.visible]
     assert seen[-1] is shown(viewer)
-
-
-def test_half_maps_whose_names_tell_nothing_go_to_a_new_job_both(processed, tmp_path):
-    folder = tmp_path / "PostProcess/job001"
-    shutil.copytree(processed / "PostProcess/job004", folder)
-    star = (folder / "postprocess.star").read_text()
-    for half, name in (("half1", "even.mrc"), ("half2", "odd.mrc")):
-        shutil.copy(processed / f"Reconstruct/job003/{half}.mrc", folder / name)
-        star = star.replace(f"Reconstruct/job003/{half}.mrc", str(folder / name))
-    (folder / "postprocess.star").write_text(star)
-    result = read_result(folder, maps=False)
-    assert (result.half_map, result.half_map2) == (str(folder / "even.mrc"), str(folder / "odd.mrc"))
 
 
 # -- a result that cannot be shown -------------------------------------------------------------------

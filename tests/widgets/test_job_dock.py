@@ -12,9 +12,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from napari_sta.io.project import Project
-from napari_sta.jobs._job import Progress
 from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock
-from napari_sta.widgets.pace import Pace
 
 
 @pytest.fixture
@@ -194,28 +192,6 @@ def test_a_long_queue_and_a_hidden_page_do_not_make_the_window_grow(dock, bench,
     assert dock.minimumSizeHint().height() == height
 
 
-def progress(done: int, **data) -> Progress:
-    return Progress(done, 100, "x", data)
-
-
-def test_time_left_is_counted_from_the_first_step_that_was_done():
-    """A resumed job has read for a minute when its second particle is done: that will not come again."""
-    pace = Pace()
-    pace.note(progress(0, iteration=3, phase="expectation"), 0.0)
-    assert pace.remaining_s(50.0) is None
-    pace.note(progress(2, iteration=3, phase="expectation"), 60.0)
-    assert pace.remaining_s(60.0) is None
-    assert pace.remaining_s(75.0) is None  # one step tells nothing
-    for done, now in ((12, 61.0), (22, 62.0)):
-        pace.note(progress(done, iteration=3, phase="expectation"), now)
-    assert pace.remaining_s(62.0) == pytest.approx(7.8)
-    assert pace.remaining_s(63.0) == pytest.approx(6.8)
-    pace.note(progress(0, iteration=4, phase="accuracy"), 70.0)
-    assert pace.remaining_s(70.0) is None
-    pace.note(Progress(5, 0, "no total"), 80.0)
-    assert pace.remaining_s(90.0) is None
-
-
 def test_progress_is_shown(dock, wait):
     ticket = run(dock, wait, "fine", steps=40, pause_s=0.03)
     wait(lambda: ticket.progress is not None and ticket.progress.done > 10)
@@ -241,7 +217,7 @@ def test_preflight_names_the_cause_and_blocks(dock, wait):
 def test_preflight_waits_for_the_last_edit(dock, wait):
     choose(dock, "fine")
     wait(lambda: dock.run_button.isEnabled())
-    dock.form.rows["steps"].widget.native.setValue(9)
+    dock.form.rows["steps"].widget.native.set_value(9)
     assert not dock.run_button.isEnabled()
     began = time.monotonic()
     wait(lambda: dock.run_button.isEnabled())
