@@ -295,8 +295,8 @@ class ProjectDock(Dock):
             return
         path = item.data(0, PATH)
         name = str(item.data(0, NAME))
-        made = view.by_job.get(name, {})
-        if not path and (made.get("postprocess") or made.get("refinement")):
+        outputs = view.by_job.get(name, {})
+        if not path and (outputs.get("postprocess") or outputs.get("refinement")):
             self.bench.go_inspect(view.folder(name))
             return
         self.bench.shown.show([path or view.folder(name)])
@@ -312,23 +312,23 @@ class ProjectDock(Dock):
         view = self.bench.view
         if view is None:
             return
-        made = view.by_job.get(self.selected_job, {})
-        refined = made.get("refinement", [])
+        outputs = view.by_job.get(self.selected_job, {})
+        refined = outputs.get("refinement", [])
         if refined:
             self.next_menu.addAction("Inspect …", lambda: self.bench.go_inspect(refined[0]))
             if self.selected_job in view.interrupted:
                 self.next_menu.addAction("Resume", self._resume)
-            elif made.get("optimiser") and not made.get("map", [""])[0].endswith("run_class001.mrc"):
-                newest = made["optimiser"][-1]
+            elif outputs.get("optimiser") and not outputs.get("map", [""])[0].endswith("run_class001.mrc"):
+                newest = outputs["optimiser"][-1]
                 self.next_menu.addAction("Continue …", lambda: self.bench.continue_from(newest))
-        maps = [m for m in made.get("map", []) if "half" not in Path(m).stem]
+        maps = [m for m in outputs.get("map", []) if "half" not in Path(m).stem]
         if maps:
             self.next_menu.addAction(literal("Align & recentre …"), lambda: self.bench.go_align(maps[0]))
-        if made.get("postprocess"):
-            self.next_menu.addAction("Inspect …", lambda: self.bench.go_inspect(made["postprocess"][0]))
+        if outputs.get("postprocess"):
+            self.next_menu.addAction("Inspect …", lambda: self.bench.go_inspect(outputs["postprocess"][0]))
         self.next_menu.addSeparator()
         for name, job_class in all_jobs().items():
-            values = next_values(job_class, made, view.files)
+            values = next_values(job_class, outputs, view.files)
             if values is not None:
                 self.next_menu.addAction(
                     literal(job_class.label or name), lambda n=name, v=values: self.bench.go_job(n, v)

@@ -64,7 +64,7 @@ class Stage(OfViewer):
             if layer.visible and layer not in layers:
                 self._put_behind(layer)
                 layer.visible = False
-        self._behind = [one for one in self._behind if one() is not None and one() not in layers]
+        self._behind = [behind for behind in self._behind if behind() is not None and behind() not in layers]
         self._front = [weakref.ref(layer) for layer in layers]
         for layer in layers:
             layer.visible = True
@@ -124,10 +124,10 @@ class Stage(OfViewer):
         if self.closed:
             return []
         layers = self.viewer.layers
-        return [layer for one in references if (layer := one()) is not None and layer in layers]
+        return [layer for reference in references if (layer := reference()) is not None and layer in layers]
 
     def _put_behind(self, layer: Layer) -> None:
-        if layer not in [one() for one in self._behind]:
+        if layer not in [behind() for behind in self._behind]:
             self._behind.append(weakref.ref(layer))
             self._listen(layer, True)
 
@@ -155,7 +155,7 @@ class Stage(OfViewer):
         """Move layers to the top, unless no visible layer lies above them: a move costs a redraw."""
         everything = self.viewer.layers
         lowest = min(everything.index(layer) for layer in layers)
-        if any(one.visible and one not in layers for one in everything[lowest:]):
+        if any(above.visible and above not in layers for above in everything[lowest:]):
             for layer in layers:
                 everything.move(everything.index(layer), len(everything))
 
