@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from qtpy.QtWidgets import QDockWidget, QWidget
 
+from napari_sta.widgets import add_docks
 from napari_sta.widgets.dock import Dock, in_sight, literal, name_tab, small_button
+from napari_sta.widgets.workbench import DOCKS
 
 
 def test_tab_is_named_without_the_plugin(qtbot):
@@ -49,3 +51,12 @@ def test_what_is_hidden_is_not_in_sight(qtbot):
     widget.show()
     assert in_sight(widget)
     assert widget.toolTip() == "Choose a file"
+
+
+def test_docks_fill_their_place(make_napari_viewer):
+    """napari adds a stretch below docks that do not want the room, a larger one for every dock."""
+    bench = add_docks(make_napari_viewer(show=False))
+    for key in DOCKS:
+        layout = bench.open_dock(key).layout()
+        items = [layout.itemAt(i) for i in range(layout.count())]
+        assert all(item.spacerItem() is None for item in items), key

@@ -113,7 +113,7 @@ def test_docks_wear_the_theme_and_follow_it(viewer, qtbot, wait):
     from matplotlib.colors import to_hex
 
     assert to_hex(align.plot._map_line.get_color()) == colours["blue"]
-    assert contrast(to_hex(inspect._other_line.get_color()), colours["background"]) >= LINE_CONTRAST
+    assert contrast(to_hex(inspect.fsc._other_line.get_color()), colours["background"]) >= LINE_CONTRAST
     legend = align.plot.panes[0].get_legend()
     assert to_hex(legend.get_frame().get_facecolor()) == colours["background"]
     assert {to_hex(text.get_color()) for text in legend.get_texts()} == {colours["text"]}

@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QPalette, QShowEvent
-from qtpy.QtWidgets import QDockWidget, QPushButton, QWidget
+from qtpy.QtWidgets import QDockWidget, QPushButton, QSizePolicy, QWidget
 
 from napari_sta.widgets import _napari_private
 from napari_sta.widgets._warm_up import warm_up_once
@@ -28,6 +28,8 @@ class Dock(QWidget):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
+        # Else napari adds room of its own below the dock, more of it for every dock.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._themed = _napari_private.plain(viewer)
         self._themed.events.theme.connect(self._wear_theme)
         self._wear_theme()
