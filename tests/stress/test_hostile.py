@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hostile
+import pytest
 from _project import Report
 
 
