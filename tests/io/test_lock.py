@@ -61,7 +61,8 @@ def test_held_as_relion_holds_it_and_gone_after(tmp_path):
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("text", ["", "napari-sta\n", "napari-sta x y\n", f"relion {DEAD} {socket.gethostname()}\n",
-                                  f"napari-sta {DEAD} another-computer\n", f"napari-sta {os.getpid()} {socket.gethostname()}\n"])  # fmt: skip
+                                  f"napari-sta {DEAD} another-computer\n", f"napari-sta {os.getpid()} {socket.gethostname()}\n"],
+                         ids=["empty", "no number", "no process", "RELION", "another computer", "this process"])  # fmt: skip
 def test_a_lock_that_may_be_live_is_left_alone(tmp_path, text):
     put_lock(tmp_path, text, age_s=1e6)
     with pytest.raises(JobError, match="is locked by another program"):
@@ -84,6 +85,7 @@ def test_a_lock_that_may_be_live_is_left_alone(tmp_path, text):
             marks=pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc"),
         ),
     ],
+    ids=["orphan", "before boots were told", "no such process", "another boot", "another start"],
 )
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, text):
     put_lock(tmp_path, text)

@@ -10,12 +10,11 @@ from laws import assert_inputs_untouched, assert_invariant
 from napari_sta.kernels import fourier
 from napari_sta.kernels.fsc import (
     RelionRandom,
-    first_below,
     fourier_shell_correlation,
     masked_fsc,
     randomise_phases,
-    resolution_angst,
 )
+from napari_sta.kernels.shells import first_below, resolution_angst
 
 
 def noise(rng, size: int) -> torch.Tensor:
@@ -75,27 +74,6 @@ def test_only_cubes_of_one_size(rng):
         ValueError, match="two cubic volumes of one size, got \\(8, 8, 8\\) and \\(6, 6, 6\\)"
     ):
         unchecked(a, noise(rng, 6))
-
-
-@pytest.mark.parametrize(
-    ("curve", "resolution"),
-    [
-        pytest.param([1.0, 0.9, 0.5, 0.1, 0.9], 8 * 2.5 / 2, id="last shell before the first failure"),
-        pytest.param([1.0, 0.9, 0.143, 0.142, 0.0], 8 * 2.5 / 2, id="the threshold itself passes"),
-        pytest.param([1.0, 0.9, 0.8, 0.7, 0.6], 8 * 2.5 / 4, id="never below: Nyquist"),
-        pytest.param([0.1, 0.9, 0.8, 0.7, 0.6], 999.0, id="shell 0 fails"),
-        pytest.param([1.0, 0.1, 0.8, 0.7, 0.6], float("inf"), id="only shell 0 passes"),
-    ],
-)
-def test_resolution(curve, resolution):
-    assert resolution_angst(torch.tensor(curve), 8, 2.5) == pytest.approx(resolution)
-
-
-def test_first_below():
-    curve = torch.tensor([0.5, 1.0, 0.7, 0.3])
-    assert first_below(curve, 0.8) == 0
-    assert first_below(curve, 0.8, first=1) == 2
-    assert first_below(curve, 0.1) is None
 
 
 # What rand() of the C library gives after srand(0); C programs print these.

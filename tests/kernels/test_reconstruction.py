@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from laws import assert_inputs_untouched
-from napari_sta.kernels import fourier, fsc, reconstruction, shells
+from napari_sta.kernels import fourier, reconstruction
 from napari_sta.kernels.reconstruction import new_sums
 from napari_sta.kernels.rotations import symmetry_operators_zyx
 
@@ -279,12 +279,3 @@ def test_radial_mean_splits_linearly():
         expected[at] = 7 * share / np.clip(1 - np.abs(radius - at), 0, None).sum()
     for threads in (1, 3):
         np.testing.assert_allclose(reconstruction._radial_mean_weight(sums, threads), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("size", [12, 30])
-def test_shells_agree_with_the_fsc_of_tensors(rng, size):
-    a, b = rng.normal(size=(2, size, size, size)).astype(np.float32)
-    b += a
-    found = shells.correlate_shells(a, b, threads=2)
-    expected = fsc.fourier_shell_correlation(torch.from_numpy(a), torch.from_numpy(b))
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-9)

@@ -10,8 +10,6 @@ import torch
 
 import extraction_oracle as oracle
 from laws import assert_inputs_untouched
-from napari_sta.kernels.compiled.fft import factors_of, transform_rows
-from napari_sta.kernels.compiled.float16 import round_to_half, sum_up
 from napari_sta.kernels.crop import cut_windows
 from napari_sta.kernels.extraction import contrast_spectra, middle_images
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, zernike_phase
@@ -57,59 +55,6 @@ def test_circle_factor():
     assert factor[32 + 24, 32] == 0
     assert outside[32 + 24, 32] == 0  # the circle itself is no background
     assert outside[32 + 24, 33] == 1
-
-
-# --- the compiled transforms -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 26, 34, 60, 77, 96, 121, 192, 250])
-@pytest.mark.parametrize(("width", "step"), [(16, 1), (48, 2)])
-def test_transform_of_rows(rng, n, width, step):
-    """The discrete Fourier transform by its matrix, for all kinds of factors, and back."""
-    factors = factors_of(n)
-    assert np.prod(factors) == n
-    turns = -2 * np.pi * np.arange(n * step) / (n * step)
-    tables = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
-    rows = rng.normal(size=(2, n, width)).astype(np.float32)
-    matrix = np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n)
-    expected = matrix @ (rows[0] + 1j * rows[1])
-    room = [np.full(n * width, np.nan, np.float32) for _ in range(2)]
-    re, im, *others = transform_rows(
-        *(part.ravel().copy() for part in rows), *room, width, factors, *tables, n
-    )
-    found = (re + 1j * im).reshape(n, width)
-    np.testing.assert_allclose(found, expected, atol=4e-7 * np.abs(expected).max())
-    im, re, *_ = transform_rows(im, re, *others, width, factors, *tables, n)
-    np.testing.assert_allclose(re.reshape(n, width) / n, rows[0], atol=2e-6)
-    np.testing.assert_allclose(im.reshape(n, width) / n, rows[1], atol=2e-6)
-
-
-@pytest.mark.parametrize("n_half_turns", [1, 1e3, 4e5])
-@pytest.mark.parametrize("end", [1, 33, 49])
-@pytest.mark.parametrize("with_extra", [True, False])
-def test_contrast_is_the_sine_of_any_phase(rng, n_half_turns, end, with_extra):
-    """From within the first turn to far beyond what any defocus gives, for every column below the end."""
-    from napari_sta.kernels.compiled.windows import _contrast_row
-
-    half, row = 49, 2
-    ky, kx = np.array([0.0, 0.1, -0.17]), np.zeros(64)
-    kx[:half] = np.linspace(0, 0.19, half)
-    phase = rng.normal(size=5) * n_half_turns * np.array([10, 10, 10, 100, 1])
-    envelope = rng.uniform(0.5, 1, (3, half)).astype(np.float32)
-    extra = rng.normal(size=(3, half) if with_extra else (0, 0)).astype(np.float32)
-    k2 = ky[row] ** 2 + kx[:half] ** 2
-    expected = phase[0] * ky[row] ** 2 + (phase[1] * ky[row] + phase[2] * kx[:half]) * kx[:half]
-    expected += phase[3] * k2**2 + phase[4]
-    assert abs(expected).max() < 2**20
-    expected = np.sin(np.pi * (expected + (extra[row] if with_extra else 0))) * envelope[row]
-    terms = (phase[2] + phase[3] * kx**2) * kx**2
-    g = np.full(64, np.nan, np.float32)
-    _contrast_row(g, end, row, ky, kx, phase, terms, np.zeros(64), envelope, extra)
-    np.testing.assert_allclose(g[:end], expected[:end], atol=5e-6)  # the polynomial's own error
-    assert not g[end:].any()
-
-
-# --- images ------------------------------------------------------------------------------------------------
 
 
 class Scene:
@@ -240,47 +185,3 @@ def test_nothing_is_left_of_a_constant(rng):
     scene.image[:] = 11.0
     assert np.abs(scene.made(12)).max() < 2e-5
     np.testing.assert_allclose(scene.made(12, circle=False), -11.0, rtol=1e-6)
-
-
-# --- float16 -----------------------------------------------------------------------------------------------
-
-
-def test_every_half_number_and_every_tie(rng):
-    """All float16 values, the middles between them, and their neighbours, as numpy rounds them."""
-    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    numbers = np.sort(every[np.isfinite(every)].astype(np.float32))
-    middles = ((numbers[:-1].astype(np.float64) + numbers[1:]) / 2).astype(np.float32)
-    values = np.concatenate(
-        [numbers, middles, *(np.nextafter(middles, np.float32(s)) for s in (np.inf, -np.inf))]
-    )
-    rng.shuffle(values)
-    halves = np.zeros(len(values), np.uint16)
-    low, high, total, square = round_to_half(values, halves)
-    expected = values.astype(np.float16)
-    np.testing.assert_array_equal(halves, expected.view(np.uint16))
-    wide = expected.astype(np.float64)
-    assert (low, high) == (wide.min(), wide.max())
-    assert total == pytest.approx(wide.sum(), abs=1e-9 * np.abs(wide).sum())
-    assert square == pytest.approx((wide**2).sum(), rel=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 15, 4096, 4097, 10_000])
-def test_statistics_of_any_length(rng, n):
-    values = rng.normal(-7, 1e-3, n).astype(np.float32)
-    for found, stored in (
-        (round_to_half(values, np.zeros(n, np.uint16)), values.astype(np.float16)), (sum_up(values), values),
-    ):  # fmt: skip
-        low, high, total, square = found
-        wide = stored.astype(np.float64)
-        assert (low, high) == (wide.min(), wide.max())
-        assert total == pytest.approx(wide.sum(), rel=1e-12)
-        assert square == pytest.approx((wide**2).sum(), rel=1e-12)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_shows_in_the_sums(rng, bad):
-    values = rng.normal(size=9000).astype(np.float32)
-    values[8000] = bad
-    assert not np.isfinite(sum_up(values)).all()
-    values[100] = -bad
-    assert not np.isfinite(sum_up(values)).all()

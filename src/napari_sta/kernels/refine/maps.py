@@ -23,6 +23,7 @@ from napari_sta.kernels.devices import run_interleaved
 from napari_sta.kernels.grids import squared_radius
 from napari_sta.kernels.refine.images import fill_outside, soft_disc
 from napari_sta.kernels.refine.projector import interpolation_falloff, padded_radius, radius_grid
+from napari_sta.kernels.shells import first_below
 
 
 def complete_sums(
@@ -340,6 +341,6 @@ def resolution_of(references: list[Tensor] | None, edge_angst: float) -> float:
     if references is None:
         return edge_angst / 5
     curve = fsc.fourier_shell_correlation(references[0].double(), references[1].double())
-    below = fsc.first_below(curve, 0.5, 1)
+    below = first_below(curve, 0.5, 1)
     shell = len(curve) - 1 if below is None else max(5, below - 1)
     return edge_angst / shell
