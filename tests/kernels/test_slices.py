@@ -1,4 +1,4 @@
-"""Central slices: adjoint pair, closed forms, signs, and fast code against its plain twin."""
+"""Slices weighed and gathered: closed forms, signs, and the compiled pass against the torch operations."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from laws import assert_adjoint, assert_inputs_untouched, assert_linear
-from napari_sta.kernels import fourier
 from napari_sta.kernels.crop import cut_windows, window_corners
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.reconstruction import new_sums
 from napari_sta.kernels.slices import (
-    extract_slices,
     gather_slices,
-    gather_slices_reference,
-    insert_slices,
+    gather_slices_on_device,
     weigh_transforms,
 )
 from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices
@@ -41,69 +37,6 @@ def half_grid(size: int) -> np.ndarray:
     """(s, s, h, 3) frequencies in centred order."""
     full = np.arange(size) - size // 2
     return np.stack(np.meshgrid(full, full, np.arange(size // 2 + 1), indexing="ij"), axis=-1)
-
-
-@pytest.mark.parametrize(("size", "radius"), [(12, None), (16, 5.5), (10, 3.0)])
-def test_extraction_and_insertion_are_adjoint(rng, size, radius):
-    """To the rounding of double precision, hence exact in form."""
-    matrices = torch.from_numpy(rotations(7))
-    half = size // 2 + 1
-
-    def draw(*shape):
-        return torch.from_numpy(rng.normal(size=shape) + 1j * rng.normal(size=shape))
-
-    volume, images = draw(size, size, half), draw(7, size, half)
-    images = images + extract_slices(volume, matrices, radius)  # not orthogonal to the range
-    assert_adjoint(
-        lambda v: extract_slices(v, matrices, radius),
-        lambda s: insert_slices(s, matrices, radius),
-        volume,
-        images,
-        rtol=1e-14,
-    )
-
-
-def test_extraction_and_insertion_are_linear(rng):
-    matrices = torch.from_numpy(rotations(3))
-    a, b = (torch.from_numpy(rng.normal(size=(10, 10, 6)) + 1j * rng.normal(size=(10, 10, 6))) for _ in "ab")
-    assert_linear(lambda v: extract_slices(v, matrices), a, b, rtol=1e-12)
-    assert_linear(lambda s: insert_slices(s, matrices), a[:3], b[:3], rtol=1e-12)
-
-
-def test_slices_of_a_gaussian():
-    """A slice is the transform of the projection: compared with the closed form at every pose."""
-    size = 32
-    volume = torch.from_numpy(gaussian_transform(half_grid(size), size))
-    matrices = rotations(6, seed=3)
-    taken = assert_inputs_untouched(extract_slices, volume, torch.from_numpy(matrices)).numpy()
-    v, u = np.meshgrid(np.arange(size) - size // 2, np.arange(size // 2 + 1), indexing="ij")
-    plane = np.stack([np.zeros_like(v), v, u], axis=-1)
-    inside = np.hypot(v, u) <= size // 2 - 1
-    for image, matrix in zip(taken, matrices, strict=True):
-        expected = gaussian_transform(plane @ matrix, size)  # k = M^T (0, v, u)
-        assert np.abs(image - expected)[inside].max() < 0.04
-        assert np.abs(image[~inside]).max() == 0
-
-
-def test_the_slice_is_what_a_projection_shows():
-    """In real space: density at a point appears in the image where the matrix takes the point."""
-    size = 32
-    index = np.arange(size) - size // 2
-    grid = np.stack(np.meshgrid(index, index, index, indexing="ij"), axis=-1)
-    at = np.array([5.0, -3.0, 6.0])
-    density = np.exp(-((grid - at) ** 2).sum(axis=-1) / (2 * 1.5**2))
-    spectrum = torch.fft.rfftn(torch.from_numpy(density)) * fourier.checkerboard((size,) * 3)
-    volume = torch.fft.fftshift(spectrum, dim=(0, 1))
-    for matrix in rotations(3, seed=8):
-        image = extract_slices(volume, torch.from_numpy(matrix)[None])[0]
-        image = torch.fft.ifftshift(image, dim=0) * fourier.checkerboard((size, size))
-        shown = torch.fft.irfft2(image, s=(size, size)).numpy().clip(0)
-        shown[shown < 0.3 * shown.max()] = 0
-        v, u = ((shown * a).sum() / shown.sum() for a in np.meshgrid(index, index, indexing="ij"))
-        np.testing.assert_allclose([v, u], (matrix @ at)[1:], atol=0.15)
-
-
-# --- weighing -----------------------------------------------------------------------------------------
 
 
 def plain_options(n: int, size: int) -> dict:
@@ -262,7 +195,7 @@ def test_gathering_agrees_with_its_twin(rng, size, radius, ratio):
     matrices[1] = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]) * ratio
     fast, plain = torch.zeros((2, size, size, half, 4))
     gather_slices(slices, matrices, radius, fast)
-    gather_slices_reference(slices, matrices, radius, plain)
+    gather_slices_on_device(slices, matrices, radius, plain)
     torch.testing.assert_close(fast[..., :3], plain[..., :3], atol=2e-4, rtol=0)
     assert fast[..., 2].any()
     threaded = torch.zeros_like(fast)

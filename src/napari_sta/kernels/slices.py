@@ -1,7 +1,8 @@
-"""Central slices: read them from a half-transform volume, put them back, weigh them.
+"""Central slices for reconstruction: image transforms weighed, and added to a volume, whatever the processor.
 
 Volumes and slices are half transforms in *centred order* (see :mod:`napari_sta.kernels.fourier`). A slice's
 matrix turns zyx frequencies of the volume into (depth, v, u) of the image; its rows 1 and 2 span the slice.
+What refinement reads and spreads is in :mod:`napari_sta.kernels.refine`.
 """
 
 from __future__ import annotations
@@ -14,72 +15,6 @@ from torch import Tensor
 
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.windows import add_slices
-
-
-def extract_slices(
-    volume: Complex[Tensor, "d d w"], matrices_zyx: Float[Tensor, "n 3 3"], radius_px: float | None = None
-) -> Complex[Tensor, "n d w"]:
-    """Sample central slices of a half-transform volume by trilinear interpolation.
-
-    Parameters
-    ----------
-    matrices_zyx
-        Rotations, volume frequency to image frequency: slice pixel (v, u) reads the volume at
-        ``M^T (0, v, u)``.
-    radius_px
-        Pixels beyond it are zero; default box / 2 - 1, so that no neighbour is missing.
-
-    Notes
-    -----
-    Exact adjoint of :func:`insert_slices` under the real inner product of the stored values.
-    """
-    out = torch.zeros((len(matrices_zyx), volume.shape[0], volume.shape[2]), dtype=volume.dtype)
-    out = out.to(volume.device)
-    flat = volume.reshape(-1)
-    for index, weight, conjugate, pixels in _taps(volume.shape[0], matrices_zyx, radius_px):
-        value = flat[index]
-        out.view(len(matrices_zyx), -1)[:, pixels] += weight * torch.where(conjugate, value.conj(), value)
-    return out
-
-
-def insert_slices(
-    slices: Complex[Tensor, "n d w"], matrices_zyx: Float[Tensor, "n 3 3"], radius_px: float | None = None
-) -> Complex[Tensor, "d d w"]:
-    """Spread central slices into a half-transform volume: the adjoint of :func:`extract_slices`.
-
-    Friedel mates are not completed; the x = 0 plane receives each slice once.
-    """
-    size = slices.shape[1]
-    volume = torch.zeros(size * size * slices.shape[2], dtype=slices.dtype, device=slices.device)
-    for index, weight, conjugate, pixels in _taps(size, matrices_zyx, radius_px):
-        value = slices.reshape(len(slices), -1)[:, pixels] * weight
-        volume.index_add_(0, index.flatten(), torch.where(conjugate, value.conj(), value).flatten())
-    return volume.reshape(size, size, slices.shape[2])
-
-
-def _taps(size: int, matrices_zyx: Tensor, radius_px: float | None):  # type: ignore[no-untyped-def]
-    """Yield (flat volume index, weight, conjugated?, flat slice pixels) of the eight neighbours."""
-    half, device = size // 2, matrices_zyx.device
-    radius = half - 1 if radius_px is None else min(radius_px, half - 1)
-    v = torch.arange(size, device=device) - half
-    u = torch.arange(half + 1, device=device)
-    inside = (v[:, None] ** 2 + u[None, :] ** 2) <= radius * radius
-    pixels = inside.flatten().nonzero()[:, 0]
-    vu = torch.stack([v[:, None].expand_as(inside)[inside], u[None, :].expand_as(inside)[inside]])
-    where = torch.einsum("nai,ak->nik", matrices_zyx[:, 1:].to(torch.float64), vu.to(torch.float64))
-    conjugate = where[:, 2] < 0
-    where = torch.where(conjugate[:, None], -where, where)
-    low = where.floor()
-    part = (where - low).to(matrices_zyx.dtype)
-    low = low.to(torch.int64)
-    for dz in (0, 1):
-        for dy in (0, 1):
-            for dx in (0, 1):
-                weight = torch.ones_like(part[:, 0])
-                for axis, d in enumerate((dz, dy, dx)):
-                    weight = weight * (part[:, axis] if d else 1 - part[:, axis])
-                z, y, x = low[:, 0] + dz + half, low[:, 1] + dy + half, low[:, 2] + dx
-                yield (z * size + y) * (half + 1) + x, weight, conjugate, pixels
 
 
 def weigh_transforms(
@@ -196,16 +131,16 @@ def gather_slices(
             slices.numpy(), matrices_zyx, np.full(len(slices), float(radius_px)), volume.numpy(), threads
         )
     else:
-        gather_slices_reference(slices, matrices_zyx, radius_px, volume)
+        gather_slices_on_device(slices, matrices_zyx, radius_px, volume)
 
 
-def gather_slices_reference(
+def gather_slices_on_device(
     slices: Float[Tensor, "n s1 h2 3"],
     matrices_zyx: Float[ndarray, "n 3 3"],
     radius_px: float,
     volume: Float[Tensor, "s s h 4"],
 ) -> None:
-    """Plain torch twin of :func:`gather_slices`, for any device.
+    """:func:`gather_slices` by torch operations: what runs on a GPU, and on the CPU the oracle of the tests.
 
     Each slice is visited along the volume axis nearest to its normal: at every node of the other two axes
     at most four voxels can lie within one voxel of it.

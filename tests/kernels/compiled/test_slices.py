@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from laws import assert_adjoint, assert_inputs_untouched, assert_linear
@@ -16,6 +17,7 @@ from napari_sta.kernels.compiled.slices import (
     shift_rows,
 )
 from napari_sta.kernels.refine.pixels import make_pixel_list
+from napari_sta.kernels.refine.projector import make_projector, slice_axes
 
 SIZE, RADIUS, PADDING = 32, 11, 1.5
 HALF = int(PADDING * RADIUS + 0.5) + 1
@@ -96,6 +98,29 @@ def test_slices_of_a_gaussian():
     at = PIXELS.v[:, None] * AXES[:, None, 0].astype(float) + PIXELS.u[:, None] * AXES[:, None, 1]
     assert (at[..., 2] < -1).any()
     np.testing.assert_allclose(rows[:, :n] + 1j * rows[:, n:], gaussian(at), atol=0.03)
+
+
+def test_a_slice_is_what_a_projection_shows():
+    """In real space: density at a point appears in the image where the matrix takes the point."""
+    index = np.arange(SIZE) - SIZE // 2
+    grid = np.stack(np.meshgrid(index, index, index, indexing="ij"), axis=-1)
+    place = np.array([5.0, -3.0, 6.0])
+    density = np.exp(-((grid - place) ** 2).sum(axis=-1) / (2 * 1.5**2))
+    projector = make_projector(torch.from_numpy(density), RADIUS, PADDING)
+    n = len(PIXELS)
+    for matrix in Rotation.random(3, random_state=8).as_matrix():
+        row = np.empty((1, 2 * n), np.float32)
+        gather_rows(
+            projector.values, projector.depth, projector.width, slice_axes(matrix[None], PADDING), PIXELS.kv,
+            PIXELS.ku, np.zeros(n, np.float32), row, np.zeros(1),
+        )  # fmt: skip
+        wave = np.exp(
+            2j * np.pi * (PIXELS.v[:, None, None] * index[:, None] + PIXELS.u[:, None, None] * index) / SIZE
+        )
+        image = ((row[0, :n] + 1j * row[0, n:])[:, None, None] * wave).sum(axis=0).real.clip(0)
+        image[image < 0.3 * image.max()] = 0
+        seen = [(image * a).sum() / image.sum() for a in np.meshgrid(index, index, indexing="ij")]
+        np.testing.assert_allclose(seen, (matrix @ place)[1:], atol=0.15)
 
 
 def test_norms_are_halves_of_weighed_squares(rng):
