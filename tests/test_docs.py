@@ -17,7 +17,25 @@ def test_job_pages_are_current():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/conventions.md"])
+def test_the_drawing_of_the_architecture_is_current():
+    result = subprocess.run(
+        [sys.executable, ROOT / "docs/gen_architecture.py", "--check"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_architecture_names_only_what_exists():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:data|kernels|io|engine|jobs)/\w[\w/]*(?:\.py)?)`", text))
+    assert len(paths) > 15
+    for path in paths:
+        place = ROOT / "src/napari_sta" / path
+        assert place.exists() or place.with_suffix(".py").exists(), path
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/conventions.md", "docs/architecture.md"]
+)
 def test_links_between_files_lead_somewhere(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)", text):
