@@ -2,8 +2,8 @@
 """Draw which package imports which, from the imports themselves, into docs/architecture.md.
 
 With --check only say whether the drawing is current. Boxes are the layers of the contract in pyproject.toml
-and the packages within ``kernels``; an arrow is an import by any module, also one within a function. Arrows that
-follow from others are left out; those that point upwards are dashed.
+and the packages within ``kernels``; an arrow is an import by any module, also one within a function. Arrows
+that follow from others are left out; those that point upwards are dashed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,60 @@ def test_accuracy_is_where_the_evidence_passes_the_limit_of_volumes():
     step = next(s for limit, s in steps if found.offset_px <= limit + 1e-9)
     assert evidence(error_px=found.offset_px) > 4.60517
     assert evidence(error_px=found.offset_px - step) <= 4.60517
+
+
+def test_errors_are_tried_in_steps_that_widen():
+    steps = accuracy._error_steps((0.2, 0.05), (1.0, 0.1), (3.0, 0.9))
+    np.testing.assert_allclose(
+        steps, [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.9, 2.8, 3.7]
+    )
+
+
+def test_which_error_is_the_first_to_be_noticed():
+    asked = []
+
+    def evidence(errors):
+        asked.append(len(errors))
+        return np.where(errors < 13, -np.log(0.01), 5.0)  # just the limit is not beyond it
+
+    assert accuracy._first_above(evidence, np.arange(1.0, 30.0), block=4) == 13
+    assert asked == [4, 4, 4, 4]  # no more than are needed
+    assert accuracy._first_above(lambda e: e * 0, np.arange(1.0, 30.0)) == 29
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_accuracy_of_several_images(seed):
+    """Each image is disturbed about an axis of its own; the limits that are tried, up to the last."""
+    pixels = make_pixel_list(SIZE, RADIUS)
+    angles = np.array([30.0, 60.0, -20.0])
+    projector, particle = toy_particle(
+        blob_map(), pixels, euler_to_matrix_zyx(angles), np.zeros(3), n_tilts=3, scale=1.4
+    )
+    # So much noise that only large errors are seen.
+    particle = replace(particle, sigma2=particle.sigma2 * 10.0 ** (1 + seed))
+    found = accuracy.expected_accuracy(projector, particle, pixels, angles, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    angle_axis, offset_axis = generator.integers(0, 3, 3), generator.integers(0, 3, 3)
+    n = len(pixels)
+
+    def evidence(error_deg=0.0, error_px=0.0):
+        total = 0.0
+        for t, q in enumerate(particle.matrices_zyx):
+            other, shift = angles.copy(), np.zeros(3)
+            other[angle_axis[t]] += error_deg
+            shift[2 - offset_axis[t]] = error_px
+            rows = []
+            for a, s in ((angles, np.zeros(3)), (other, shift)):
+                axes = slice_axes((q @ euler_to_matrix_zyx(a))[None], PADDING)
+                row, _ = gather_reference(projector, axes, pixels, np.zeros(n))
+                rows.append(shift_images_reference(row[0].numpy(), (q @ s)[None, 1:], pixels)[0].numpy())
+            weight = particle.model[t] ** 2 / (2 * particle.sigma2[pixels.shell]) * (pixels.shell > 0)
+            total += float((np.tile(weight, 2) * (rows[0] - rows[1]) ** 2).sum())
+        return total
+
+    tried_deg = accuracy._error_steps(
+        (0.2, 0.05), (1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (20.0, 2.0), (30.0, 5.0)
+    )
+    tried_px = accuracy._error_steps((1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0))
+    assert found.angle_deg == next((e for e in tried_deg if evidence(error_deg=e) > 4.60517), tried_deg[-1])
+    assert found.offset_px == next((e for e in tried_px if evidence(error_px=e) > 4.60517), tried_px[-1])

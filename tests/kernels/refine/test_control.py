@@ -132,3 +132,161 @@ def test_changes_of_poses():
     assert control.angle_change_deg(before, turned, "C1") == pytest.approx(4.0, abs=1e-6)
     shift = np.tile([[0.0, 3.0, 4.0]], (9, 1))
     assert control.offset_change_angst(shift * 0, shift) == pytest.approx(np.sqrt(12.5))
+
+
+@pytest.mark.parametrize(
+    ("curve", "increment"),
+    [
+        # First shells below 0.5 and 0.143, shell 0 aside; never below: the last one.
+        pytest.param([0, 1, 1, 0.4, 0.4, 0.1, 0.1], 5 - 3 + 5, id="both"),
+        pytest.param([1, 1, 1, 1, 1, 0.4, 0.2], 6 - 5 + 5, id="one never"),
+        pytest.param([1, 1, 1, 1, 1, 1, 1], 5, id="never"),
+        pytest.param([1, 0.1, 1, 1, 1, 1, 1], 5, id="at once"),
+        pytest.param([1, 0.5, 0.49, 0.143, 0.142, 0, 0], 4 - 2 + 5, id="at the limits"),
+    ],
+)
+def test_increment_by_the_shells_between_two_limits(curve, increment):
+    state = replace(control.start(RULES, 2, 16.0, 8.0, 20.0), increment=1)
+    after = control.after_iteration(
+        state, RULES, fsc=np.array(curve, float), resolution_shell=9, p_max=0.5, changes_deg=1.0, changes_angst=1.0,
+        used_size=10,
+    )  # fmt: skip
+    assert after.increment == increment
+    kept = control.after_iteration(
+        replace(state, increment=40), RULES, fsc=np.array(curve, float), resolution_shell=9, p_max=0.5,
+        changes_deg=1.0, changes_angst=1.0, used_size=10,
+    )  # fmt: skip
+    assert kept.increment == 40
+    assert after.high_fsc == (curve[4] > 0.2)
+
+
+def after(state, **found):
+    values = {
+        "fsc": np.zeros(25), "resolution_shell": 12, "p_max": 0.3, "changes_deg": 9.0, "changes_angst": 9.0,
+        "used_size": 40,
+    } | found  # fmt: skip
+    return control.after_iteration(state, RULES, **values)
+
+
+def test_what_counts_as_a_better_resolution():
+    state = replace(control.start(RULES, 4, 16.0, 8.0, 20.0), resolution_inv_angst=12 / RULES.edge_angst)
+    assert after(state).n_without_gain == 1
+    assert after(after(state)).n_without_gain == 2
+    assert after(state, resolution_shell=13).n_without_gain == 0
+    assert after(state, resolution_shell=11).n_without_gain == 1
+    assert after(state, resolution_shell=13).resolution_inv_angst == pytest.approx(13 / (48 * 5.4))
+    nearly = replace(state, resolution_inv_angst=12 / RULES.edge_angst - 0.9e-4)
+    assert after(nearly).n_without_gain == 1
+
+
+@pytest.mark.parametrize(
+    ("angles", "offsets", "steady"),
+    [
+        pytest.param(2.0, 3.0, True, id="as before"),
+        pytest.param(1.95, 2.95, True, id="3 % better is no change"),
+        pytest.param(1.9, 3.0, False, id="angles get better"),
+        pytest.param(2.0, 2.9, False, id="offsets get better"),
+        pytest.param(0.74, 3.0, True, id="less than 0.4 of the fine angular step"),
+        pytest.param(2.0, 1.59, True, id="less than 0.4 of the fine offset step"),
+        pytest.param(0.76, 1.59, False, id="just more"),
+    ],
+)
+def test_what_counts_as_steady_poses(angles, offsets, steady):
+    """Fine steps here: 1.875 degrees and 4 Å."""
+    state = replace(
+        control.start(RULES, 4, 16.0, 8.0, 20.0), smallest_angles_deg=2.0, smallest_offsets_angst=3.0,
+        n_without_changes=2,
+    )  # fmt: skip
+    found = after(state, changes_deg=angles, changes_angst=offsets)
+    assert found.n_without_changes == (3 if steady else 0)
+    assert found.smallest_angles_deg == min(2.0, angles)
+    assert found.smallest_offsets_angst == min(3.0, offsets)
+    assert found.changes_offsets_angst == offsets
+    assert found.p_max == 0.3
+
+
+def test_window_until_the_posterior_allows_a_quarter_more():
+    state = replace(control.start(RULES, 4, 16.0, 8.0, 20.0), resolution_inv_angst=10 / RULES.edge_angst)
+    assert control.current_size(state, RULES) == 2 * (10 + 10)
+    assert control.current_size(replace(state, high_fsc=True), RULES) == 40
+    assert control.current_size(replace(state, high_fsc=True, p_max=0.1), RULES) == 40
+    assert control.current_size(replace(state, high_fsc=True, p_max=0.11), RULES) == 2 * (10 + 6)
+    assert control.current_size(replace(state, p_max=0.5), RULES) == 40
+
+
+def test_when_it_is_the_last():
+    state = replace(
+        control.start(RULES, 4, 16.0, 8.0, 20.0), n_without_gain=1, n_without_changes=1, fine_enough=True
+    )
+    assert control.with_convergence(state, RULES).is_last
+    for less in ({"fine_enough": False}, {"n_without_gain": 0}, {"n_without_changes": 0}):
+        assert not control.with_convergence(replace(state, **less), RULES).is_last
+    blind = replace(RULES, ignore_angles=True)
+    assert control.with_convergence(replace(state, n_without_changes=0), blind).is_last
+    assert control.with_convergence(replace(state, fine_enough=False, is_last=True), RULES).is_last
+
+
+def test_sampling_stays_while_anything_gets_better():
+    state = replace(control.start(RULES, 4, 16.0, 8.0, 20.0), accuracy_deg=0.1, accuracy_angst=0.1)
+    ready = {"n_without_gain": 1, "n_without_changes": 1}
+    assert control.with_sampling(replace(state, **ready), RULES).order == 5
+    for less in ({"n_without_gain": 0}, {"n_without_changes": 0}):
+        assert control.with_sampling(replace(state, **(ready | less)), RULES).order == 4
+    blind = replace(RULES, ignore_angles=True)
+    assert control.with_sampling(replace(state, n_without_gain=1), blind).order == 5
+    # 1.875 degrees are fine enough from an accuracy of 2.5 on: below 0.75 times as much.
+    assert control.with_sampling(replace(state, **ready, accuracy_deg=2.49), RULES).order == 5
+    assert control.with_sampling(replace(state, **ready, accuracy_deg=2.51), RULES).fine_enough
+
+
+def test_angles_that_the_resolution_asks_for():
+    """360 degrees by the shells that a circle as large as the particle holds; not at the step to local searches."""
+    rules = replace(RULES, resolution_angles=True, local_order=9)
+    state = replace(
+        control.start(rules, 4, 16.0, 8.0, 20.0), n_without_changes=1, accuracy_deg=0.1, accuracy_angst=0.1
+    )
+    # pi · 230 Å at 1 / 3.76 Å: 193 steps, 1.865 degrees, finer than 1.875; at 1 / 3.79 Å 191 steps.
+    assert control.with_sampling(replace(state, resolution_inv_angst=1 / 3.76), rules).order == 5
+    assert control.with_sampling(replace(state, resolution_inv_angst=1 / 3.79), rules).order == 4
+    local = replace(rules, local_order=5)
+    assert control.with_sampling(replace(state, resolution_inv_angst=1 / 3.76), local).order == 4
+
+
+@pytest.mark.parametrize(
+    ("volumes", "changes", "accuracy", "step", "reach"),
+    [
+        # Accuracy 0.4 Å: a fine step of 0.3, a coarse one of 0.6, but no less than half the one before.
+        pytest.param(False, 2.0, 0.4, 4.0, 10.0, id="half the step, five times the changes"),
+        pytest.param(True, 2.5, 0.4, 4.0, 7.5, id="volumes: three times"),
+        pytest.param(False, 0.1, 0.4, 4.0, 6.0, id="at least one and a half steps"),
+        pytest.param(
+            False, 9.0, 0.4, 4.0, 10.4, id="at most 1.3 of the range before, halved beyond four steps"
+        ),
+    ],
+)
+def test_steps_and_range_of_offsets(volumes, changes, accuracy, step, reach):
+    rules = replace(RULES, volumes=volumes)
+    state = replace(
+        control.start(rules, 4, 16.0, 8.0, 20.0), n_without_gain=1, n_without_changes=1, accuracy_deg=0.1,
+        accuracy_angst=accuracy, changes_offsets_angst=changes,
+    )  # fmt: skip
+    finer = control.with_sampling(state, rules)
+    assert finer.offset_step_angst == pytest.approx(step)
+    assert finer.offset_range_angst == pytest.approx(reach)
+
+
+def test_a_range_far_beyond_four_steps_makes_them_wider():
+    state = replace(
+        control.start(RULES, 4, 40.0, 8.0, 20.0), n_without_gain=1, n_without_changes=1, accuracy_deg=0.1,
+        accuracy_angst=0.4, changes_offsets_angst=9.0,
+    )  # fmt: skip
+    finer = control.with_sampling(state, RULES)
+    assert finer.offset_range_angst == pytest.approx(45 / 2)
+    assert finer.offset_step_angst == pytest.approx(45 / 8)
+    # A fine step is 1.5 Å at most.
+    rough = control.with_sampling(
+        replace(state, accuracy_angst=50.0, changes_offsets_angst=2.0, offset_step_angst=1.0), RULES
+    )
+    assert (rough.offset_step_angst, rough.offset_range_angst) == (1.0, 40.0)
+    capped = replace(state, accuracy_angst=3.0, changes_offsets_angst=2.0, offset_step_angst=5.0)
+    assert control.with_sampling(capped, RULES).offset_step_angst == 3.0

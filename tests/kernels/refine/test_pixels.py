@@ -49,3 +49,64 @@ def test_fewer_pixels_are_the_pixels_of_a_smaller_list(toy):
     n = len(pixels)
     np.testing.assert_array_equal(part.masked[:, len(small) :], particle.masked[:, n:][:, place])
     assert score_poses(projector, part, small, rotation[None], shift[None]).shape == (1, 1)
+
+
+def test_shells_are_the_nearest_of_the_reference():
+    """A box of another edge: pixel k of the image is the reference's ratio · k, listed up to the reference's radius."""
+    ratio, radius = 1.3, 6
+    pixels = make_pixel_list(16, radius, ratio)
+    k = np.hypot(pixels.v, pixels.u)
+    assert k.max() <= radius / ratio
+    np.testing.assert_array_equal(pixels.shell, np.floor(k * ratio + 0.5))
+    listed = {
+        (v, u) for v in range(-3, 5) for u in range(5) if np.hypot(v, u) <= radius / ratio and (u or v >= 0)
+    }
+    assert set(zip(pixels.v.tolist(), pixels.u.tolist(), strict=True)) == listed
+    assert (pixels.edge_ratio, pixels.radius, pixels.count) == (ratio, 4, len(pixels))
+    finer = make_pixel_list(16, 20, 0.5)
+    assert finer.radius == 8  # Nyquist
+    assert finer.v.max() == finer.u.max() == 8
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.7, 1.3])
+def test_shells_of_the_half_plane_by_hand(ratio):
+    size, none, radius = 12, 9, 4
+    whole = half_plane_shells(size, None, ratio, none)
+    window = half_plane_shells(size, radius, ratio, none)
+    for row in range(size):
+        v = row if row <= size // 2 else row - size
+        for u in range(size // 2 + 1):
+            shell = min(int(np.floor(np.hypot(v, u) * ratio + 0.5)), none)
+            mate = u == 0 and v < 0
+            assert whole[row, u] == (none if mate else shell)
+            outside = shell <= radius * ratio and (v <= -radius or v > radius)
+            assert window[row, u] == (none if mate or outside else shell)
+
+
+def test_shells_of_the_half_plane_by_default():
+    assert half_plane_shells(6).max() == 4
+    np.testing.assert_array_equal(half_plane_shells(6), half_plane_shells(6, n_shells=4))
+    assert pixels_per_shell(6).sum() == (half_plane_shells(6) < 4).sum()
+
+
+def test_how_often_a_window_holds_a_pixel():
+    pixels = make_pixel_list(16, 5)
+    held = np.zeros(len(pixels))
+    for v in range(-4, 6):  # rows of the window
+        for u in range(6):
+            same = (pixels.v == v) & (pixels.u == u)
+            held += same if same.any() else (pixels.v == -v) & (pixels.u == -u)
+    np.testing.assert_array_equal(pixels.friedel_mates, held)
+
+
+def test_pixels_are_taken_where_they_lie(rng):
+    spectra = torch.from_numpy(rng.normal(size=(2, 16, 9)) + 1j * rng.normal(size=(2, 16, 9)))
+    pixels = make_pixel_list(16, 8)
+    found = pixels.take(spectra)
+    assert found.dtype == np.float32
+    n = len(pixels)
+    for i in (0, 3, n // 2, n - 1):
+        value = spectra[:, pixels.v[i] % 16, pixels.u[i]].numpy()
+        np.testing.assert_allclose(found[:, i] + 1j * found[:, n + i], value, rtol=1e-6)
+    assert pixels.part(5) is pixels
+    assert pixels.kv.dtype == pixels.ku.dtype == np.float32
