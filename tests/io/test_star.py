@@ -365,3 +365,27 @@ def test_vectors():
     assert format_vector([1, -2.5, 1 / 3]) == "[1,-2.5,0.333333333333]"
     with pytest.raises(ValueError, match="not a vector"):
         parse_vector("1,2")
+
+
+def test_the_text_of_tables_is_relions(tmp_path):
+    """Labels of lists padded to twelve more than the longest, columns to twelve; an end line after each table."""
+    path = tmp_path / "some.star"
+    short = {"rlnA": text_column(["1"]), "rlnLongest": text_column(["two words"])}
+    columns = {"rlnA": text_column(["1", "-2.5"]), "rlnB": text_column(["x", "longer than twelve"])}
+    write_star(
+        path,
+        {"one": Table("one", short, is_loop=False), "two": Table("two", columns, is_loop=True)},
+        comment="said",
+    )
+    assert path.read_text() == (
+        "# said\n"
+        "\n# version 50001\n\ndata_one\n\n"
+        "_rlnA                   1\n"
+        '_rlnLongest             "two words"\n'
+        " \n"
+        "\n# version 50001\n\ndata_two\n\n"
+        "loop_ \n_rlnA #1 \n_rlnB #2 \n"
+        "           1            x \n"
+        '        -2.5 "longer than twelve" \n'
+        " \n"
+    )

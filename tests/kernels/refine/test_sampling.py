@@ -227,3 +227,32 @@ def test_an_angle_without_a_prior_is_not_restrained(angle, widths, bare_psi):
     np.testing.assert_allclose(free.prior, as_if.prior)
     assert free.prior.sum() == pytest.approx(1)
     assert len(free.orientation) >= len(given.orientation)
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "inside", "outside"),
+    [
+        pytest.param("C1", [(-180, 0), (180, 180)], [], id="C1"),
+        pytest.param("C2", [(90, 10), (-90, 170)], [(91, 10), (-91, 170)], id="C2"),
+        pytest.param("C6", [(30, 0), (-30, 180)], [(31, 0), (-31, 5)], id="C6"),
+        pytest.param("D1", [(179, 90), (-170, 3)], [(0, 91)], id="D1"),
+        pytest.param("D2", [(0, 5), (180, 90)], [(-1, 5), (90, 91)], id="D2"),
+        pytest.param("D3", [(30, 0), (150, 90)], [(29, 5), (151, 5), (90, 91)], id="D3"),
+    ],
+)
+def test_borders_of_the_asymmetric_unit(symmetry, inside, outside):
+    found = sampling.asymmetric_unit(np.array(inside + outside, float), symmetry)
+    assert found.tolist() == [True] * len(inside) + [False] * len(outside)
+
+
+def test_widest_pixel():
+    """Of order 0 the four polar pixels reach from the pole to z = 0, their centres lie at z = 2/3."""
+    import healpix
+
+    assert sampling._largest_pixel_radius(healpix, 1) == pytest.approx(np.arccos(2 / 3))
+    radii = [sampling._largest_pixel_radius(healpix, 2**order) for order in range(8)]
+    assert all(np.diff(radii) < 0)
+    # No larger than a circle of some four times the pixel's area, no smaller than one of its own.
+    areas = np.array([np.pi / 3 / 4**order for order in range(8)])
+    assert (np.pi * np.square(radii) > areas).all()
+    assert (np.pi * np.square(radii) < 4 * areas).all()

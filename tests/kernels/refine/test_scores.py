@@ -14,6 +14,7 @@ from napari_sta.kernels.refine.pixels import half_plane_shells, make_pixel_list
 from napari_sta.kernels.refine.projector import placed, slice_axes
 from napari_sta.kernels.refine.scores import evidence_constant, score_poses, score_shared
 from napari_sta.kernels.refine.voxels import make_voxel_list, voxels_per_shell
+from napari_sta.kernels.rotations import euler_to_matrix_zyx
 from toy_refinement import (
     PADDING,
     RADIUS,
@@ -344,3 +345,19 @@ def test_particles_that_share_turned_volumes_score_as_each_alone(
     for one, scores in zip((particle, other), found, strict=True):
         expected = score_poses(projector, one, pixels, rotations, shifts, cross_correlation=cross_correlation)
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_particles_that_do_not_share_slices_are_refused(toy):
+    pixels, projector, particle, _, _ = toy
+    slightly = euler_to_matrix_zyx(np.array([0.0, 0.01, 0.0]))
+    frames = np.stack([np.eye(3), slightly])
+    with pytest.raises(ValueError, match="do not share their slices"):
+        score_shared(
+            projector,
+            [particle, particle],
+            [np.arange(2)] * 2,
+            frames,
+            pixels,
+            random_rotations(2, 1),
+            np.zeros((1, 3)),
+        )

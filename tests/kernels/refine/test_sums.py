@@ -174,3 +174,59 @@ def test_sums_are_the_explicit_loops_of_volumes(solid):
     np.testing.assert_allclose(
         noise[0, good], (residual / (2 * 0.95 * particle.multiplicity_per_shell))[good], rtol=1e-3
     )
+
+
+def test_empty_sums():
+    sums = sums_of.new_sums(5, 1.5, 2, 3, 9, 4)
+    half = 8 + 1  # 7.5 rounded up, and one spare voxel
+    assert sums.volume.shape == (2 * half + 1, 2 * half + 1, half + 1, 4)
+    assert sums.volume.dtype == np.float32
+    assert sums.residual.shape == sums.multiplicity.shape == (2, 9)
+    assert sums.n_images.shape == (2,)
+    assert sums.norm.shape == sums.cross.shape == sums.tilt_residual.shape == (3, 4, 9)
+    assert sums.tilt_weight.shape == (3, 4)
+    assert not any(np.any(getattr(sums, name)) for name in sums_of.STATISTICS)
+    assert sums_of.new_sums(5, 1.5, 1, 1, 9).norm.shape == (1, 1, 9)
+
+
+def test_counters_and_places(toy):
+    """Particles, weights, Pmax and offsets count up; statistics go to the group, the series and the tilts."""
+    pixels, projector, particle, rotation, shift = toy
+    prior = np.array([0.5, -1.0, 0.25])
+    particle = replace(particle, offset_prior_zyx_px=prior, tilts=np.array([3, 1]))
+    posterior = Posterior(
+        rotation[None], np.stack([shift, shift + 1]), np.array([[0.6, 0.3]]), np.zeros(1, int), (0, 0), 1, 0.0
+    )
+    sums = sums_of.new_sums(RADIUS, PADDING, 2, 3, SHELLS, 5)
+    for _ in range(2):
+        sums_of.add_particle(sums, posterior, projector, particle, pixels, 1, 2, ANGST)
+    assert sums.n_particles == 2
+    assert sums.weight == pytest.approx(1.8)
+    assert sums.p_max == pytest.approx(1.2)
+    moved = particle.offset_zyx_px + posterior.shifts_zyx_px
+    offset2 = 2 * (np.array([0.6, 0.3]) * ((ANGST * (prior - moved)) ** 2).sum(axis=1)).sum()
+    assert sums.offset2_angst2 == pytest.approx(offset2)
+    np.testing.assert_allclose(sums.n_images, [0, 2 * 0.9 * 2])
+    np.testing.assert_allclose(sums.tilt_weight[2], [0, 1.8, 0, 1.8, 0])
+    assert not sums.tilt_weight[:2].any()
+    assert not sums.residual[0].any()
+    assert sums.norm[2, [1, 3]].any(axis=1).all()
+    assert not sums.norm[2, [0, 2, 4]].any()
+    # Beyond the window the image's power counts: fully in the group's residual, by weight in the tilt's.
+    np.testing.assert_allclose(
+        sums.residual[1, RADIUS + 1 :], 2 * particle.power[:, RADIUS + 1 :].sum(axis=0)
+    )
+    np.testing.assert_allclose(sums.tilt_residual[2, 3, RADIUS + 1 :], 1.8 * particle.power[0, RADIUS + 1 :])
+
+
+def test_what_is_left_alone(toy):
+    pixels, projector, particle, rotation, shift = toy
+    posterior = Posterior(rotation[None], shift[None], np.ones((1, 1)), np.zeros(1, int), (0, 0), 1, 0.0)
+    bare, still = (sums_of.new_sums(RADIUS, PADDING, 1, 1, SHELLS, 2) for _ in range(2))
+    sums_of.add_particle(bare, posterior, projector, particle, pixels, 0, 0, ANGST, statistics=False)
+    assert not any(np.any(getattr(bare, name)) for name in sums_of.STATISTICS)
+    assert bare.volume.any()
+    assert (bare.n_particles, bare.weight) == (1, 1)
+    sums_of.add_particle(still, posterior, projector, particle, pixels, 0, 0, ANGST, average=False)
+    assert not still.volume.any()
+    assert still.residual.any()

@@ -9,12 +9,13 @@ import torch
 from napari_sta.kernels.refine.volumes import (
     initial_volume_noise,
     moved_by_voxels,
+    shell_totals,
     spreading_falloff,
     volume_transform,
     volume_window_power,
     weights_of,
 )
-from napari_sta.kernels.refine.voxels import make_voxel_list
+from napari_sta.kernels.refine.voxels import half_space_shells, make_voxel_list
 from toy_refinement import RADIUS, SHELLS, SIZE, joined
 
 
@@ -93,3 +94,53 @@ def test_noise_at_the_start_is_that_of_one_slice(rng):
     ]
     sigma2 = initial_volume_noise(spectra, [slices] * 60)
     np.testing.assert_allclose(sigma2[2:], 0.5 / SIZE**3, rtol=0.1)
+
+
+@pytest.mark.parametrize("shift", [(1, -2, 0), (0, 3, -1), (-3, 0, 2), (0, 0, 0), (-9, 1, 1), (4, 0, 0)])
+def test_moves_of_every_axis(rng, shift):
+    volume = torch.from_numpy(rng.normal(size=(4, 4, 4)))
+    padded = np.zeros((24, 24, 24))
+    padded[10:14, 10:14, 10:14] = volume.numpy()
+    expected = np.roll(padded, shift, (0, 1, 2))[10:14, 10:14, 10:14]
+    np.testing.assert_array_equal(moved_by_voxels(volume, shift).numpy(), expected)
+
+
+def test_noise_at_the_start_by_hand(rng):
+    """Power of the volumes less that of their average, over twice the slices of each shell."""
+    size, n = 6, 3
+    spectra = [
+        torch.from_numpy(rng.normal(size=(6, 6, 4)) + 1j * rng.normal(size=(6, 6, 4))) for _ in range(n)
+    ]
+    slices = [torch.from_numpy(rng.uniform(1, 3, (6, 6, 4))) for _ in range(n)]
+    shells = half_space_shells(size)
+    mean = sum(spectra) / n
+    expected = []
+    for k in range(size // 2 + 1):
+        here = shells == k
+        power = sum(float((one[here].abs() ** 2).sum()) for one in spectra) - n * float(
+            (mean[here].abs() ** 2).sum()
+        )
+        expected.append(power / (2 * sum(float(one[here].sum()) for one in slices)))
+    found = initial_volume_noise(spectra, slices)
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(
+        shell_totals(slices[0], shells, 3), [float(slices[0][shells == k].sum()) for k in range(3)]
+    )
+
+
+def test_falloff_by_hand():
+    size = 6
+    found = spreading_falloff(size)
+    for z, y, x in np.ndindex(size, size, size):
+        expected = np.prod([np.sinc((a - 3) / size) ** 2 for a in (z, y, x)])
+        assert float(found[z, y, x]) == pytest.approx(expected)
+
+
+def test_weights_at_the_limit():
+    stored = torch.tensor([0.2, -0.3, 0.02, 0.0101, 0.01, 0.009])[:, None, None].repeat(1, 2, 2)[
+        [0, 1, 2, 2, 3, 4]
+    ]
+    weights = weights_of(stored, 0.0101)
+    assert weights.ctf2[:, 0, 0].tolist() == pytest.approx([0.2, 0, 0])
+    assert weights.multiplicity[:, 0, 0].tolist() == pytest.approx([0.02, 0, 0])
+    assert weights_of(stored).ctf2[:, 0, 0].tolist() == pytest.approx([0.2, 0.3, 0])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from napari_sta.kernels.refine.scores import score_poses
-from napari_sta.kernels.refine.voxels import make_voxel_list, voxels_per_shell
+from napari_sta.kernels.refine.voxels import half_space_shells, make_voxel_list, voxels_per_shell
 from toy_refinement import RADIUS, SHELLS, SIZE, joined, random_rotations, toy_volume
 
 
@@ -73,3 +74,68 @@ def test_smaller_list_is_found_in_the_larger():
     assert not part.model.ravel()[small.count :].any()
     assert len(part.matrices_zyx) == len(small.parts)
     assert score_poses(projector, part, small, random_rotations(2, 1), np.zeros((1, 3))).shape == (2, 1)
+
+
+def test_mates_and_sectors_by_hand():
+    radius = 4
+    pixels = make_voxel_list(SIZE, radius, part=60)
+    window = {
+        (w, v, u)
+        for w in range(1 - radius, radius + 1)
+        for v in range(1 - radius, radius + 1)
+        for u in range(radius + 1)
+    }
+    for part in pixels.parts:
+        real = int(part.row_n.sum())
+        for i in range(real):
+            k = (int(part.w[i]), int(part.v[i]), int(part.u[i]))
+            mate = tuple(-a for a in k)
+            twice = mate != k and mate in window and k in window
+            assert part.friedel_mates[i] == (2 if twice else 1), k
+            turn = np.arctan2(k[0], k[1]) / (2 * np.pi) + 0.5
+            assert part.sector[i] == min(int(turn * 16), 15)
+    assert {int(s) for part in pixels.parts for s in part.sector} == set(range(16))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.3])
+def test_shells_of_the_half_space_by_hand(ratio):
+    size, none = 8, 6
+    shells = half_space_shells(size, ratio, none)
+    for z, y, u in np.ndindex(size, size, size // 2 + 1):
+        w, v = (a if a <= size // 2 else a - size for a in (z, y))
+        mate = u == 0 and (v < 0 or (v == 0 and w < 0))
+        nearest = int(np.floor(np.sqrt(w * w + v * v + u * u) * ratio + 0.5))
+        assert shells[z, y, u] == (none if mate else min(nearest, none))
+    np.testing.assert_array_equal(half_space_shells(size), half_space_shells(size, 1.0, size // 2 + 1))
+    assert voxels_per_shell(size).sum() == (half_space_shells(size) <= size // 2).sum()
+    assert voxels_per_shell(size)[0] == 1
+
+
+def test_values_are_picked_where_they_lie(rng):
+    pixels = make_voxel_list(12, 4, part=40)
+    grid = torch.from_numpy(rng.normal(size=(12, 12, 7)) + 1j * rng.normal(size=(12, 12, 7)))
+    picked, taken = pixels.pick(grid.real), pixels.take(grid)
+    n = len(pixels)
+    assert picked.shape == (len(pixels.parts), n)
+    assert taken.shape == (len(pixels.parts), 2 * n)
+    assert picked.dtype == taken.dtype == np.float32
+    for i in (0, n - 1, n, pixels.count - 1):
+        value = complex(grid[pixels.w[i] % 12, pixels.v[i] % 12, pixels.u[i]])
+        assert picked.ravel()[i] == pytest.approx(value.real)
+        assert taken[i // n, n + i % n] == pytest.approx(value.imag)
+    assert not picked.ravel()[pixels.count :].any()
+    assert len(pixels.parts) * n > pixels.count
+
+
+def test_list_of_another_edge():
+    """Voxels within the reference's radius over the ratio; shells are the reference's."""
+    pixels = make_voxel_list(16, 6, 1.3)
+    k = np.sqrt(pixels.w**2 + pixels.v**2 + pixels.u**2)
+    assert k.max() <= 6 / 1.3
+    assert pixels.radius == 4
+    np.testing.assert_array_equal(pixels.shell, np.floor(k * 1.3 + 0.5))
+    inside = make_voxel_list(16, 5)
+    j = np.sqrt(inside.w**2 + inside.v**2 + inside.u**2)
+    small = (np.abs(inside.w) <= 4) & (np.abs(inside.v) <= 4) & (inside.u <= 4)
+    assert pixels.count == ((j <= 6 / 1.3) & small).sum()
+    assert make_voxel_list(8, 20).radius == 4
