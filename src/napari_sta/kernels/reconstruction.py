@@ -42,7 +42,7 @@ def symmetrise(
     """
     if len(operators_zyx) == 1:
         return sums
-    from napari_sta.kernels.compiled.bricks import symmetrise_planes
+    from napari_sta.kernels.compiled.planes import symmetrise_planes
 
     out = np.empty_like(sums) if out is None else out
     arrays = sums, np.ascontiguousarray(operators_zyx, dtype=np.float64), out
@@ -58,7 +58,7 @@ def real_space_data(sums: Float32[ndarray, "s s h 4"], threads: int = 1) -> Floa
     The transform is unitary, so with all weights 1 this is sqrt(box) times the density whose projections are
     the (binned) tilt images. The gridding correction divides by sinc²(r / box), radially, as RELION does.
     """
-    from napari_sta.kernels.compiled.bricks import numerator_planes
+    from napari_sta.kernels.compiled.planes import numerator_planes
 
     size, _, width, _ = sums.shape
     numerator = np.empty((size, size, 2 * width), np.float32)
@@ -87,7 +87,7 @@ def divided_by_weight(
     """
     import scipy.fft
 
-    from napari_sta.kernels.compiled.bricks import divide_planes
+    from napari_sta.kernels.compiled.planes import divide_planes
 
     spectrum = scipy.fft.rfftn(data, norm="ortho", workers=threads).view(np.float32)
     if wiener_snr > 0:
@@ -103,7 +103,7 @@ def divided_by_weight(
 
 def full_weight(sums: Float32[ndarray, "s s h 4"], threads: int = 1) -> Float32[ndarray, "s s s"]:
     """Weights on the whole of Fourier space, frequency 0 at voxel s // 2."""
-    from napari_sta.kernels.compiled.bricks import full_weight_planes
+    from napari_sta.kernels.compiled.planes import full_weight_planes
 
     weight = np.empty((len(sums),) * 3, np.float32)
     run_interleaved(lambda first, step: full_weight_planes(first, step, sums, weight), threads)
@@ -127,7 +127,7 @@ def _squares(size: int) -> Float[ndarray, "squares"]:
 
 def _radial_mean_weight(sums: Float32[ndarray, "s s h 4"], threads: int) -> Float[ndarray, "bins"]:
     """Mean weight at whole radii 0 ... s / 2, each voxel split linearly between its two nearest."""
-    from napari_sta.kernels.compiled.bricks import weights_by_radius
+    from napari_sta.kernels.compiled.planes import weights_by_radius
 
     size = len(sums)
     n_bins = size // 2 + 1
@@ -138,7 +138,7 @@ def _radial_mean_weight(sums: Float32[ndarray, "s s h 4"], threads: int) -> Floa
 
 
 def _scale(volume: Float32[ndarray, "n n n"], offset: float, factor: ndarray, threads: int) -> None:
-    from napari_sta.kernels.compiled.bricks import scale_planes
+    from napari_sta.kernels.compiled.planes import scale_planes
 
     table = factor.astype(np.float32)
     run_interleaved(lambda first, step: scale_planes(first, step, volume, offset, table), threads)
@@ -159,7 +159,7 @@ def taper(volume: Float32[ndarray, "n n n"], distance_px: float, threads: int = 
     RELION's taper: the weighted mean is subtracted; a raised cosine over the last ``distance_px`` inside the
     sphere about voxel n / 2.
     """
-    from napari_sta.kernels.compiled.bricks import sum_planes
+    from napari_sta.kernels.compiled.planes import sum_planes
 
     size = len(volume)
     middle = size / 2
