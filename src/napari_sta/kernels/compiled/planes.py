@@ -49,7 +49,8 @@ def _add_turned(_, total, at, volume, index, dy, dz, fx, fy, fz, sign):  # type:
 def symmetrise_planes(first, step, volume, operators, out):  # type: ignore[no-untyped-def]
     """Average a half-transform volume over rotations, for every ``step``-th plane.
 
-    ``volume`` and ``out`` (s, s, h, 4), s at least 2; ``operators`` (n, 3, 3) zyx, the identity first. Trilinear; indices are clamped at Nyquist.
+    ``volume`` and ``out`` (s, s, h, 4), s at least 2; ``operators`` (n, 3, 3) zyx, the identity first.
+    Trilinear; indices are clamped at Nyquist.
     """
     size = volume.shape[0]
     half = size // 2
