@@ -39,7 +39,7 @@ import torch  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ("engine", "kernels/refine", "io/star")
-LIMIT_S = 180
+LIMIT_S = 90
 """A test file that takes longer on a mutant than this has noticed it (or hangs)."""
 MOST_SURVIVORS = 0.10
 
