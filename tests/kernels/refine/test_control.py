@@ -139,6 +139,7 @@ def test_changes_of_poses():
     [
         # First shells below 0.5 and 0.143, shell 0 aside; never below: the last one.
         pytest.param([0, 1, 1, 0.4, 0.4, 0.1, 0.1], 5 - 3 + 5, id="both"),
+        pytest.param([0, 1, 0.4, 0.4, 0.4, 0.1, 0.1], 5 - 2 + 5, id="an even and an odd one"),
         pytest.param([1, 1, 1, 1, 1, 0.4, 0.2], 6 - 5 + 5, id="one never"),
         pytest.param([1, 1, 1, 1, 1, 1, 1], 5, id="never"),
         pytest.param([1, 0.1, 1, 1, 1, 1, 1], 5, id="at once"),
@@ -203,6 +204,15 @@ def test_what_counts_as_steady_poses(angles, offsets, steady):
     assert found.smallest_offsets_angst == min(3.0, offsets)
     assert found.changes_offsets_angst == offsets
     assert found.p_max == 0.3
+
+
+def test_three_percent_better_is_as_good_as_no_change():
+    state = replace(
+        control.start(RULES, 4, 16.0, 8.0, 20.0),
+        smallest_angles_deg=1.03 * 2.0,
+        smallest_offsets_angst=1.03 * 3.0,
+    )
+    assert after(state, changes_deg=2.0, changes_angst=3.0).n_without_changes == 1
 
 
 def test_window_until_the_posterior_allows_a_quarter_more():
