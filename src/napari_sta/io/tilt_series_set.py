@@ -106,7 +106,7 @@ def _with_columns(
     for label, column in columns.items():
         if len(column) != len(table):
             raise InputError(
-                f"{path}, table data_{table.name} has {len(table)} rows, and {len(column)} values of {label} were made"
+                f"{path}, table data_{table.name} has {len(table)} rows, not {len(column)} as the new {label}"
             )
     return replace(table, columns={**table.columns, **columns})
 

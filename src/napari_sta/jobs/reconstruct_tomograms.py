@@ -12,8 +12,9 @@ from pydantic import model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.data.memory import check_memory
+from napari_sta.data.progress import Progress
 from napari_sta.io.files import inside
-from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,8 +273,8 @@ class ReconstructTomograms(Job):
         import torch
 
         from napari_sta.data.volume import Volume
+        from napari_sta.engine.geometry import matrices_zyx, tilt_coefficients
         from napari_sta.io.mrc import image_size_yx_px, read_images, write_volume
-        from napari_sta.jobs._geometry import matrices_zyx, tilt_coefficients
         from napari_sta.kernels import backprojection
 
         image_size = image_size_yx_px(images[0][0])

@@ -21,7 +21,7 @@ from napari_sta.kernels.optics import dose_weight
 _TAPER = 0.02
 """Share of an image's edge over which it fades to its mean: no frame around the tomogram."""
 
-_RADIAL_STEPS = 4096
+_RADIAL_STEPS = 16_384
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _left(
 
 
 def _first_peak(coefficients: ndarray) -> float:
-    """Return the frequency (1/Å) of the CTF's first maximum, astigmatism averaged; infinity if there is none."""
+    """Return the frequency (1/Å) of the CTF's first maximum, astigmatism averaged; infinite without one."""
     k = np.linspace(0, 0.5, 20_001)
     quadratic = (coefficients[0] + coefficients[2]) / 2
     gamma = quadratic * k**2 + coefficients[3] * k**4 + coefficients[4]
