@@ -229,7 +229,10 @@ def quirks(project: Path, iterations: int, threads: int) -> None:
 
 def c1(folder: Path | None, iterations: int, threads: int) -> None:
     """Asymmetric particles: simulate, extract, reconstruct at the picked poses, refine both ways."""
-    from napari_sta.phantoms import Blobs, PhantomSpec, simulate, write_project
+    from napari_sta.phantoms.density import Blobs
+    from napari_sta.phantoms.project import write_project
+    from napari_sta.phantoms.simulation import simulate
+    from napari_sta.phantoms.spec import PhantomSpec
 
     rng = np.random.default_rng(4)
     density = Blobs(rng.normal(0, 26, (40, 3)), rng.uniform(0.5, 1.5, 40), 5.0)

@@ -14,7 +14,8 @@ from napari_sta.io.mrc import write_volume
 from napari_sta.io.relion import read_particles, read_tilt_series_set
 from napari_sta.jobs._job import job_named
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
-from napari_sta.phantoms import Phantom, dose_symmetric
+from napari_sta.phantoms.simulation import Phantom
+from napari_sta.phantoms.spec import dose_symmetric
 from tiny_project import finish, make_project
 
 Array = NDArray[np.float64]

@@ -37,7 +37,9 @@ from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs._run import JobRun, RunOptions, resume
 from napari_sta.kernels.ctf import zernike_phase
-from napari_sta.phantoms import Blobs, simulate, write_project
+from napari_sta.phantoms.density import Blobs
+from napari_sta.phantoms.project import write_project
+from napari_sta.phantoms.simulation import simulate
 from tiny_project import Project, finish, make_project, tiny_spec
 
 BEAD = Blobs(np.zeros((1, 3)), np.array([1.0]), 7.0)

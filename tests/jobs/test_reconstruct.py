@@ -25,7 +25,9 @@ from napari_sta.jobs._geometry import ctf_coefficients
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
-from napari_sta.phantoms import project_particles, projection_matrices, simulate, write_project
+from napari_sta.phantoms.project import write_project
+from napari_sta.phantoms.projection import project_particles, projection_matrices
+from napari_sta.phantoms.simulation import simulate
 from tiny_project import LOPSIDED, Project, finish, likeness, make_project, reconstruct, tiny_spec
 
 

@@ -36,7 +36,7 @@ from napari_sta.jobs._refine_loop import Refinement
 from napari_sta.jobs._run import JobRun, RunOptions, resume
 from napari_sta.kernels.fsc import fourier_shell_correlation
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
-from napari_sta.phantoms import Blobs
+from napari_sta.phantoms.density import Blobs
 from refine_project import (
     BOX_PX,
     DIAMETER_ANGST,

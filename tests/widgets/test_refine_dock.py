@@ -16,7 +16,7 @@ from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.jobs._job import Progress, job_named
 from napari_sta.layers import map_layer, mask_layers
-from napari_sta.phantoms import dose_symmetric
+from napari_sta.phantoms.spec import dose_symmetric
 from napari_sta.widgets.form import Fold, JobForm
 from napari_sta.widgets.inspect_dock import InspectDock
 from napari_sta.widgets.job_dock import JobDock
