@@ -22,7 +22,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -30,9 +29,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import torch
 
+from napari_sta.engine.loop import iterate
+from napari_sta.engine.quirks import PARITY, Quirk
+from napari_sta.engine.start import initial_state
+from napari_sta.engine.state import State
 from napari_sta.io.relion import read_particles
-from napari_sta.jobs import _refine_loop as loops
 from napari_sta.jobs._job import Context, job_named
+from napari_sta.jobs._refine_inputs import prepare
 from napari_sta.jobs.refine import Refine
 from napari_sta.kernels.compiled.products import add_pair_products, add_products
 from napari_sta.kernels.devices import available_threads
@@ -149,7 +152,7 @@ def scaling() -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def errors(particles, state: loops.State, truth, symmetry: str) -> tuple[np.ndarray, np.ndarray]:
+def errors(particles, state: State, truth, symmetry: str) -> tuple[np.ndarray, np.ndarray]:
     """Angle (deg, modulo symmetry) and distance (Å, common shift removed) of every particle from truth."""
     rotation, position = truth
     subtomogram = euler_to_matrix_zyx(particles.subtomogram_angles_deg)
@@ -161,29 +164,30 @@ def errors(particles, state: loops.State, truth, symmetry: str) -> tuple[np.ndar
     )
 
 
-def refine(job: Refine, truth, iterations: int, quirks: frozenset[loops.Quirk], threads: int) -> None:
+def refine(job: Refine, truth, iterations: int, quirks: frozenset[Quirk], threads: int) -> None:
     """Run iterations and print errors, Pmax and calibration."""
     log = logging.getLogger("bench")
-    _, loop, references, start = job._prepared(log, threads)
-    loop.settings = replace(loop.settings, quirks=quirks)
-    state, _ = loop.start(references, start, fit_scale=job.absolute_greyscale == "Auto")
+    _, run, half_set, references, start = prepare(job, log, threads, quirks=quirks)
+    assert references is not None
+    fit_scale = job.absolute_greyscale == "Auto"
+    state, _ = initial_state(run, references, start, half_set, fit_scale=fit_scale)
     began = time.perf_counter()
     best_so_far = (np.inf, np.inf)
     while state.iteration < iterations and not state.converged:
-        steps = loop.iterate(state)
+        steps = iterate(run, state)
         while True:
             try:
                 next(steps)
             except StopIteration as end:
                 state = end.value[0]
                 break
-        angle, distance = errors(loop.source.particles, state, truth, job.symmetry)
+        angle, distance = errors(run.source.particles, state, truth, job.symmetry)
         best_so_far = min(best_so_far, (float(np.median(angle)), float(np.median(distance))))
     sure = state.p_max > 0.9
-    step = state.control.fine_step_deg(loop.rules)
-    right = (angle[sure] < 2 * step) & (distance[sure] < 2 * state.control.fine_offset_step_angst(loop.rules))
+    step = state.control.fine_step_deg(run.rules)
+    right = (angle[sure] < 2 * step) & (distance[sure] < 2 * state.control.fine_offset_step_angst(run.rules))
     name = ", ".join(sorted(quirks)) or "default"
-    if quirks == loops.PARITY:
+    if quirks == PARITY:
         name = "all of RELION's"
     print(
         f"{name:20} it {state.iteration:2d}{'*' if state.converged else ' '} {np.median(angle):5.2f} deg "
@@ -216,13 +220,13 @@ def quirks(project: Path, iterations: int, threads: int) -> None:
     job = Refine(**values)
     truth = read_truth(Path("truth/particles.csv"), job.load().particles.name)
     refine(job, truth, iterations, frozenset(), threads)
-    for one in loops.Quirk:
+    for one in Quirk:
         refine(job, truth, iterations, frozenset({one}), threads)
     refine(
         Refine(**values, absolute_greyscale="No", relion_parity=True),
         truth,
         iterations,
-        loops.PARITY,
+        PARITY,
         threads,
     )
 
@@ -277,7 +281,7 @@ def c1(folder: Path | None, iterations: int, threads: int) -> None:
         Refine(**values, absolute_greyscale="No", relion_parity=True),
         truth,
         iterations,
-        loops.PARITY,
+        PARITY,
         threads,
     )
 

@@ -19,25 +19,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import torch
 
-from napari_sta.io.mrc import image_size_yx_px, read_images, read_volume
-from napari_sta.io.relion import read_optimisation_set, read_particles, read_tilt_series_set
-from napari_sta.io.star import parse_vector, read_star
-from napari_sta.jobs._geometry import ctf_coefficients, tilt_geometry
+from napari_sta.engine.particles import open_particles
+from napari_sta.engine.quirks import PARITY
+from napari_sta.engine.source import ImageOptions
+from napari_sta.io.mrc import read_volume
+from napari_sta.io.relion import load_sta_inputs, read_particles
+from napari_sta.io.star import read_star
 from napari_sta.kernels import fsc
-from napari_sta.kernels.ctf import dose_weight
 from napari_sta.kernels.refine import accuracy, control, maps, sampling
 from napari_sta.kernels.refine import noise as noise_of
 from napari_sta.kernels.refine import sums as sums_of
-from napari_sta.kernels.refine.images import (
-    fill_outside,
-    image_transforms,
-    pixel_ctf,
-    shell_powers,
-    soft_disc,
-    window_power,
-)
-from napari_sta.kernels.refine.particle import ParticleImages
-from napari_sta.kernels.refine.pixels import half_plane_shells, make_pixel_list, pixels_per_shell
+from napari_sta.kernels.refine.pixels import pixels_per_shell
 from napari_sta.kernels.refine.posterior import Search, find_posterior
 from napari_sta.kernels.refine.projector import make_projector, padded_radius
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx, symmetry_operators_zyx
@@ -84,51 +76,14 @@ class Iteration:
 
 
 def prepare(project: Path, it: Iteration, radius: int, diameter: float, edge: float, start_set: str = START):
-    """Transforms, CTF and geometry of every particle (all but noise, offset and scale)."""
-    members = read_optimisation_set(project / start_set)
-    root = project
-    tomograms = read_tilt_series_set(members["rlnTomoTomogramsFile"])
-    initial = read_particles(members["rlnTomoParticlesFile"], tomograms)
-    order = {name: i for i, name in enumerate(initial.name)}
-    initial = initial[np.array([order[name] for name in it.particles.name])]
-    group = it.particles.optics[0]
-    size, pixel_size = group.image_size_px, group.image_pixel_size_angst
-    pixels = make_pixel_list(size, radius)
-    disc = soft_disc(size, diameter / (2 * pixel_size), edge)
-    window = half_plane_shells(size, radius)
-    frequency = np.hypot(pixels.v, pixels.u) / (size * pixel_size)
-    out = [None] * len(initial)
-    for name in initial.tomograms:
-        series = tomograms[name]
-        mine = np.flatnonzero(initial.tomogram == name)
-        geometry = tilt_geometry(initial[mine], series, None, image_size_yx_px(series.images[0][0]))
-        envelopes = np.stack(
-            [
-                scale * dose_weight(frequency, dose, series.bfactor_per_dose)
-                for scale, dose in zip(series.ctf_scale, series.dose_e_per_angst2, strict=True)
-            ]
-        )
-        for j, i in enumerate(mine):
-            seen = np.flatnonzero(parse_vector(initial.text["rlnTomoVisibleFrames"][i]) > 0)
-            stack = root / initial.text["rlnImageName"][i]
-            images = torch.from_numpy(read_images([(str(stack), s) for s in range(len(seen))]))
-            coefficients = np.stack(
-                [ctf_coefficients(series, t, geometry.depth_angst[j : j + 1, t])[0] for t in seen]
-            )
-            ctf = pixel_ctf(coefficients, envelopes[seen], pixels, pixel_size)
-            masked = image_transforms(fill_outside(images, disc))
-            unmasked = image_transforms(images)
-            power = shell_powers(masked, window, size // 2 + 1)
-            out[i] = dict(  # noqa: C408
-                masked=pixels.take(masked),
-                unmasked=pixels.take(unmasked),
-                model=(ctf**2).astype(np.float32),
-                ctf=None,
-                matrices_zyx=geometry.tilt_rotation_zyx[seen] @ geometry.subtomogram_rotation_zyx[j],
-                power=power,
-                window_power=window_power(masked, radius),
-            )
-    return out, pixels, size, pixel_size
+    """Read every particle in the order of an iteration; noise, offset and scale are told later."""
+    inputs = load_sta_inputs(str(project / start_set), None, None, None, need_tomograms=True)
+    options = ImageOptions(diameter, edge, quirks=PARITY)
+    source = open_particles(inputs, options)
+    row = {name: i for i, name in enumerate(source.particles.name)}
+    window = source.windows(radius)[0]
+    particles = [source.load(row[name], window) for name in it.particles.name]
+    return particles, window.pixels, source.size_px, source.pixel_size_angst
 
 
 def main():
@@ -185,12 +140,11 @@ def main():
         torch.set_num_threads(1)
         for i in rows:
             h = halves[i] - 1
-            p = ParticleImages(
-                **particles[i],
+            p = particles[i].at(
                 sigma2=old.sigma2(h, size // 2 + 1),
-                offset_zyx_px=np.floor(old.particles.origin_zyx_angst[i] / a + 0.5),
-                offset_prior_zyx_px=np.zeros(3),
+                noise=None,
                 scale=old.scale(h).get(old.particles.tomogram[i], 1.0),
+                offset_zyx_px=np.floor(old.particles.origin_zyx_angst[i] / a + 0.5),
             )
             images[i] = p
             choice = choices[i]

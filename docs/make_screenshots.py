@@ -84,7 +84,7 @@ def extracted(bench: Any, again: Any) -> dict[str, Any]:
             "box_size_px": made.box_size_px, "crop_size_px": made.crop_size_px,
         }
     )  # fmt: skip
-    ticket = bench.run(extract, done=lambda _: None)
+    ticket = bench.queue.run(extract, done=lambda _: None)
     settle(300, lambda: ticket.state == "done")
     masks = [p for p in bench.files["mask"] if "align" in Path(p).name]
     return {
@@ -138,10 +138,10 @@ def main() -> None:
     align.suggest()
     shoot("align")
 
-    settle(5, align.apply_button.isEnabled)
-    align.apply()
-    settle(300, lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "done")
-    again = bench.tickets[1]
+    settle(5, align.recentre.apply_button.isEnabled)
+    align.recentre.apply()
+    settle(300, lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].state == "done")
+    again = bench.queue.tickets[1]
     settle(60, lambda: align._reading.idle and str(again.out) in align.pair.map.path)
     shoot("align_after")
 

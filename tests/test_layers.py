@@ -16,6 +16,12 @@ from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
 from napari_sta.io.relion import read_particles, read_tilt_series_set, write_optimisation_set
+from napari_sta.layers.keywords import iteration_of, layer_name
+from napari_sta.layers.outputs import is_job_folder, is_project_folder, viewable_outputs
+from napari_sta.layers.particles import particle_layers, particles_from_layer, positions_and_axes
+from napari_sta.layers.read import read_layers
+from napari_sta.layers.star_files import star_kind
+from napari_sta.layers.volumes import display_range, map_layer, mask_layers, volume_from_layer
 
 
 def world(meta: dict, index_zyx: tuple[float, float, float]) -> np.ndarray:
@@ -25,7 +31,7 @@ def world(meta: dict, index_zyx: tuple[float, float, float]) -> np.ndarray:
 @pytest.mark.parametrize(("shape", "pixel"), [((8, 8, 8), 2.7), ((7, 9, 11), 1.35), ((6, 7, 8), 5.4)])
 def test_origin_of_relion_is_world_zero(shape, pixel, rng):
     volume = Volume(rng.normal(size=shape).astype(np.float32), pixel)
-    for data, meta, kind in [layers.map_layer(volume), *layers.mask_layers(volume)]:
+    for data, meta, kind in [map_layer(volume), *mask_layers(volume)]:
         assert kind in ("image", "labels")
         np.testing.assert_allclose(world(meta, tuple(n // 2 for n in data.shape)), 0, atol=1e-12)
         assert meta["units"] == ("angstrom",) * 3
@@ -38,7 +44,7 @@ def test_maps_of_different_box_and_pixel_register_in_angstrom():
     place_angst = np.array([10.8, -5.4, 16.2])
     for box, pixel in ((96, 2.7), (48, 5.4), (63, 1.35)):
         index = place_angst / pixel + box // 2
-        meta = layers.map_layer(Volume(np.zeros((box,) * 3, np.float32), pixel))[1]
+        meta = map_layer(Volume(np.zeros((box,) * 3, np.float32), pixel))[1]
         np.testing.assert_allclose(world(meta, index), place_angst, atol=0.01 * pixel)
 
 
@@ -67,7 +73,7 @@ def relion_matrix_xyz(angles_deg: np.ndarray) -> Rotation:
 def test_particles_lie_where_relion_extracts_them():
     """Position = coordinate - R_subtomogram · origin; arrow = R_subtomogram · R_particle · z (by scipy)."""
     particles = a_set()
-    made = layers.particle_layers(particles, "x/particles.star")
+    made = particle_layers(particles, "x/particles.star")
     assert [kind for _, _, kind in made] == ["points", "vectors"] * 2
     position = np.concatenate([made[0][0], made[2][0]])
     vectors = np.concatenate([made[1][0], made[3][0]])
@@ -81,7 +87,7 @@ def test_particles_lie_where_relion_extracts_them():
 
 
 def test_one_tomogram_is_shown_at_a_time():
-    made = layers.particle_layers(a_set())
+    made = particle_layers(a_set())
     assert [meta["visible"] for _, meta, _ in made] == [True, True, False, False]
     assert made[0][1]["metadata"]["napari_sta"]["tomogram"] == "TS_01"
     table = made[0][1]["features"]
@@ -91,10 +97,10 @@ def test_one_tomogram_is_shown_at_a_time():
 
 def test_particles_come_back_moved_and_otherwise_untouched():
     particles = a_set()
-    data, meta, _ = layers.particle_layers(particles)[0]
-    same = layers.particles_from_layer(data, meta)
+    data, meta, _ = particle_layers(particles)[0]
+    same = particles_from_layer(data, meta)
     np.testing.assert_allclose(same.coordinate_zyx_angst, particles.coordinate_zyx_angst[:3], atol=1e-9)
-    moved = layers.particles_from_layer(data + np.array([0.0, 1.0, -2.0]), meta)
+    moved = particles_from_layer(data + np.array([0.0, 1.0, -2.0]), meta)
     np.testing.assert_allclose(
         moved.coordinate_zyx_angst - particles.coordinate_zyx_angst[:3], [[0, 1, -2]] * 3, atol=1e-9
     )
@@ -103,12 +109,12 @@ def test_particles_come_back_moved_and_otherwise_untouched():
         particles.text["rlnMaxValueProbDistribution"][:3].tolist()
     )
     with pytest.raises(InputError, match="2 points but its particle set has 3"):
-        layers.particles_from_layer(data[:2], meta)
+        particles_from_layer(data[:2], meta)
 
 
 def test_map_survives_layer_and_file(tmp_path, rng):
     volume = Volume(rng.normal(size=(6, 6, 6)).astype(np.float32), 3.21)
-    data, meta, _ = layers.map_layer(volume)
+    data, meta, _ = map_layer(volume)
     layers.write_map(str(tmp_path / "out.mrc"), data, meta)
     back = read_volume(tmp_path / "out.mrc")
     np.testing.assert_array_equal(back.data, volume.data)
@@ -132,7 +138,7 @@ def test_an_unknown_pixel_size_is_shown_as_unknown(tmp_path, rng):
     volume = Volume(rng.normal(size=(6, 6, 6)).astype(np.float32), None)
     write_volume(tmp_path / "silent.mrc", volume)
     write_volume(tmp_path / "silent_mask.mrc", Volume((volume.data > 0).astype(np.float32), None))
-    made = layers.read_layers(tmp_path / "silent.mrc") + layers.read_layers(tmp_path / "silent_mask.mrc")
+    made = read_layers(tmp_path / "silent.mrc") + read_layers(tmp_path / "silent_mask.mrc")
     assert len(made) == 3
     for _, meta, _ in made:
         assert meta["name"].endswith(" · pixel size unknown")
@@ -140,15 +146,15 @@ def test_an_unknown_pixel_size_is_shown_as_unknown(tmp_path, rng):
         assert meta["scale"] == (1.0,) * 3
         assert meta["metadata"]["napari_sta"]["pixel_size_angst"] is None
     data, meta, _ = made[0]
-    assert layers.volume_from_layer(data, meta).stated_pixel_size_angst is None
+    assert volume_from_layer(data, meta).stated_pixel_size_angst is None
     layers.write_map(str(tmp_path / "out.mrc"), data, meta)
     assert read_volume(tmp_path / "out.mrc").stated_pixel_size_angst is None
     layers.write_map(str(tmp_path / "out.mrc"), data, meta | {"scale": (2.7,) * 3})
     assert read_volume(tmp_path / "out.mrc").pixel_size_angst == pytest.approx(2.7)
     # Anybody's layer has scale 1 until somebody sets it; ours of 1 Å says so.
-    assert layers.volume_from_layer(data, {"name": "x"}).stated_pixel_size_angst is None
-    one = layers.map_layer(Volume(volume.data, 1.0))
-    assert layers.volume_from_layer(*one[:2]).pixel_size_angst == 1.0
+    assert volume_from_layer(data, {"name": "x"}).stated_pixel_size_angst is None
+    one = map_layer(Volume(volume.data, 1.0))
+    assert volume_from_layer(*one[:2]).pixel_size_angst == 1.0
 
 
 def test_headers_count_in_the_viewer_as_they_do_in_jobs(tmp_path, rng):
@@ -162,11 +168,11 @@ def test_headers_count_in_the_viewer_as_they_do_in_jobs(tmp_path, rng):
         for word, value in words.items():
             raw[4 * word : 4 * word + 4] = value.to_bytes(4, "little")
         (tmp_path / f"{name}.mrc").write_bytes(raw)
-    [(data, meta, _)] = layers.read_layers(tmp_path / "turned.mrc")
+    [(data, meta, _)] = read_layers(tmp_path / "turned.mrc")
     np.testing.assert_array_equal(data, zyx)
     assert meta["metadata"]["napari_sta"]["kind"] == "map"
     kinds = {
-        name: layers.read_layers(tmp_path / f"{name}.mrc")[0][1]["metadata"]["napari_sta"]["kind"]
+        name: read_layers(tmp_path / f"{name}.mrc")[0][1]["metadata"]["napari_sta"]["kind"]
         for name in ("tilts", "cube")
     }
     assert kinds == {"tilts": "tilt_series", "cube": "map"}
@@ -175,11 +181,11 @@ def test_headers_count_in_the_viewer_as_they_do_in_jobs(tmp_path, rng):
 def test_display_range_shows_density_not_solvent(rng):
     data = rng.normal(size=(32, 32, 32)).astype(np.float32)
     data[12:20, 12:20, 12:20] += 20
-    low, high, level = layers.display_range(data)
+    low, high, level = display_range(data)
     assert abs(low) < 0.2  # the solvent's level is black
     assert high > 15
     assert 2 < level < 18
-    flat = layers.display_range(np.full((4, 4, 4), 3.0, np.float32))
+    flat = display_range(np.full((4, 4, 4), 3.0, np.float32))
     assert flat[0] < flat[2] < flat[1]
 
 
@@ -230,11 +236,11 @@ def test_reader_makes_the_layers_of_a_project(small_project):
         ("mask_align", "image"),
         ("mask_align · contour", "labels"),
     ]
-    [(data, _, kind)] = layers.read_layers(small_project.root)
+    [(data, _, kind)] = read_layers(small_project.root)
     assert kind == "image"
     np.testing.assert_array_equal(data, read_volume(small_project.map_path).data)
-    from_set = layers.read_layers(small_project.optimisation_set_path)
-    direct = layers.read_layers(small_project.particles_path)
+    from_set = read_layers(small_project.optimisation_set_path)
+    direct = read_layers(small_project.particles_path)
     assert len(from_set) == len(direct) >= 2
     np.testing.assert_array_equal(from_set[0][0], direct[0][0])
 
@@ -252,7 +258,7 @@ def in_pixels(data, tmp_path):
     series = read_tilt_series_set(folder / "their_tomograms.star", check_images=False)
     particles = read_particles(folder / "mine.star", series)
     first = particles[particles.tomogram == particles.tomogram[0]]
-    return folder, layers.positions_and_axes(first)[0]
+    return folder, positions_and_axes(first)[0]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +285,7 @@ def test_sets_in_pixels_of_a_job_folder(in_pixels):
     folder.rename(job)
     (job / "mine.star").rename(job / "particles.star")
     (job / "mine_set.star").unlink()
-    np.testing.assert_allclose(layers.read_layers(job)[0][0], where)
+    np.testing.assert_allclose(read_layers(job)[0][0], where)
 
 
 def test_sets_in_pixels_without_tomograms_say_what_to_do(in_pixels):
@@ -287,7 +293,7 @@ def test_sets_in_pixels_without_tomograms_say_what_to_do(in_pixels):
     for name in ("mine_set.star", "their_tomograms.star"):
         (folder / name).unlink()
     with pytest.raises(InputError, match=r"mine\.star has coordinates in pixels.*beside it") as error:
-        layers.read_layers(folder / "mine.star")
+        read_layers(folder / "mine.star")
     assert "--" not in str(error.value)
 
 
@@ -296,14 +302,14 @@ def test_an_unnamed_particle_table_is_shown(in_pixels, tmp_path):
     path = folder / "mine.star"
     path.write_text("\ufeff" + path.read_text().replace("data_particles", "data_"), encoding="utf-8")
     assert layers.get_reader(str(path)) is not None
-    np.testing.assert_allclose(layers.read_layers(path)[0][0], where)
+    np.testing.assert_allclose(read_layers(path)[0][0], where)
 
 
 def test_a_set_without_particles_says_so(tmp_path):
     path = tmp_path / "set.star"
     path.write_text('data_\n\n_rlnTomoTomogramsFile t.star\n_rlnTomoParticlesFile ""\n')
     with pytest.raises(InputError, match="names no particle set"):
-        layers.read_layers(path)
+        read_layers(path)
 
 
 def test_pipes_are_left_alone(tmp_path):
@@ -313,7 +319,7 @@ def test_pipes_are_left_alone(tmp_path):
 
 def test_tilt_series_are_mapped_not_read(small_project):
     [star] = small_project.root.glob("Tomograms/*/tomograms.star")
-    made = layers.read_layers(star)
+    made = read_layers(star)
     data, meta, kind = made[0]
     assert kind == "image"
     assert isinstance(data, np.memmap)
@@ -325,7 +331,7 @@ def test_tilt_series_are_mapped_not_read(small_project):
 
 def test_stack_of_images_is_no_map(tmp_path, rng):
     write_stack(tmp_path / "a.mrcs", rng.normal(size=(3, 8, 9)).astype(np.float32), 2.0)
-    [(data, meta, _)] = layers.read_layers(tmp_path / "a.mrcs")
+    [(data, meta, _)] = read_layers(tmp_path / "a.mrcs")
     assert data.shape == (3, 1, 8, 9)
     assert meta["metadata"]["napari_sta"]["kind"] == "tilt_series"
 
@@ -333,15 +339,15 @@ def test_stack_of_images_is_no_map(tmp_path, rng):
 def test_what_cannot_be_shown_says_why(tmp_path):
     (tmp_path / "job.star").write_text("data_job\n\n_rlnJobTypeLabel x\n")
     with pytest.raises(InputError, match="no table that can be shown"):
-        layers.read_layers(tmp_path / "job.star")
+        read_layers(tmp_path / "job.star")
     with pytest.raises(InputError, match="neither a map"):
-        layers.read_layers(tmp_path / "x.txt")
+        read_layers(tmp_path / "x.txt")
     (tmp_path / "emd_1.map.gz").write_bytes(b"\x1f\x8b\x08\0")
     with pytest.raises(InputError, match=r"but compressed \(gzip\): gunzip it first"):
-        layers.read_layers(tmp_path / "emd_1.map.gz")
+        read_layers(tmp_path / "emd_1.map.gz")
     (tmp_path / "Extract/job001").mkdir(parents=True)
     with pytest.raises(InputError, match="no map, mask or particle set"):
-        layers.read_layers(tmp_path / "Extract/job001")
+        read_layers(tmp_path / "Extract/job001")
 
 
 def test_masks_are_told_from_maps(tmp_path, rng):
@@ -349,9 +355,9 @@ def test_masks_are_told_from_maps(tmp_path, rng):
     ball[3:5, 3:5, 3:5] = 1
     write_volume(tmp_path / "solvent.mrc", Volume(ball, 2.0))
     write_volume(tmp_path / "postprocess_masked.mrc", Volume(rng.normal(size=(8, 8, 8)).astype("f4"), 2.0))
-    kinds = [m["metadata"]["napari_sta"]["kind"] for _, m, _ in layers.read_layers(tmp_path / "solvent.mrc")]
+    kinds = [m["metadata"]["napari_sta"]["kind"] for _, m, _ in read_layers(tmp_path / "solvent.mrc")]
     assert kinds == ["mask", "contour"]
-    [(_, meta, _)] = layers.read_layers(tmp_path / "postprocess_masked.mrc")
+    [(_, meta, _)] = read_layers(tmp_path / "postprocess_masked.mrc")
     assert meta["metadata"]["napari_sta"]["kind"] == "map"
 
 
@@ -359,7 +365,7 @@ def test_practice_project_is_sample_data():
     made = layers.practice_project()
     assert [kind for _, _, kind in made] == ["image", "image", "labels"]
     folder = made[0][1]["metadata"]["napari_sta"]["project"]
-    assert layers.is_project_folder(layers.Path(folder))
+    assert is_project_folder(layers.Path(folder))
 
 
 def refinement_files(folder, iterations, *, final=False):
@@ -376,25 +382,23 @@ def refinement_files(folder, iterations, *, final=False):
 
 def test_of_a_refinement_the_last_iteration_is_offered(tmp_path):
     """Not the first, which comes first by name, nor dozens of them."""
-    stopped = layers.viewable_outputs(refinement_files(tmp_path / "Refine3D/job010", 3))
+    stopped = viewable_outputs(refinement_files(tmp_path / "Refine3D/job010", 3))
     assert [p.name for p in stopped] == [
         "run_it003_half1_class001.mrc", "run_it003_half2_class001.mrc", "run_it003_half1_class001_unfil.mrc",
         "run_it003_half2_class001_unfil.mrc", "run_solvent_mask.mrc",
     ]  # fmt: skip
-    done = layers.viewable_outputs(refinement_files(tmp_path / "Refine3D/job011", 11, final=True))
+    done = viewable_outputs(refinement_files(tmp_path / "Refine3D/job011", 11, final=True))
     assert done[0].name == "run_class001.mrc"
-    assert {layers.iteration_of(p) for p in done} == {None, 11}
+    assert {iteration_of(p) for p in done} == {None, 11}
 
 
 def test_iterations_have_short_names():
     folder = "Refine3D/job016"
-    assert layers.layer_name(f"{folder}/run_it003_half1_class001.mrc") == f"{folder} · it003 half1"
-    assert (
-        layers.layer_name(f"{folder}/run_it003_half2_class001_unfil.mrc") == f"{folder} · it003 half2 unfil"
-    )
-    assert layers.layer_name(f"{folder}/run_class001.mrc") == f"{folder} · run_class001"
-    assert layers.iteration_of("run_it1024_data.star") == 1024
-    assert layers.iteration_of("run_data.star") is None
+    assert layer_name(f"{folder}/run_it003_half1_class001.mrc") == f"{folder} · it003 half1"
+    assert layer_name(f"{folder}/run_it003_half2_class001_unfil.mrc") == f"{folder} · it003 half2 unfil"
+    assert layer_name(f"{folder}/run_class001.mrc") == f"{folder} · run_class001"
+    assert iteration_of("run_it1024_data.star") == 1024
+    assert iteration_of("run_data.star") is None
 
 
 def test_optimiser_shows_the_half_maps_of_its_iteration(tmp_path, rng):
@@ -407,22 +411,22 @@ def test_optimiser_shows_the_half_maps_of_its_iteration(tmp_path, rng):
             write_volume(folder / f"run_it{number:03d}_half{half}_class001.mrc", maps[number, half])
     star = folder / "run_it001_optimiser.star"
     star.write_text("data_optimiser_general\n\n_rlnModelStarFile x\n_rlnModelStarFile2 y\n")
-    assert layers.star_kind(star) == "optimiser"
-    made = layers.read_layers(star)
+    assert star_kind(star) == "optimiser"
+    made = read_layers(star)
     assert [meta["metadata"]["napari_sta"]["kind"] for _, meta, _ in made] == ["half", "half"]
     for half, (data, _, _) in enumerate(made, start=1):
         np.testing.assert_array_equal(data, maps[1, half].data)
     for path in folder.glob("*.mrc"):
         path.unlink()
     with pytest.raises(InputError, match="half maps of its iteration are gone"):
-        layers.read_layers(star)
+        read_layers(star)
 
 
 def test_names_in_another_encoding_are_shown(in_pixels):
     folder, _ = in_pixels
     for path in (folder / "mine.star", folder / "their_tomograms.star"):
         path.write_bytes(path.read_bytes().replace(b"TS_01", b"TS_\xe9"))
-    points, meta, _ = layers.read_layers(folder / "mine.star")[0]
+    points, meta, _ = read_layers(folder / "mine.star")[0]
     meta["name"].encode("utf-8")
     assert meta["features"]["rlnTomoName"].iloc[0].encode("utf-8")
     assert len(points) == len(meta["features"])
@@ -434,5 +438,5 @@ def test_a_jobs_alias_opens_as_the_job(tmp_path):
     folder.mkdir(parents=True)
     (folder / "default_pipeline.star").touch()
     (tmp_path / "Extract/good_ones").symlink_to("job024")
-    assert layers.is_job_folder(tmp_path / "Extract/good_ones")
+    assert is_job_folder(tmp_path / "Extract/good_ones")
     assert layers.get_reader(str(tmp_path / "Extract/good_ones")) is not None

@@ -169,7 +169,7 @@ def toy_volume(pixels, rotation, shift, *, noise=0.002, seed=1, scale=1.0, **cha
         matrices_zyx=np.broadcast_to(np.eye(3), (n_parts, 3, 3)), power=power,
         sigma2=np.linspace(8e-6, 2e-6, SHELLS), offset_zyx_px=np.zeros(3), offset_prior_zyx_px=np.zeros(3),
         scale=scale, window_power=power.sum(axis=1), multiplicity=pixels.split(slices),
-        slices=np.bincount(pixels.shell, slices, SHELLS),
+        multiplicity_per_shell=np.bincount(pixels.shell, slices, SHELLS),
     )  # fmt: skip
     return projector, replace(particle, **changes)
 

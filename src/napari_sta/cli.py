@@ -35,7 +35,8 @@ from napari_sta import _interrupt
 from napari_sta.data.errors import InputError, StaError, Stopped
 
 if TYPE_CHECKING:
-    from napari_sta.jobs._job import Job, Progress
+    from napari_sta.data.progress import Progress
+    from napari_sta.jobs._job import Job
     from napari_sta.jobs._run import JobRun, RunOptions
 
 EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, _interrupt.STOPPED

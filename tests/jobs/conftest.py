@@ -1,13 +1,72 @@
-"""A tiny project that the job tests share."""
+"""Projects that the job tests share."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from tiny_project import Project, make_project
+from napari_sta.data.progress import Progress
+from napari_sta.data.volume import Volume
+from napari_sta.io.mrc import write_volume
+from napari_sta.jobs._run import JobRun, RunOptions
+from refine_project import (
+    BOX_PX,
+    PIXEL_ANGST,
+    THREADS,
+    Refinable,
+    job_of,
+    make_refinable,
+    run_job,
+)
+from tiny_project import Project as TinyProject
+from tiny_project import make_project
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     """The plain tiny project, shared: read it, don't change it."""
     return make_project(tmp_path_factory.mktemp("tiny") / "project")
+
+
+@pytest.fixture(scope="session")
+def refinable(tmp_path_factory: pytest.TempPathFactory) -> Refinable:
+    """32 lopsided particles, extracted; read it, don't change it."""
+    return make_refinable(tmp_path_factory.mktemp("refine"))
+
+
+@pytest.fixture(scope="session")
+def three(refinable, tmp_path_factory) -> Path:
+    """Three iterations that nothing disturbed."""
+    out = tmp_path_factory.mktemp("three") / "run"
+    record = run_job({**refinable.inputs(), "max_iterations": 3}, out)
+    assert record["iterations"] == 3
+    assert not record["converged"]
+    assert "--continue_from" in record["summary"]
+    return out
+
+
+@pytest.fixture(scope="session")
+def converged(refinable, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A refinement to its end, inside a RELION project, with mask and solvent-flattened FSC."""
+    root = refinable.root / "project"
+    mask = refinable.root / "mask.mrc"
+    index = (np.arange(BOX_PX) - BOX_PX // 2) * PIXEL_ANGST
+    r = np.sqrt(index[:, None, None] ** 2 + index[:, None] ** 2 + index**2)
+    write_volume(mask, Volume(np.clip((40 - r) / 8, 0, 1).astype(np.float32), PIXEL_ANGST))
+    values = {**refinable.inputs(), "in_mask": mask, "solvent_flattened_fsc": "Yes"}
+    run = JobRun(job_of(values), RunOptions(threads=THREADS, project=root))
+    steps = run.steps()
+    seen: list[Progress] = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            record = end.value
+            break
+    phases = {one.data["phase"] for one in seen if one.data and "phase" in one.data}
+    assert phases >= {"accuracy", "expectation", "maximisation", "done"}
+    assert run.out is not None
+    return run.out, record

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from napari_sta.data.errors import InputError
 from napari_sta.data.tilt_series import Trajectories
 from napari_sta.data.volume import Volume
+from napari_sta.engine.geometry import ctf_coefficients
 from napari_sta.io.mrc import read_volume, write_stack
 from napari_sta.io.relion import (
     read_optimisation_set,
@@ -21,7 +22,6 @@ from napari_sta.io.relion import (
     write_trajectories,
 )
 from napari_sta.io.star import read_star, table, write_star
-from napari_sta.jobs._geometry import ctf_coefficients
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.rotations import euler_to_matrix_zyx

@@ -9,7 +9,7 @@ import torch
 from laws import assert_inputs_untouched, assert_invariant
 from napari_sta.kernels import fourier
 from napari_sta.kernels.fsc import (
-    PhaseStream,
+    RelionRandom,
     first_below,
     fourier_shell_correlation,
     masked_fsc,
@@ -105,15 +105,15 @@ RAND = [1804289383, 846930886, 1681692777, 1714636915, 1957747793]
 def test_stream_is_that_of_the_c_library():
     step = np.float32(np.float32(2147483647) / np.float32(2 * np.pi))
     expected = np.array(RAND, np.float32) / step
-    np.testing.assert_array_equal(PhaseStream(0).draw(5), expected.astype(np.float64))
-    np.testing.assert_array_equal(PhaseStream(1).draw(5), expected.astype(np.float64))
-    assert not np.array_equal(PhaseStream(2).draw(5), expected)
+    np.testing.assert_array_equal(RelionRandom(0).phases(5), expected.astype(np.float64))
+    np.testing.assert_array_equal(RelionRandom(1).phases(5), expected.astype(np.float64))
+    assert not np.array_equal(RelionRandom(2).phases(5), expected)
 
 
 def test_stream_continues():
-    whole, parts = PhaseStream(7), PhaseStream(7)
-    together = whole.draw(100)
-    np.testing.assert_array_equal(np.concatenate([parts.draw(n) for n in (3, 50, 0, 47)]), together)
+    whole, parts = RelionRandom(7), RelionRandom(7)
+    together = whole.phases(100)
+    np.testing.assert_array_equal(np.concatenate([parts.phases(n) for n in (3, 50, 0, 47)]), together)
     assert together.min() >= 0
     assert together.max() <= 2 * np.pi + 1e-6
 
@@ -121,7 +121,7 @@ def test_stream_continues():
 @pytest.mark.parametrize("size", [16, 15])
 def test_randomised_phases_keep_amplitudes(rng, size):
     volume = noise(rng, size)
-    changed = assert_inputs_untouched(randomise_phases, volume, 4, PhaseStream(0))
+    changed = assert_inputs_untouched(randomise_phases, volume, 4, RelionRandom(0))
     before, after = torch.fft.rfftn(volume), torch.fft.rfftn(changed)
     radius = fourier.radius_px((size,) * 3)
     inner = radius < 4
@@ -139,10 +139,10 @@ def test_randomised_phases_keep_amplitudes(rng, size):
 def test_replaced_components_take_the_stream_in_order(rng):
     """z, y, x with x fastest, from the first component with |k| >= the shell."""
     size, shell = 8, 3
-    changed = torch.fft.rfftn(randomise_phases(noise(rng, size), shell, PhaseStream(0)))
+    changed = torch.fft.rfftn(randomise_phases(noise(rng, size), shell, RelionRandom(0)))
     radius = fourier.radius_px((size,) * 3)
     places = (radius >= shell).nonzero().tolist()
-    phases = PhaseStream(0).draw(len(places))
+    phases = RelionRandom(0).phases(len(places))
     for (z, y, x), phase in list(zip(places, phases, strict=True))[:60]:
         if 0 < x < size // 2:
             assert np.angle(complex(changed[z, y, x]) * np.exp(-1j * phase)) == pytest.approx(0, abs=1e-6)

@@ -258,9 +258,9 @@ def _continued_from_relion(path: Path) -> object:
 
 @_reader
 def _checkpoint(path: Path) -> object:
-    from napari_sta.jobs._refine_files import read_checkpoint
+    from napari_sta.jobs._refine_folder import read_checkpoint_of
 
-    return read_checkpoint(path)
+    return read_checkpoint_of(path)
 
 
 @_reader

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from napari_sta.data.errors import InputError
-from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
 
 
 class _Fake(Job):

@@ -14,7 +14,7 @@ from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.project import Project
 from napari_sta.io.relion import read_particles
-from napari_sta.layers import read_layers
+from napari_sta.layers.read import read_layers
 from napari_sta.widgets.align_dock import AlignDock
 
 
@@ -40,14 +40,14 @@ def layer_of(viewer, kind: str):
 
 
 def test_hidden_offset_is_suggested(loaded, small_project):
-    assert "mask_align" in loaded.mask_box.path()
+    assert "mask_align" in loaded.mask_box.value()
     assert loaded.offset_px == 0.0
     loaded.suggest()
     assert loaded.offset_px == pytest.approx(small_project.hidden_offset_px, abs=0.1)
     pixel = loaded.pair.map.pixel_size_angst
     assert f"{loaded.offset_px:+.2f} px ({loaded.offset_px * pixel:+.2f} Å)" in loaded.sentence.text()
     assert f"--center_Z {loaded.offset_px:g}" in loaded.sentence.text()
-    assert loaded.score == pytest.approx(loaded.pair.curve.score.max(), abs=1e-3)
+    assert loaded.pair.score_at(loaded.offset_px) == pytest.approx(loaded.pair.curve.score.max(), abs=1e-3)
 
 
 def test_layers_move_by_the_offset_in_angstrom(loaded, viewer, wait):
@@ -63,12 +63,13 @@ def test_layers_move_by_the_offset_in_angstrom(loaded, viewer, wait):
     np.testing.assert_array_equal(mask.translate, before[mask])
     loaded.mask_moves.setChecked(True)
     np.testing.assert_array_equal(density.translate, before[density])
-    wait(lambda: not loaded._settle.isActive())
+    wait(lambda: loaded.offset.is_settled)
     # The viewer's extent follows once the drag has settled.
     assert viewer.layers.extent.world[1][0] >= contour.extent.world[1][0] - 1e-6
 
 
 @pytest.mark.parametrize(("order", "ndisplay"), [((1, 0, 2), 2), ((0, 1, 2), 3), ((0, 1, 2), 2)])
+@pytest.mark.usefixtures("real_window")
 def test_a_drag_slices_only_where_the_slice_changes(loaded, viewer, wait, order, ndisplay):
     viewer.dims.order, viewer.dims.ndisplay = order, ndisplay
     mask, density = layer_of(viewer, "mask"), layer_of(viewer, "map")
@@ -83,11 +84,12 @@ def test_a_drag_slices_only_where_the_slice_changes(loaded, viewer, wait, order,
     assert sliced == {"mask": 0 if z_is_displayed else 4, "map": 0}
     if z_is_displayed:  # vispy's y, or z in 3D, is napari's z
         np.testing.assert_allclose(np.diff(shown), loaded.pixel_size_angst, rtol=1e-5)
-    wait(lambda: not loaded._settle.isActive())
+    wait(lambda: loaded.offset.is_settled)
     assert sliced == {"mask": 1 if z_is_displayed else 5, "map": 0}
     assert viewer.layers.extent.world[1][0] >= mask.extent.world[1][0] - 1e-6
 
 
+@pytest.mark.usefixtures("real_window")
 def test_a_tick_of_the_drag_takes_less_than_16_ms(loaded, qtbot):
     from qtpy.QtWidgets import QApplication
 
@@ -136,10 +138,10 @@ def test_arrow_keys_on_the_canvas_are_bound_to_the_layers_only(loaded, viewer):
 def test_undo_steps_back_through_offsets(loaded, wait):
     for offset in (1.0, 2.5):
         loaded.set_offset(offset)
-        wait(lambda: not loaded._settle.isActive())
-    loaded.step_back()
+        wait(lambda: loaded.offset.is_settled)
+    loaded.offset.step_back()
     assert loaded.offset_px == 1.0
-    loaded.step_back()
+    loaded.offset.step_back()
     assert loaded.offset_px == 0.0
 
 
@@ -220,26 +222,29 @@ def test_empty_mask_is_a_card(dock, tmp_path, wait):
     dock.load(str(tmp_path / "map.mrc"), str(tmp_path / "empty_mask.mrc"))
     wait(dock.card.isVisible)
     assert "empty" in dock.card.text
-    assert not dock.apply_button.isEnabled()
+    assert not dock.recentre.apply_button.isEnabled()
     dock.load(str(tmp_path / "map.mrc"), str(tmp_path / "missing_mask.mrc"))
     wait(lambda: "missing_mask.mrc" in dock.card.text)
 
 
+@pytest.mark.usefixtures("real_window")
 def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, viewer, bench, project, wait):
     before = read_particles(project / "Select/job002/particles.star")
     loaded.suggest()
     d = loaded.offset_px
-    wait(lambda: loaded.apply_button.isEnabled())
-    assert "recenter" in loaded.command.text()
-    set_before, map_before = loaded.particles.currentData(), loaded.map_box.path()
-    command = loaded.command.text()
+    wait(lambda: loaded.recentre.apply_button.isEnabled())
+    assert "recenter" in loaded.recentre.command.text()
+    set_before, map_before = loaded.recentre.particles.currentData(), loaded.map_box.value()
+    command = loaded.recentre.command.text()
     enabled = []
-    bench.progressed.connect(lambda _: (loaded._replan(), enabled.append(loaded.apply_button.isEnabled())))
-    loaded.apply()
-    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "done", 60)
+    bench.queue.progressed.connect(
+        lambda _: (loaded.recentre.replan(), enabled.append(loaded.recentre.apply_button.isEnabled()))
+    )
+    loaded.recentre.apply()
+    wait(lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].state == "done", 60)
     assert enabled
     assert not any(enabled)  # its own run is not finished yet
-    recentred, again = bench.tickets
+    recentred, again = bench.queue.tickets
     assert recentred.state == "done", recentred.error
     after = read_particles(recentred.out / "particles.star")
     # origin += -(R_particle · d z) in the subtomogram frame, all else as it was
@@ -249,27 +254,27 @@ def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, viewer, ben
     pixel = loaded.pair.map.pixel_size_angst
     np.testing.assert_allclose(after.origin_zyx_angst, before.origin_zyx_angst - d * pixel * axis, atol=1e-3)
     np.testing.assert_array_equal(after.coordinate_zyx_angst, before.coordinate_zyx_angst)
-    wait(lambda: loaded._reading.idle and again.name in loaded.map_box.path(), 20)
+    wait(lambda: loaded._reading.idle and again.name in loaded.map_box.value(), 20)
     wait(lambda: loaded.pair.map.path.endswith(f"{again.name}/merged.mrc"), 20)
     loaded.suggest()
     assert loaded.offset_px == pytest.approx(0, abs=0.25)  # map and mask agree now
     assert read_volume(again.out / "merged.mrc").box_px == 64
-    assert loaded.particles.currentText() == f"{recentred.name}/optimisation_set.star"
+    assert loaded.recentre.particles.currentText() == f"{recentred.name}/optimisation_set.star"
 
-    loaded.undo()
+    loaded.recentre.undo()
     wait(lambda: "undone" in loaded.card.text)
     wait(lambda: loaded._reading.idle and loaded.pair.map.path == map_before, 20)
     wait(lambda: again.name not in [j.name.rstrip("/") for j in bench.view.jobs])
-    assert loaded.map_box.path() == map_before
+    assert loaded.map_box.value() == map_before
     maps = [layer for layer in viewer.layers if layer.metadata["napari_sta"]["kind"] == "map"]
     assert [layer.metadata["napari_sta"]["path"] for layer in maps] == [map_before]
     assert maps[0].visible
-    assert loaded.particles.currentData() == set_before
+    assert loaded.recentre.particles.currentData() == set_before
     assert loaded.offset_px == d
-    wait(loaded.apply_button.isEnabled)
-    assert loaded.command.text() == command
-    assert loaded.command._copy_relion.isEnabled()
-    assert not loaded.undo_button.isEnabled()
+    wait(loaded.recentre.apply_button.isEnabled)
+    assert loaded.recentre.command.text() == command
+    assert loaded.recentre.command._copy_relion.isEnabled()
+    assert not loaded.recentre.undo_button.isEnabled()
     assert not any(
         again.name in loaded.map_box.combo.itemText(i) for i in range(loaded.map_box.combo.count())
     )
@@ -279,76 +284,6 @@ def test_apply_recentres_reconstructs_and_undo_takes_it_back(loaded, viewer, ben
     names = [job.name for job in Project(project).jobs()]
     assert f"{recentred.name}/" not in names
     assert f"{again.name}/" not in names
-
-
-def test_uncertainty_is_the_number_of_the_command_line(loaded):
-    curve = loaded.pair.curve
-    best = curve.candidates[0].offset_px
-    assert f"Best {best:+.2f} ± {curve.uncertainty_px:.2f} px" in loaded.confidence.text()
-
-
-def test_ends_of_the_range_are_no_candidates(loaded):
-    from dataclasses import replace
-
-    curve = loaded.pair.curve
-    end = type(curve.candidates[0])(20.0, 0.99)
-    curve = curve._replace(candidates=(end, *curve.candidates), at_end=True)
-    loaded.pair = replace(loaded.pair, curve=curve)
-    loaded._list_candidates()
-    shown = [loaded.candidates.itemAt(i).widget() for i in range(loaded.candidates.count())]
-    words = [w.text() for w in shown if w is not None]
-    assert words
-    assert not any("20.00" in w for w in words)
-    assert "end of the range" in loaded.confidence.text()
-    assert not loaded.suggest_button.isEnabled()
-    loaded.suggest()
-    assert loaded.offset_px == 0
-
-
-def test_score_curve_of_a_large_map_is_fast(rng):
-    from napari_sta.kernels.alignment import score_curve
-
-    z = np.arange(192) - 96
-    r = np.sqrt(z[:, None, None] ** 2 + z[:, None] ** 2 + z**2)
-    mask = (r < 40).astype(np.float32)
-    density = np.roll(mask, 3, axis=0) + rng.normal(scale=0.1, size=mask.shape).astype(np.float32)
-    score_curve(density, mask, "z", 20.0, pixel_size_angst=1.35)
-    wall, cpu = [], []
-    for _ in range(3):
-        began, cpu_began = time.perf_counter(), time.process_time()
-        curve = score_curve(density, mask, "z", 20.0, pixel_size_angst=1.35)
-        wall.append(time.perf_counter() - began)
-        cpu.append(time.process_time() - cpu_began)
-    print(f"score curve at 192: {min(wall):.2f} s, {min(cpu):.2f} s of processor time")
-    assert curve.candidates[0].offset_px == pytest.approx(3, abs=0.3)
-    # 0.35 s on a free processor; a busy neighbour on the same core can double even the processor time.
-    assert min(cpu) <= 1.5
-
-
-def test_long_names_are_cut_in_the_middle(dock, project):
-    combo = dock.map_box.combo
-    dock.map_box.set_path(str(project / "Reconstruct/job003/merged.mrc"), quiet=True)
-    combo.resize(combo.fontMetrics().horizontalAdvance(combo.currentText()), combo.height())
-    shown = combo.elided()
-    assert shown.startswith("Rec")
-    assert shown.endswith("…/job003/merged.mrc")
-    combo.resize(100, combo.height())
-    assert "…" in combo.elided()
-    assert combo.elided().endswith("rc")
-    combo.resize(500, combo.height())
-    assert combo.elided() == "Reconstruct/job003/merged.mrc"
-
-
-def test_dropped_file_is_chosen(dock, project):
-    from qtpy.QtCore import QMimeData, QPoint, QUrl
-    from qtpy.QtGui import QDropEvent
-
-    path = project / "masks/mask_fsc.mrc"
-    mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(path))])
-    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    dock.mask_box.dropEvent(QDropEvent(QPoint(3, 3), Qt.DropAction.CopyAction, mime, left, none))
-    assert Path(dock.mask_box.path()) == path
 
 
 # -- what is on the canvas is what is applied -------------------------------------------------------
@@ -363,25 +298,25 @@ def delete(viewer, *kinds):
 def displacement(dock, viewer) -> float:
     """Return how far the mask lies from the map along Z on the canvas, in the map's pixels."""
     by_path = {one.metadata["napari_sta"]["path"]: one for one in dock.bench.ours("map", "half", "mask")}
-    mask, density = by_path[dock.mask_box.path()], by_path[dock.map_box.path()]
+    mask, density = by_path[dock.mask_box.value()], by_path[dock.map_box.value()]
     centres = [one.data_to_world(np.array(one.data.shape) // 2)[0] for one in (mask, density)]
     return (centres[0] - centres[1]) / dock.pixel_size_angst
 
 
 def refused(dock) -> str:
     """Assert that nothing can be applied, neither by the button nor by a call; return the reason given."""
-    assert not dock.apply_button.isEnabled()
-    before = len(dock.bench.tickets)
-    dock.apply()
-    assert len(dock.bench.tickets) == before
-    assert dock.apply_button.toolTip()
-    return dock.apply_button.toolTip()
+    assert not dock.recentre.apply_button.isEnabled()
+    before = len(dock.bench.queue.tickets)
+    dock.recentre.apply()
+    assert len(dock.bench.queue.tickets) == before
+    assert dock.recentre.apply_button.toolTip()
+    return dock.recentre.apply_button.toolTip()
 
 
 @pytest.fixture
 def at_275(loaded, wait):
     loaded.set_offset(2.75)
-    wait(loaded.apply_button.isEnabled)
+    wait(loaded.recentre.apply_button.isEnabled)
     return loaded
 
 
@@ -400,28 +335,28 @@ def unreadable(tmp_path, kind):
 @pytest.mark.parametrize(("what", "kinds"), [("map", ["missing"]), ("mask", ["star", "empty", "truncated"])])
 def test_what_cannot_be_compared_cannot_be_applied(at_275, tmp_path, wait, what, kinds):
     box = at_275.map_box if what == "map" else at_275.mask_box
-    good = box.path()
+    good = box.value()
     for kind in kinds:
-        box.set_path(str(unreadable(tmp_path, kind)))
+        box.set_value(str(unreadable(tmp_path, kind)))
         assert "being read" in refused(at_275)
         wait(lambda: "cannot be compared" in at_275.card.text)
         refused(at_275)
         assert at_275.pixel_size_angst is None
         assert at_275.angstrom.text() == ""
         assert "Nothing can be applied" in at_275.sentence.text()
-    box.set_path(good)
+    box.set_value(good)
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
-    wait(at_275.apply_button.isEnabled)  # the same two: the number has stayed
+    wait(at_275.recentre.apply_button.isEnabled)  # the same two: the number has stayed
     assert at_275.offset_px == 2.75
 
 
 def test_nothing_is_applied_while_another_map_is_read_or_none_is_chosen(at_275, project, wait):
-    at_275.map_box.set_path(str(project / "Reconstruct/job003/half1.mrc"))
+    at_275.map_box.set_value(str(project / "Reconstruct/job003/half1.mrc"))
     assert "being read" in refused(at_275)
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert at_275.offset_px == 0  # another map: from the start
     at_275.set_offset(1.0)
-    wait(at_275.apply_button.isEnabled)
+    wait(at_275.recentre.apply_button.isEnabled)
     at_275.map_box.combo.setCurrentIndex(0)
     refused(at_275)
     assert "Choose a map" in at_275.sentence.text()
@@ -442,38 +377,39 @@ def test_a_pixel_size_that_no_header_states_is_asked_for(
         return Volume(volume.data, stated, volume.path) if kind in unknown else volume
 
     monkeypatch.setattr(mrc, "read_volume", without)
-    at_275.load(at_275.map_box.path(), str(project / "masks/mask_fsc.mrc"))
+    at_275.load(at_275.map_box.value(), str(project / "masks/mask_fsc.mrc"))
     wait(lambda: "cannot be compared" in at_275.card.text)
     assert "no pixel size" in at_275.card.text
     assert "no pixel size" in refused(at_275)
     for what, box in (("map", at_275.map_box), ("mask", at_275.mask_box)):
         assert box.ask.isVisible() == (what in unknown)
         if what in unknown:
-            box.pixel_size.setValue(5.0)
+            box.pixel_size.set_value(5.0)
             box.pixel_size.editingFinished.emit()
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
     assert {one for one in ("map", "mask") if getattr(at_275.pair, one).pixel_size_angst == 5.0} == unknown
     at_275.set_offset(2.0)
-    wait(at_275.apply_button.isEnabled)
-    job, _ = at_275.jobs_to_run()
+    wait(at_275.recentre.apply_button.isEnabled)
+    job, _ = at_275.recentre.jobs_to_run()
     pixel = 5.0 if "map" in unknown else 4.0
     assert job.pixel_size_angst == pixel
     assert displacement(at_275, viewer) == pytest.approx(2.0, abs=1e-6)
     assert f"({2 * pixel:+.2f} Å)" in at_275.sentence.text()
 
 
+@pytest.mark.usefixtures("real_window")
 def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, bench, wait):
-    paths = [at_275.map_box.path(), at_275.mask_box.path()]
+    paths = [at_275.map_box.value(), at_275.mask_box.value()]
     for kinds in (("mask", "contour"), ("mask",), ("map",), ("map", "mask", "contour")):
         delete(viewer, *kinds)
         wait(lambda: at_275.pair is None)
         assert "no longer in the viewer" in refused(at_275)
         assert "no longer in the viewer" in at_275.sentence.text()
         assert at_275.offset_px == 2.75
-        assert [at_275.map_box.path(), at_275.mask_box.path()] == paths
-        bench.show(paths)  # what a drop on the canvas does
+        assert [at_275.map_box.value(), at_275.mask_box.value()] == paths
+        bench.shown.show(paths)  # what a drop on the canvas does
         wait(lambda: at_275.pair is not None and not at_275._loading, 30)
-        wait(at_275.apply_button.isEnabled)
+        wait(at_275.recentre.apply_button.isEnabled)
         assert at_275.offset_px == 2.75
         assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
     at_275.set_offset(-1.0)
@@ -484,14 +420,14 @@ def test_removed_layers_release_the_pair_until_they_are_back(at_275, viewer, ben
 def test_only_one_back_is_not_enough_and_a_button_brings_both(at_275, viewer, bench, wait):
     delete(viewer, "map", "mask", "contour")
     wait(lambda: at_275.pair is None)
-    bench.show([at_275.map_box.path()])
+    bench.shown.show([at_275.map_box.value()])
     wait(lambda: any(layer.metadata["napari_sta"]["kind"] == "map" for layer in viewer.layers))
     wait(lambda: not at_275._canvas_look.isActive())
     assert "mask is no longer" in refused(at_275)
     assert at_275.mend_button.isVisible()
     at_275.mend_button.click()
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
-    wait(at_275.apply_button.isEnabled)
+    wait(at_275.recentre.apply_button.isEnabled)
     assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
 
 
@@ -499,33 +435,33 @@ def test_another_map_dropped_for_a_removed_one_is_compared(at_275, viewer, bench
     other = str(project / "Reconstruct/job003/half1.mrc")
     delete(viewer, "map")
     wait(lambda: at_275.pair is None)
-    bench.show([other])
+    bench.shown.show([other])
     wait(lambda: at_275.pair is not None and not at_275._loading, 30)
-    assert at_275.map_box.path() == at_275.pair.map.path == other
+    assert at_275.map_box.value() == at_275.pair.map.path == other
     assert at_275.offset_px == 0
 
 
 def test_several_maps_do_not_disturb_the_two_that_are_compared(at_275, viewer, bench, project, wait):
-    bench.show([project / "Reconstruct/job003/half1.mrc", project / "masks/mask_fsc.mrc"])
+    bench.shown.show([project / "Reconstruct/job003/half1.mrc", project / "masks/mask_fsc.mrc"])
     wait(lambda: len(viewer.layers) == 6)
     pair = at_275.pair
     at_275.set_offset(3.5)
-    wait(at_275.apply_button.isEnabled)
+    wait(at_275.recentre.apply_button.isEnabled)
     assert at_275.pair is pair
     by_path = {layer.metadata["napari_sta"]["path"]: layer for layer in bench.ours("map", "half", "mask")}
     pixel = at_275.pixel_size_angst
     for path, layer in by_path.items():
         moved = layer.data_to_world(np.array(layer.data.shape) // 2)[0]
-        assert moved == pytest.approx(3.5 * pixel if path == at_275.mask_box.path() else 0, abs=1e-6)
+        assert moved == pytest.approx(3.5 * pixel if path == at_275.mask_box.value() else 0, abs=1e-6)
 
 
 def test_mask_dropped_while_the_map_is_read_is_compared_too(dock, viewer, bench, project, wait):
     """Two files dropped at once, or one soon after the other."""
-    dock.mask_box.set_path("", quiet=True)
+    dock.mask_box.set_value("", quiet=True)
     paths = [str(project / "Reconstruct/job003/merged.mrc"), str(project / "masks/mask_align.mrc")]
     for path in paths:
-        bench.add(read_layers(path))
-    assert [dock.map_box.path(), dock.mask_box.path()] == paths
+        bench.shown.add(read_layers(path))
+    assert [dock.map_box.value(), dock.mask_box.value()] == paths
     wait(lambda: dock.pair is not None and not dock._loading, 30)
     assert [dock.pair.map.path, dock.pair.mask.path] == paths
     assert len(viewer.layers) == 3
@@ -533,13 +469,13 @@ def test_mask_dropped_while_the_map_is_read_is_compared_too(dock, viewer, bench,
 
 def test_another_choice_is_what_is_seen(at_275, viewer, bench, project, wait):
     """What was compared before does not cover it; nor does what others show."""
-    bench.show([project / "Reconstruct/job003/half2.mrc"])
+    bench.shown.show([project / "Reconstruct/job003/half2.mrc"])
     wait(lambda: len(viewer.layers) == 4)
-    first = at_275.map_box.path(), at_275.mask_box.path()
+    first = at_275.map_box.value(), at_275.mask_box.value()
     second = str(project / "Reconstruct/job003/half1.mrc"), str(project / "masks/mask_fsc.mrc")
     for map_path, mask_path in (second, first):
-        at_275.map_box.set_path(map_path)
-        at_275.mask_box.set_path(mask_path)
+        at_275.map_box.set_value(map_path)
+        at_275.mask_box.set_value(mask_path)
         wait(lambda: at_275.pair is not None and not at_275._loading, 30)
         seen = [layer.metadata["napari_sta"] for layer in viewer.layers if layer.visible]
         assert [one["path"] for one in seen if one["kind"] == "mask"] == [mask_path]
@@ -566,8 +502,8 @@ def test_project_that_comes_after_its_map_tells_how_it_was_made(viewer, qtbot, b
     assert dock.symmetry.text() == "C1"
     dock.set_offset(2.5)
     bench.open_project(project)
-    wait(dock.apply_button.isEnabled)
-    job, after = dock.jobs_to_run()
+    wait(dock.recentre.apply_button.isEnabled)
+    job, after = dock.recentre.jobs_to_run()
     assert job.in_optimisation_set == str(project / "Select/job002/optimisation_set.star")
     assert dock.symmetry.text() == after["symmetry"] == "C6"
     assert dock.offset_px == 2.5
@@ -599,12 +535,12 @@ def test_a_layer_changed_by_hand_is_not_applied(at_275, viewer, wait, kind, movi
     getattr(at_275, moving).setChecked(True)
     for change in (_move, _scale, _turn, _deform, _exchange):
         change(layer_of(viewer, kind))
-        wait(lambda: not at_275.apply_button.isEnabled())
+        wait(lambda: not at_275.recentre.apply_button.isEnabled())
         assert kind in refused(at_275)
         assert kind in at_275.sentence.text()
         at_275.mend_button.click()
         wait(lambda: at_275.pair is not None and not at_275._loading, 30)
-        wait(at_275.apply_button.isEnabled)
+        wait(at_275.recentre.apply_button.isEnabled)
         assert displacement(at_275, viewer) == pytest.approx(2.75, abs=1e-6)
         assert at_275.offset_px == 2.75
 
@@ -616,11 +552,11 @@ def test_what_changes_nothing_keeps_apply(at_275, viewer, bench, wait):
     density.visible = False
     delete(viewer, "contour")
     density.data = density.data.copy()
-    bench.show([at_275.map_box.path()])  # the same file, read again by another dock
+    bench.shown.show([at_275.map_box.value()])  # the same file, read again by another dock
     wait(lambda: not at_275._canvas_look.isActive())
     at_275.set_offset(2.5)
-    wait(lambda: not at_275._settle.isActive())
-    assert at_275.apply_button.isEnabled()
+    wait(lambda: at_275.offset.is_settled)
+    assert at_275.recentre.apply_button.isEnabled()
     assert displacement(at_275, viewer) == pytest.approx(2.5, abs=1e-6)
 
 
@@ -628,18 +564,19 @@ def test_wrong_symmetry_cannot_be_applied(at_275, wait):
     at_275.symmetry.setText("Q7")
     assert "Q7 is no point group" in refused(at_275)
     at_275.symmetry.setText("C6")
-    assert at_275.apply_button.isEnabled()
+    assert at_275.recentre.apply_button.isEnabled()
 
 
 # -- undo --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["offset_box", "canvas", "canvas, no layer selected", "apply_button"])
+@pytest.mark.usefixtures("real_window")
 def test_ctrl_z_works_where_the_keys_have_just_been_used(loaded, viewer, qtbot, wait, where):
     loaded.set_offset(1.0)
-    wait(lambda: not loaded._settle.isActive())
+    wait(lambda: loaded.offset.is_settled)
     loaded.set_offset(2.5)
-    wait(lambda: not loaded._settle.isActive())
+    wait(lambda: loaded.offset.is_settled)
     if where.startswith("canvas"):
         assert viewer.layers.selection.active is layer_of(viewer, "map")
         if where != "canvas":
@@ -649,14 +586,14 @@ def test_ctrl_z_works_where_the_keys_have_just_been_used(loaded, viewer, qtbot, 
     elif where == "offset_box":
         qtbot.keyClick(loaded.offset_box, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     else:
-        loaded.step_back()
+        loaded.offset.step_back()
     assert loaded.offset_px == 1.0
     assert loaded.offset_box.value() == 1.0
 
 
 def test_ctrl_z_takes_back_digits_being_typed_first(loaded, qtbot, wait):
     loaded.set_offset(1.0)
-    wait(lambda: not loaded._settle.isActive())
+    wait(lambda: loaded.offset.is_settled)
     box = loaded.offset_box
     box.selectAll()
     qtbot.keyClicks(box, "7")
@@ -667,7 +604,7 @@ def test_ctrl_z_takes_back_digits_being_typed_first(loaded, qtbot, wait):
 
 def slow_ticks(dock, wait):
     """Let as much time pass as a slow machine needs for a tick."""
-    wait(lambda: not dock._settle.isActive())
+    wait(lambda: dock.offset.is_settled)
 
 
 def test_a_drag_is_one_step_however_slow(loaded, viewer, wait):
@@ -688,9 +625,9 @@ def test_a_drag_is_one_step_however_slow(loaded, viewer, wait):
         with pytest.raises(StopIteration):
             next(drag)
     assert loaded.offset_px == 7.0
-    loaded.step_back()
+    loaded.offset.step_back()
     assert loaded.offset_px == 4.0
-    loaded.step_back()
+    loaded.offset.step_back()
     assert loaded.offset_px == 1.0
 
 
@@ -702,18 +639,19 @@ def test_a_drag_of_the_curve_is_one_step_however_slow(loaded, wait, pane):
 
     loaded.set_offset(2.0)
     slow_ticks(loaded, wait)
-    loaded._plot_press(Mouse)
+    loaded.plot._press(Mouse)
     for x in (3.0, 4.0, 5.0):
         Mouse.xdata = x
-        loaded._plot_drag(Mouse)
+        loaded.plot._drag(Mouse)
         slow_ticks(loaded, wait)
-    loaded._plot_release(Mouse)
+    loaded.plot._release(Mouse)
     assert loaded.offset_px == 5.0
-    loaded.step_back()
+    loaded.offset.step_back()
     assert loaded.offset_px == 2.0
 
 
 @pytest.mark.parametrize("where", ["offset_box", "canvas"])
+@pytest.mark.usefixtures("real_window")
 def test_a_held_arrow_is_one_step_however_slow(loaded, viewer, qtbot, wait, where):
     from qtpy.QtCore import QEvent
     from qtpy.QtGui import QKeyEvent
@@ -731,11 +669,11 @@ def test_a_held_arrow_is_one_step_however_slow(loaded, viewer, qtbot, wait, wher
     QApplication.processEvents()
     moved = -1.0 if where == "offset_box" else 1.0
     assert loaded.offset_px == 1.0 + moved
-    loaded.step_back()
+    loaded.offset.step_back()
     assert loaded.offset_px == 1.0
     time.sleep(0.45)
-    loaded.step(1)
-    loaded.step_back()
+    loaded.offset.step(1)
+    loaded.offset.step_back()
     assert loaded.offset_px == 1.0
 
 
@@ -743,6 +681,6 @@ def test_sideways_moves_are_undone_too(loaded, wait):
     loaded.symmetry.setText("C1")
     loaded.x_box.setValue(1.5)
     slow_ticks(loaded, wait)
-    loaded.step_back()
+    loaded.offset.step_back()
     assert loaded.x_box.value() == 0
-    assert not loaded._offset.any()
+    assert not loaded.offset.zyx_px.any()

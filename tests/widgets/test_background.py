@@ -9,7 +9,7 @@ import pytest
 from qtpy.QtCore import QObject
 
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
-from napari_sta.jobs._job import Progress
+from napari_sta.data.progress import Progress
 from napari_sta.widgets._background import Latest, Outcome, guarded, in_background, in_words
 
 

@@ -12,8 +12,10 @@ from qt_loop import settle
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
+from napari_sta.data.progress import Progress
 from napari_sta.io.project import Project
-from napari_sta.jobs._job import Progress, job_named
+from napari_sta.jobs._job import job_named
+from napari_sta.widgets import closing
 from napari_sta.widgets.closing import ClosingDialog
 from napari_sta.widgets.workbench import Workbench
 
@@ -25,7 +27,7 @@ class Stuck(Fine):
 
     def run(self, context):
         yield Progress(0, 2, "one")
-        time.sleep(6.5)
+        time.sleep(3.5)
         yield Progress(1, 2, "two")
         return {}
 
@@ -38,13 +40,13 @@ def shown(make_napari_viewer, project, wait):
     bench.open_project(project)
     wait(lambda: bench.view is not None)
     yield viewer, bench
-    bench.stop_all()
-    settle(lambda: bench.running is None, 10)
+    bench.queue.stop_all()
+    settle(lambda: bench.queue.running is None, 10)
 
 
 def at_work(bench, wait, job=None):
-    ticket = bench.run(job or Fine(steps=10_000, pause_s=0.02))
-    wait(lambda: ticket.progress is not None and bench.running is ticket, 20)
+    ticket = bench.queue.run(job or Fine(steps=10_000, pause_s=0.02))
+    wait(lambda: ticket.progress is not None and bench.queue.running is ticket, 20)
     return ticket
 
 
@@ -76,7 +78,7 @@ STOPPED = ("Aborted", "Aborted", ["RELION_JOB_EXIT_ABORTED"])
 def test_stop_leaves_the_right_state_within_five_seconds(shown, project, wait):
     viewer, bench = shown
     ticket = at_work(bench, wait)
-    waiting = bench.run(job_named("recenter").from_text({"in_parts": "a.star", "center_z_px": "1"}))
+    waiting = bench.queue.run(job_named("recenter").from_text({"in_parts": "a.star", "center_z_px": "1"}))
     told = []
     answer("stop", told)
     began = time.monotonic()
@@ -109,8 +111,8 @@ def test_cancel_leaves_everything_as_it_is(shown, project, wait):
 def test_keep_running_hands_the_job_and_the_queue_over(shown, project, wait, tmp_path):
     viewer, bench = shown
     values = {"in_optimisation_set": "Select/job002/optimisation_set.star", "box_size_px": "80"}
-    first = bench.run(job_named("reconstruct").from_text(values | {"crop_size_px": "64"}))
-    second = bench.run(
+    first = bench.queue.run(job_named("reconstruct").from_text(values | {"crop_size_px": "64"}))
+    second = bench.queue.run(
         job_named("recenter").from_text(
             {"in_optimisation_set": "Select/job002/optimisation_set.star", "center_z_px": "1"}
         )
@@ -141,13 +143,14 @@ def test_program_that_closes_the_viewer_is_not_asked(shown, project, wait):
     assert state_of(project, ticket) == STOPPED
 
 
-def test_job_that_does_not_get_to_a_step_is_marked_all_the_same(shown, project, wait):
+def test_job_that_does_not_get_to_a_step_is_marked_all_the_same(shown, project, wait, monkeypatch):
+    monkeypatch.setattr(closing, "LEAVE_WITHIN_S", 1.5)
     viewer, bench = shown
     ticket = at_work(bench, wait, Stuck())
     answer("stop", [])
     began = time.monotonic()
     assert viewer.window._qt_window.close()
-    assert time.monotonic() - began < 5.5
+    assert time.monotonic() - began < 3.0
     assert (project / ticket.name / "RELION_JOB_EXIT_ABORTED").exists()
     assert Project(project).job(ticket.name).status == "Aborted"
     settle(lambda: json.loads((project / ticket.name / "job.json").read_text())["status"] == "Aborted", 12)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import typing
-from pathlib import Path
 
 import annotated_types
+import numpy as np
 import pytest
 from pydantic import ValidationError
-from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
-from qtpy.QtGui import QDropEvent
 
 from napari_sta.data.errors import InputError
-from napari_sta.jobs._job import Job, all_jobs, extra_of, param
-from napari_sta.widgets.fields import NumberField, PathField
-from napari_sta.widgets.form import JobForm, is_file, label_of, plain_type
+from napari_sta.jobs._job import Job, all_jobs, extra_of, job_named, param
+from napari_sta.widgets.fields import NumberField
+from napari_sta.widgets.form import Fold, JobForm, is_file, label_of, plain_type
+from napari_sta.widgets.job_dock import JobDock
 
 JOBS = list(all_jobs().values())
 
@@ -117,7 +116,7 @@ def test_dots_mark_what_differs_from_the_default(form):
 
 def test_changed_is_told_once_per_edit_and_once_for_many(form, qtbot):
     with qtbot.waitSignal(form.changed, timeout=1000):
-        form.rows["size_px"].widget.native.setValue(64)
+        form.rows["size_px"].widget.native.set_value(64)
     told = []
     form.changed.connect(lambda: told.append(1))
     form.set_values({"size_px": 32, "fast": False, "rule": "own", "unknown": 3})
@@ -136,7 +135,7 @@ def test_missing_and_illegal_values_say_which(form):
 def test_empty_optional_number_is_not_given(form, qtbot):
     form.set_values({"in_parts": "a.star", "radius_angst": 12.5})
     assert form.value().radius_angst == 12.5
-    form.rows["radius_angst"].widget.native.setValue(None)
+    form.rows["radius_angst"].widget.native.set_value(None)
     assert form.value().radius_angst is None
     assert form.rows["radius_angst"].widget.native.lineEdit().placeholderText() == "none"
 
@@ -184,11 +183,10 @@ def test_no_optional_field_calls_itself_automatic_without_saying_so(qtbot, job_c
             assert words == "none" or words in row.info.description
 
 
+@pytest.mark.usefixtures("real_window")
 def test_the_mark_of_a_changed_field_is_seen(viewer, qtbot):
     """It was cut off: as wide as nothing."""
-    import numpy as np
 
-    from napari_sta.widgets.job_dock import JobDock
     from napari_sta.widgets.themes import colours_of
 
     dock = JobDock(viewer, {"sample": Sample})
@@ -219,54 +217,31 @@ def test_labels_carry_units():
     assert label_of(Sample.model_fields["fast"]) == "Fast"
 
 
-@pytest.mark.parametrize("value", [2.75, 1e-7, -123456.789012, 0.1 + 0.2, 1 / 3, 0.0])
-def test_number_field_keeps_every_digit_it_shows(qtbot, value):
-    field = NumberField()
-    qtbot.addWidget(field)
-    field.configure(integer=False, optional=True)
-    field.setValue(value)
-    assert field.value() == value
-    field.lineEdit().selectAll()
-    qtbot.keyClicks(field.lineEdit(), f"{value:.15g}")
-    assert field.value() == pytest.approx(value, rel=1e-14)
+def test_form_has_relions_tabs_in_order_and_choices_in_words(qtbot):
+    form = JobForm(job_named("refine"))
+    qtbot.addWidget(form)
+    folds = [fold._button for fold in form.findChildren(Fold)]
+    assert [button.text() for button in folds] == [
+        "I/O", "Reference", "CTF", "Optimisation", "Auto-sampling", "More options",
+    ]  # fmt: skip
+    assert [button.isChecked() for button in folds] == [True] * 5 + [False]
+    box = form.rows["initial_sampling_deg"].widget.native
+    assert [box.itemText(i) for i in range(box.count())][:3] == ["30 degrees", "15 degrees", "7.5 degrees"]
+    assert box.currentText() == "7.5 degrees"
+    assert form.rows["initial_sampling_deg"].label.text() == "Initial angular sampling"
+    assert form.rows["absolute_greyscale"].widget.native.currentText() == "fit it to the images"
+    assert "fit it to the images" in form.rows["absolute_greyscale"].dot.toolTip()
+    assert form.rows["padding"].widget.native.currentText() == "twice the box"
+    assert form.rows["tilt_prior_width_deg"].widget.native.lineEdit().placeholderText() == "no prior"
 
 
-def test_number_field_refuses_letters_and_steps_within_bounds(qtbot):
-    field = NumberField()
-    qtbot.addWidget(field)
-    field.configure(integer=True, optional=False, gt=0)
-    field.setValue(2)
-    qtbot.keyClicks(field.lineEdit(), "x")
-    assert field.value() == 2
-    field.stepBy(-1)
-    assert field.value() == 1
-    field.stepBy(-1)
-    assert field.value() == 1
-    field.stepBy(3)
-    assert field.value() == 4
-
-
-def test_path_field_shows_paths_from_the_project_folder(qtbot, tmp_path):
-    field = PathField()
-    qtbot.addWidget(field)
-    inside, outside = str(tmp_path / "Extract/job001/particles.star"), "/elsewhere/particles.star"
-    field.set_choices([inside, outside], tmp_path)
-    assert [field.combo.itemText(i) for i in range(2)] == ["Extract/job001/particles.star", outside]
-    field.setValue(inside)
-    assert field.value() == "Extract/job001/particles.star"
-    field.set_choices([outside], tmp_path)  # a refresh must not lose the choice
-    assert field.value() == "Extract/job001/particles.star"
-    field.setValue(None)
-    assert field.value() == ""
-
-
-def test_file_dropped_on_a_path_field_fills_it(qtbot, tmp_path):
-    field = PathField()
-    qtbot.addWidget(field)
-    path = tmp_path / "mask.mrc"
-    path.touch()
-    mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(path))])
-    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    field.dropEvent(QDropEvent(QPoint(3, 3), Qt.DropAction.CopyAction, mime, left, none))
-    assert Path(field.value()) == path
+def test_what_equals_the_default_is_not_given(qtbot):
+    """A continued refinement takes over everything that is not given: defaults must not override it."""
+    form = JobForm(job_named("refine"))
+    qtbot.addWidget(form)
+    form.set_values(
+        {"continue_from": "Refine3D/job016/run_it003_optimiser.star", "symmetry": "C6", "padding": 1}
+    )
+    job = form.value()
+    assert job.model_fields_set == {"continue_from", "symmetry", "padding"}
+    assert job.padding == 1

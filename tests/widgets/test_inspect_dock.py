@@ -11,29 +11,9 @@ import pytest
 
 from napari_sta.io.mrc import read_volume
 from napari_sta.io.star import read_star
-from napari_sta.layers import read_layers
-from napari_sta.widgets.inspect_dock import IGNORED_MASK, InspectDock, read_result
-
-
-@pytest.fixture(scope="session")
-def processed(small_project, tmp_path_factory) -> Path:
-    """The practice project with two finished Post-processing jobs."""
-    from napari_sta.jobs._job import job_named
-    from napari_sta.jobs._run import JobRun, RunOptions
-
-    root = Path(shutil.copytree(small_project.root, tmp_path_factory.mktemp("inspect") / "project"))
-    for b in (-100.0, -300.0):
-        job = job_named("postprocess").from_text(
-            {
-                "in_half_map": str(root / "Reconstruct/job003/half1.mrc"),
-                "in_mask": str(root / "masks/mask_fsc.mrc"),
-                "auto_bfactor": False,
-                "adhoc_bfactor_angst2": b,
-            }
-        )
-        for _ in JobRun(job, RunOptions(project=root)).steps():
-            pass
-    return root
+from napari_sta.layers.read import read_layers
+from napari_sta.widgets.inspect_dock import InspectDock
+from napari_sta.widgets.result import IGNORED_MASK, read_result
 
 
 @pytest.fixture
@@ -64,13 +44,13 @@ def test_numbers_are_those_of_the_file(loaded, processed):
     assert f"{float(general['rlnFinalResolution']):.2f} Å" in loaded.headline.text()
     assert "B −100 Å²" in loaded.headline.text()
     assert "Nyquist 8 Å" in loaded.headline.text()
-    line = loaded._fsc_lines["corrected"]
+    line = loaded.fsc._lines["corrected"]
     np.testing.assert_allclose(
         line.get_ydata(), fsc["rlnFourierShellCorrelationCorrected"].astype(float), atol=0
     )
     np.testing.assert_allclose(line.get_xdata(), fsc["rlnResolution"].astype(float), atol=0)
-    assert loaded.bfactor_box.value() == -100
-    assert loaded.lowpass_angst is None  # the job gave none: FSC weighting takes its place
+    assert loaded.controls.bfactor_box.value() == -100
+    assert loaded.controls.lowpass_angst is None  # the job gave none: FSC weighting takes its place
     assert loaded.guinier.panes[0].lines
 
 
@@ -95,21 +75,21 @@ def test_sliders_resharpen_as_the_kernel_does(loaded, viewer, processed, wait):
     mean = (halves[0].data + halves[1].data) / 2
     fsc = loaded.result.curves["corrected"]
     before = shown(viewer).data
-    loaded.lowpass_box.setValue(16.0)
-    loaded.bfactor.setValue(-200)
+    loaded.controls.lowpass_box.setValue(16.0)
+    loaded.controls.bfactor.setValue(-200)
     expected = sharpen_map(mean, halves[0].pixel_size_angst, -200.0, 16.0, fsc)
     wait(lambda: shown(viewer).data is not before and np.allclose(shown(viewer).data, expected, atol=1e-5))
-    loaded.weighting.setChecked(False)
+    loaded.controls.weighting.setChecked(False)
     plain = sharpen_map(mean, halves[0].pixel_size_angst, -200.0, 16.0, None)
     wait(lambda: np.allclose(shown(viewer).data, plain, atol=1e-5))
-    loaded.in_mask.setChecked(True)
+    loaded.controls.in_mask.setChecked(True)
     mask = read_volume(processed / "masks/mask_fsc.mrc").data
     wait(lambda: np.allclose(shown(viewer).data, plain * mask, atol=1e-5))
     loaded.restore()
     np.testing.assert_array_equal(
         shown(viewer).data, read_volume(processed / "PostProcess/job004/postprocess.mrc").data
     )
-    assert loaded.weighting.isChecked()
+    assert loaded.controls.weighting.isChecked()
 
 
 def test_file_values_give_the_file_map(loaded, viewer, processed, wait):
@@ -125,18 +105,18 @@ def test_click_on_the_curve_low_passes_there(loaded, wait):
         inaxes = loaded.fsc.panes[0]
         xdata, ydata = 1 / 20.0, 0.5
 
-    loaded._clicked_fsc(Click())
-    assert loaded.lowpass_box.value() == pytest.approx(20.0, abs=0.01)
-    assert loaded._at_lowpass.get_xdata()[0] == pytest.approx(0.05, abs=1e-4)
-    loaded._over_fsc(Click())
+    loaded.fsc._click(Click())
+    assert loaded.controls.lowpass_box.value() == pytest.approx(20.0, abs=0.01)
+    assert loaded.fsc._at_lowpass.get_xdata()[0] == pytest.approx(0.05, abs=1e-4)
+    loaded.fsc._over(Click())
     shell = int(np.argmin(np.abs(loaded.result.frequency_inv_angst - 0.05)))
     assert f"corrected {loaded.result.curves['corrected'][shell]:.3f}" in loaded.readout.text()
 
 
 def test_compare_overlays_and_blinks(loaded, viewer, processed, wait):
     loaded.compare.setCurrentIndex(loaded.compare.findText("PostProcess/job005"))
-    wait(lambda: loaded.other is not None and len(loaded._other_line.get_xdata()) > 0)
-    np.testing.assert_array_equal(loaded._other_line.get_ydata(), loaded.other.curves["corrected"])
+    wait(lambda: loaded.other is not None and len(loaded.fsc._other_line.get_xdata()) > 0)
+    np.testing.assert_array_equal(loaded.fsc._other_line.get_ydata(), loaded.other.curves["corrected"])
     assert "than PostProcess/job005" in loaded.headline.text()
     here, there = shown(viewer), viewer.layers["PostProcess/job005 · postprocess [1]"] if (
         "PostProcess/job005 · postprocess [1]" in viewer.layers
@@ -186,7 +166,7 @@ def test_what_is_no_result_is_a_card(dock, small_project, wait):
 
 
 def test_values_go_to_a_new_job(loaded, bench, qtbot):
-    loaded.bfactor_box.setValue(-250)
+    loaded.controls.bfactor_box.setValue(-250)
     asked = []
     bench.fill_job.connect(lambda name, values: asked.append((name, values)))
     bench.open_dock = lambda key: None
@@ -202,11 +182,11 @@ def test_values_go_to_a_new_job(loaded, bench, qtbot):
 @pytest.mark.parametrize("how", ["a slider", "chosen again"])
 def test_map_that_is_worked_on_is_seen(loaded, viewer, bench, processed, wait, how):
     """Whatever has come to lie over it, or has hidden it."""
-    bench.add(read_layers(processed / "Reconstruct/job003/merged.mrc"))
+    bench.shown.add(read_layers(processed / "Reconstruct/job003/merged.mrc"))
     shown(viewer).visible = False
     before = np.array(shown(viewer).data)
     if how == "a slider":
-        loaded.bfactor_box.setValue(-400)
+        loaded.controls.bfactor_box.setValue(-400)
         wait(lambda: not np.array_equal(shown(viewer).data, before))
     else:
         loaded.load(str(processed / "PostProcess/job004"))
@@ -217,25 +197,16 @@ def test_map_that_is_worked_on_is_seen(loaded, viewer, bench, processed, wait, h
     assert seen[-1] is shown(viewer)
 
 
-def test_half_maps_whose_names_tell_nothing_go_to_a_new_job_both(processed, tmp_path):
-    folder = tmp_path / "PostProcess/job001"
-    shutil.copytree(processed / "PostProcess/job004", folder)
-    star = (folder / "postprocess.star").read_text()
-    for half, name in (("half1", "even.mrc"), ("half2", "odd.mrc")):
-        shutil.copy(processed / f"Reconstruct/job003/{half}.mrc", folder / name)
-        star = star.replace(f"Reconstruct/job003/{half}.mrc", str(folder / name))
-    (folder / "postprocess.star").write_text(star)
-    result = read_result(folder, maps=False)
-    assert (result.half_map, result.half_map2) == (str(folder / "even.mrc"), str(folder / "odd.mrc"))
-
-
 # -- a result that cannot be shown -------------------------------------------------------------------
 
 
 def nothing_is_shown(dock) -> bool:
-    lines = [*dock._fsc_lines.values(), dock._other_line, *dock.guinier.panes[0].lines]
+    lines = [*dock.fsc._lines.values(), dock.fsc._other_line, *dock.guinier.panes[0].lines]
     drawn = any(len(line.get_xdata()) for line in lines)
-    marked = np.isfinite(dock._at_lowpass.get_xdata()).any() or np.isfinite(dock._at_cursor.get_xdata()).any()
+    marked = (
+        np.isfinite(dock.fsc._at_lowpass.get_xdata()).any()
+        or np.isfinite(dock.fsc._at_cursor.get_xdata()).any()
+    )
     return not (drawn or marked or dock.result or dock.controls.isEnabled() or "Å" in dock.headline.text())
 
 
@@ -244,7 +215,7 @@ def test_a_failed_load_leaves_nothing_of_the_result_before(loaded, processed, tm
         inaxes = loaded.fsc.panes[0]
         xdata, ydata = 1 / 20.0, 0.5
 
-    loaded._over_fsc(Mouse())
+    loaded.fsc._over(Mouse())
     assert not nothing_is_shown(loaded)
     folder = tmp_path / "PostProcess/job077"
     folder.mkdir(parents=True)
@@ -260,8 +231,8 @@ def test_a_failed_load_leaves_nothing_of_the_result_before(loaded, processed, tm
         assert nothing_is_shown(loaded)
         assert "Reading" not in loaded.headline.text()
         assert "Move over the FSC" in loaded.readout.text()
-        loaded._over_fsc(Mouse())
-        loaded._clicked_fsc(Mouse())
+        loaded.fsc._over(Mouse())
+        loaded.fsc._click(Mouse())
         assert nothing_is_shown(loaded)
     loaded.chooser.setCurrentIndex(0)
     assert nothing_is_shown(loaded)
@@ -295,7 +266,7 @@ def test_a_late_result_never_replaces_a_newer_one(dock, processed, monkeypatch, 
     gate.set()
     wait(lambda: dock._comparing.idle)
     assert dock.other is None
-    assert len(dock._other_line.get_xdata()) == 0
+    assert len(dock.fsc._other_line.get_xdata()) == 0
 
 
 # -- the Guinier plot --------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from napari_sta.io.project import Project
-from napari_sta.jobs._job import Progress
-from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock, Pace
+from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock
 
 
 @pytest.fixture
@@ -107,8 +106,8 @@ def test_retry_runs_the_same_job_again(dock, bench, wait):
     ticket = run(dock, wait, "fails")
     wait(lambda: ticket.state == "failed")
     dock.card.button("Retry").click()
-    wait(lambda: len(bench.tickets) == 2 and bench.tickets[1].state == "failed")
-    assert bench.tickets[1].job == ticket.job
+    wait(lambda: len(bench.queue.tickets) == 2 and bench.queue.tickets[1].state == "failed")
+    assert bench.queue.tickets[1].job == ticket.job
 
 
 def test_stop_works_within_two_seconds(dock, wait, project):
@@ -153,7 +152,7 @@ def test_queued_job_is_taken_out_without_a_trace(dock, bench, wait, project):
     third = run(dock, wait, "fine", steps=1)
     assert waiting(dock) == [f"Waiting: {second.label}", "then: Fine"]
     queue_button(dock, 0, "×").click()
-    assert second not in bench.tickets
+    assert second not in bench.queue.tickets
     assert waiting(dock) == ["Waiting: Fine"]
     assert second.state == "stopped"
     dock.stop()
@@ -168,9 +167,9 @@ def test_queued_job_can_be_put_forward(dock, bench, wait):
     third = run(dock, wait, "fine", steps=3)
     assert not queue_button(dock, 0, "↑").isEnabled()
     queue_button(dock, 1, "↑").click()
-    assert bench.queued == [third, second]
-    bench.move_up(third)  # it is the first already
-    assert bench.queued == [third, second]
+    assert bench.queue.queued == [third, second]
+    bench.queue.move_up(third)  # it is the first already
+    assert bench.queue.queued == [third, second]
     dock.stop()
     wait(lambda: second.state == "done", 10)
     assert third.began < second.began
@@ -180,11 +179,11 @@ def test_queued_job_can_be_put_forward(dock, bench, wait):
 def test_a_long_queue_and_a_hidden_page_do_not_make_the_window_grow(dock, bench, wait):
     run(dock, wait, "fine", steps=300, pause_s=0.03)
     for _ in range(3):
-        bench.run(Fine(steps=1))
+        bench.queue.run(Fine(steps=1))
     wait(lambda: len(dock.queue.rows) == 3)
     height = dock.minimumSizeHint().height()
     for _ in range(6):
-        bench.run(Fine(steps=1))
+        bench.queue.run(Fine(steps=1))
     wait(lambda: len(dock.queue.rows) == 9)
     assert dock.minimumSizeHint().height() == height
     tall = QWidget()
@@ -193,35 +192,13 @@ def test_a_long_queue_and_a_hidden_page_do_not_make_the_window_grow(dock, bench,
     assert dock.minimumSizeHint().height() == height
 
 
-def progress(done: int, **data) -> Progress:
-    return Progress(done, 100, "x", data)
-
-
-def test_time_left_is_counted_from_the_first_step_that_was_done():
-    """A resumed job has read for a minute when its second particle is done: that will not come again."""
-    pace = Pace()
-    pace.note(progress(0, iteration=3, phase="expectation"), 0.0)
-    assert pace.remaining_s(50.0) is None
-    pace.note(progress(2, iteration=3, phase="expectation"), 60.0)
-    assert pace.remaining_s(60.0) is None
-    assert pace.remaining_s(75.0) is None  # one step tells nothing
-    for done, now in ((12, 61.0), (22, 62.0)):
-        pace.note(progress(done, iteration=3, phase="expectation"), now)
-    assert pace.remaining_s(62.0) == pytest.approx(7.8)
-    assert pace.remaining_s(63.0) == pytest.approx(6.8)
-    pace.note(progress(0, iteration=4, phase="accuracy"), 70.0)
-    assert pace.remaining_s(70.0) is None
-    pace.note(Progress(5, 0, "no total"), 80.0)
-    assert pace.remaining_s(90.0) is None
-
-
 def test_progress_is_shown(dock, wait):
     ticket = run(dock, wait, "fine", steps=40, pause_s=0.03)
     wait(lambda: ticket.progress is not None and ticket.progress.done > 10)
-    assert dock.bar.maximum() == 1000
-    assert dock.bar.value() >= 250
-    assert "step" in dock.doing.text()
-    assert "step 2" in dock.log.toPlainText()
+    assert dock.watch.bar.maximum() == 1000
+    assert dock.watch.bar.value() >= 250
+    assert "step" in dock.watch.doing.text()
+    assert "step 2" in dock.watch.log.toPlainText()
     dock.stop()
     wait(lambda: ticket.state == "stopped", 2)
 
@@ -240,7 +217,7 @@ def test_preflight_names_the_cause_and_blocks(dock, wait):
 def test_preflight_waits_for_the_last_edit(dock, wait):
     choose(dock, "fine")
     wait(lambda: dock.run_button.isEnabled())
-    dock.form.rows["steps"].widget.native.setValue(9)
+    dock.form.rows["steps"].widget.native.set_value(9)
     assert not dock.run_button.isEnabled()
     began = time.monotonic()
     wait(lambda: dock.run_button.isEnabled())

@@ -15,10 +15,10 @@ from qt_loop import settle
 from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
 from qtpy.QtGui import QColor, QDropEvent, QGuiApplication
 
+from napari_sta.data.progress import Progress
 from napari_sta.io.project import PipelineNode, Project
-from napari_sta.jobs._job import Progress, all_jobs, job_named
 from napari_sta.widgets.project_dock import ProjectDock
-from napari_sta.widgets.project_files import next_values, read_project, settings_of
+from napari_sta.widgets.project_files import settings_of
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def tree_of(dock) -> dict[str, list[str]]:
         group.text(0): [
             group.child(i).text(0) for i in range(group.childCount()) if not group.child(i).isHidden()
         ]
-        for group in dock._top_items()
+        for group in dock.tree._groups()
         if not group.isHidden()
     }
 
@@ -110,7 +110,7 @@ def test_running_job_is_in_the_tree_at_once_however_slowly_it_starts(opened, ben
             time.sleep(2)  # longer than a single look after a while would wait
 
     go = threading.Event()
-    ticket = bench.run(Slow())
+    ticket = bench.queue.run(Slow())
     wait(lambda: "External" in tree_of(opened), 8)
     assert ticket.state == "running"
     opened.select("External/job004")
@@ -122,6 +122,7 @@ def test_running_job_is_in_the_tree_at_once_however_slowly_it_starts(opened, ben
 
 def test_what_others_do_in_the_project_is_seen(opened, bench, project, wait):
     """RELION's GUI, a command line, a detached job."""
+    bench._clock.setInterval(200)
     opened.select("Reconstruct/job003")
     opened.tree.setCurrentItem(opened.tree.currentItem().child(1))
     settle(lambda: bench._trace is not None, 5)
@@ -132,7 +133,7 @@ def test_what_others_do_in_the_project_is_seen(opened, bench, project, wait):
     assert opened.selected_job == "Reconstruct/job003"
     assert opened.tree.currentItem().text(0) != "job003"
     assert opened.tree.currentItem().parent().isExpanded()
-    settle(lambda: False, 2.2)
+    settle(lambda: False, 0.6)
     (project / name / "RELION_JOB_EXIT_FAILURE").touch()  # RELION notes it in its pipeline when its GUI looks
     wait(lambda: any(j.name == name and j.status == "Failed" for j in bench.view.jobs), 10)
 
@@ -146,6 +147,7 @@ def test_unchanged_project_is_not_shown_anew(opened, bench, wait):
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.usefixtures("real_window")
 def test_link_is_readable_on_both_themes(viewer, bench, project, wait, theme):
     viewer.theme = theme
     dock = bench.open_dock("project")
@@ -206,22 +208,6 @@ def test_next_fills_the_job_form(opened, bench, small_project):
     assert values["in_mask"].endswith("mask_fsc.mrc")
 
 
-def test_next_gives_no_file_twice_and_post_processing_is_ready(project):
-    view = read_project(project)
-    for made in view.by_job.values():
-        for job_class in all_jobs().values():
-            values = next_values(job_class, made, view.files) or {}
-            assert len(set(values.values())) == len(values), job_class
-    job = job_named("postprocess")
-    job.from_text(next_values(job, view.by_job["Reconstruct/job003"], view.files)).check()
-
-
-def test_set_is_preferred_to_its_parts(project):
-    view = read_project(project)
-    values = next_values(job_named("reconstruct"), view.by_job["Select/job002"], view.files)
-    assert list(values) == ["in_optimisation_set"]
-
-
 def test_command_of_the_note_is_copied(opened, project):
     opened.select("Reconstruct/job003")
     opened.copy_command()
@@ -241,10 +227,10 @@ def test_command_of_the_note_is_copied(opened, project):
 def test_note_is_shown_and_added_to(opened, project, wait):
     (project / "Select/job002/note.txt").write_text("picked by hand\n")
     opened.select("Select/job002")
-    wait(lambda: opened.note.toPlainText() == "picked by hand")
-    opened.note_edit.setText("the good ones")
-    opened.note_edit.returnPressed.emit()
-    wait(lambda: "the good ones" in opened.note.toPlainText())
+    wait(lambda: opened.note.text.toPlainText() == "picked by hand")
+    opened.note.edit.setText("the good ones")
+    opened.note.edit.returnPressed.emit()
+    wait(lambda: "the good ones" in opened.note.text.toPlainText())
     assert (project / "Select/job002/note.txt").read_text().endswith("the good ones\n")
 
 

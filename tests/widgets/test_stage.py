@@ -7,7 +7,8 @@ import pytest
 
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.layers import map_layer, mask_layers, read_layers, tilt_layer
+from napari_sta.layers.read import read_layers
+from napari_sta.layers.volumes import map_layer, mask_layers, tilt_layer
 
 
 def ball(radius: float, name: str) -> Volume:
@@ -18,7 +19,7 @@ def ball(radius: float, name: str) -> Volume:
 @pytest.fixture
 def older(bench):
     """A map, a mask and its contour, as another dock has shown them; and somebody else's image."""
-    layers = bench.add([map_layer(ball(6, "old.mrc")), *mask_layers(ball(5, "mask.mrc"))])
+    layers = bench.shown.add([map_layer(ball(6, "old.mrc")), *mask_layers(ball(5, "mask.mrc"))])
     layers.append(bench.viewer.add_image(np.zeros((16, 16, 16)), name="someone else's"))
     return layers
 
@@ -26,7 +27,7 @@ def older(bench):
 def half(bench, number: int):
     volume = ball(3 + number, f"half{number}.mrc")
     one = map_layer(volume, name=f"half {number}", kind="half", run="x", half=number, iteration=1)
-    [layer] = bench.add([one])
+    [layer] = bench.shown.add([one])
     return layer
 
 
@@ -50,12 +51,12 @@ def test_who_takes_the_stage_is_seen_above_all_and_the_others_come_back(bench, o
 def test_stage_is_left_when_something_else_is_to_be_seen(bench, older, what, tmp_path, wait):
     volume = Volume(3 * ball(6, "").data, 2.0, str(tmp_path / "again.mrc"))
     write_volume(volume.path, volume)
-    older.append(bench.add([map_layer(volume)])[0])
+    older.append(bench.shown.add([map_layer(volume)])[0])
     before = seen(bench)
     one = half(bench, 1)
     bench.stage.take("me", [one])
     if what == "another map":
-        bench.add([map_layer(ball(7, "new.mrc"))])
+        bench.shown.add([map_layer(ball(7, "new.mrc"))])
         before = [*before, "new"]
     elif what == "removed":
         bench.viewer.layers.remove(one)
@@ -64,7 +65,7 @@ def test_stage_is_left_when_something_else_is_to_be_seen(bench, older, what, tmp
     elif what == "new data":
         older[0].data = older[0].data * 2
     else:  # by a double click in the tree
-        bench.show([volume.path])
+        bench.shown.show([volume.path])
         wait(lambda: bench.stage.owner is None)
     assert sorted(seen(bench)) == sorted(before)
     assert bench.stage.owner is None
@@ -76,14 +77,14 @@ def test_reading_a_hidden_file_again_is_no_work_on_it(bench, older):
     """The Align dock reads what it finds in the viewer, and puts layers back where they were."""
     one = half(bench, 1)
     bench.stage.take("me", [one])
-    bench.add([map_layer(ball(6, "old.mrc")), *mask_layers(ball(5, "mask.mrc"))])
+    bench.shown.add([map_layer(ball(6, "old.mrc")), *mask_layers(ball(5, "mask.mrc"))])
     older[1].translate = np.array(older[1].translate)
     assert seen(bench) == ["someone else's", "half 1"]
 
 
 def test_map_that_comes_after_a_mask_does_not_cover_it(bench):
-    bench.add(mask_layers(ball(5, "mask.mrc")))
-    bench.add([map_layer(ball(6, "new.mrc"))])
+    bench.shown.add(mask_layers(ball(5, "mask.mrc")))
+    bench.shown.add([map_layer(ball(6, "new.mrc"))])
     assert [layer.metadata["napari_sta"]["kind"] for layer in bench.viewer.layers] == [
         "map",
         "mask",
@@ -151,8 +152,8 @@ def told(monkeypatch):
 
 
 def test_a_tilt_number_is_no_length(bench, small_project):
-    bench.add([map_layer(ball(6, "old.mrc"))])
-    bench.add([tilts()])
+    bench.shown.add([map_layer(ball(6, "old.mrc"))])
+    bench.shown.add([tilts()])
     dims = bench.viewer.dims
     # Tilts have a slider of their own, that of z knows nothing of them.
     assert dims.ndim == 4
@@ -163,13 +164,13 @@ def test_a_tilt_number_is_no_length(bench, small_project):
 
 
 def test_tilts_and_particles_are_not_seen_together(bench, small_project, told, wait):
-    particles = bench.add(read_layers(small_project.particles_path))
+    particles = bench.shown.add(read_layers(small_project.particles_path))
     before = seen(bench)
     dims = bench.viewer.dims
     dims.order = (1, 0, 2)
     dims.set_point(0, 500.0)
     dims.ndisplay = 3
-    [stack] = bench.add([tilts()])
+    [stack] = bench.shown.add([tilts()])
     assert seen(bench) == [stack.name]
     wait(lambda: dims.ndisplay == 2)
     assert dims.displayed == (2, 3)  # y and x, and the only slice there is
@@ -178,9 +179,9 @@ def test_tilts_and_particles_are_not_seen_together(bench, small_project, told, w
     bench.viewer.layers.remove(stack)
     assert seen(bench) == before
 
-    [stack] = bench.add([tilts()])
+    [stack] = bench.shown.add([tilts()])
     bench.viewer.layers.remove(particles[0])
-    [back, *_] = bench.add(read_layers(small_project.particles_path)[:1])
+    [back, *_] = bench.shown.add(read_layers(small_project.particles_path)[:1])
     assert back.visible
     assert not stack.visible
     assert "tilt series is hidden" in told[-1]

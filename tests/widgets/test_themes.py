@@ -80,6 +80,7 @@ def docks(viewer, qtbot):
         yield dock
 
 
+@pytest.mark.usefixtures("real_window")
 def test_docks_wear_the_theme_and_follow_it(viewer, qtbot, wait):
     made = list(docks(viewer, qtbot))
     for theme in ("light", "dark"):
@@ -111,8 +112,8 @@ def test_docks_wear_the_theme_and_follow_it(viewer, qtbot, wait):
         assert tuple(round(255 * v) for v in background[:3]) == rgb(colours["background"])
     from matplotlib.colors import to_hex
 
-    assert to_hex(align._map_line.get_color()) == colours["blue"]
-    assert contrast(to_hex(inspect._other_line.get_color()), colours["background"]) >= LINE_CONTRAST
+    assert to_hex(align.plot._map_line.get_color()) == colours["blue"]
+    assert contrast(to_hex(inspect.fsc._other_line.get_color()), colours["background"]) >= LINE_CONTRAST
     legend = align.plot.panes[0].get_legend()
     assert to_hex(legend.get_frame().get_facecolor()) == colours["background"]
     assert {to_hex(text.get_color()) for text in legend.get_texts()} == {colours["text"]}
@@ -143,6 +144,7 @@ def test_a_role_can_change(qtbot):
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.usefixtures("real_window")
 def test_what_stands_in_an_empty_field_can_be_read(viewer, theme):
     from napari_sta.widgets.job_dock import JobDock
 

@@ -8,7 +8,6 @@ import pytest
 
 from napari_sta.data.errors import InputError
 from napari_sta.jobs._job import all_jobs, job_named
-from napari_sta.widgets.cards import Card
 from napari_sta.widgets.words import in_plain_words
 
 
@@ -92,13 +91,3 @@ def test_general_options_are_said_as_in_the_preferences():
     assert "--" not in in_plain_words("--x is no option of extract; see napari-sta extract --help").replace(
         "--x", ""
     )
-
-
-def test_cards_say_errors_and_warnings_in_these_words(qtbot):
-    card = Card()
-    qtbot.addWidget(card)
-    job = job_named("make_mask")
-    card.tell("error", "Mask creation failed", "--threshold 99 is above every voxel", job=job)
-    assert "“Initial binarisation threshold” 99" in card.text
-    card.tell("info", "Command copied", "napari-sta make_mask --threshold 99")
-    assert "--threshold 99" in card.text

@@ -1,4 +1,4 @@
-"""Job, Progress, Context: what every job gets for free.
+"""Job, Context, param: what every job gets for free.
 
 A job is one file in this folder: a frozen pydantic model with a ``run`` method. Its form, its
 subcommand, its job.star, its JSON record and its reference page all come from that one class.
@@ -19,29 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.progress import Progress
 
 # Whatever lies beyond is a slip of the keyboard or another unit; no computer could work on it either.
 _LIMITS = {"Å": 1e6, "Å²": 1e6, "e/Å²": 1e6, "px": 1e5, "binned px": 1e5}
 _SMALLEST_ANGST = 0.01
-
-
-class Progress(NamedTuple):
-    """One step of a running job.
-
-    Attributes
-    ----------
-    done, total
-        Units of work; ``total`` 0 means not known yet.
-    message
-        What is being worked on, for people.
-    data
-        Live values for docks and ``--json`` (numbers, small lists, paths).
-    """
-
-    done: int
-    total: int
-    message: str = ""
-    data: Mapping[str, Any] = {}
 
 
 class Node(NamedTuple):
@@ -97,7 +79,7 @@ class Context:
 
 
 RunSteps = Generator[Progress, None, dict[str, Any]]
-"""What ``Job.run`` is: yields :class:`Progress`, returns the result record."""
+"""What ``Job.run`` is: yields :class:`~napari_sta.data.progress.Progress`, returns the result record."""
 
 
 def param(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import model_validator
 
@@ -26,10 +26,13 @@ class _Kept:
     """A running job and what it has read; holding the job keeps its id its own."""
 
     job: Job
-    inputs: StaInputs | None = None
+    read: dict[str, Any] = field(default_factory=dict)
+    beside: list[Job] = field(default_factory=list)
 
 
 _KEPT: dict[int, _Kept] = {}
+
+Read = TypeVar("Read")
 
 
 def keep_inputs(job: Job) -> None:
@@ -39,7 +42,28 @@ def keep_inputs(job: Job) -> None:
 
 def release_inputs(job: Job) -> None:
     """End :func:`keep_inputs`."""
-    _KEPT.pop(id(job), None)
+    kept = _KEPT.pop(id(job), None)
+    for other in kept.beside if kept is not None else []:
+        release_inputs(other)
+
+
+def keep_beside(job: Job, other: Job) -> None:
+    """Let the inputs of a job that stands for a running one be read once too, and be released with it."""
+    kept = _KEPT.get(id(job))
+    if kept is not None and other is not job:
+        keep_inputs(other)
+        kept.beside.append(other)
+
+
+def read_once(job: Job, what: str, read: Callable[[], Read]) -> Read:
+    """Read something of a job; while it runs (:func:`keep_inputs`), the first time only."""
+    kept = _KEPT.get(id(job))
+    if kept is None:
+        return read()
+    if what not in kept.read:
+        kept.read[what] = read()
+    found: Read = kept.read[what]
+    return found
 
 
 class StaInputsJob(Job):
@@ -116,19 +140,17 @@ class StaInputsJob(Job):
         """
         from napari_sta.io.relion import load_sta_inputs
 
-        kept = _KEPT.get(id(self))
-        if kept is not None and kept.inputs is not None:
-            return kept.inputs
-        inputs = load_sta_inputs(
-            self.in_optimisation_set,
-            self.in_parts,
-            self.in_tomograms,
-            self.in_trajectories,
-            need_tomograms=self.needs_tomograms(),
+        return read_once(
+            self,
+            "inputs",
+            lambda: load_sta_inputs(
+                self.in_optimisation_set,
+                self.in_parts,
+                self.in_tomograms,
+                self.in_trajectories,
+                need_tomograms=self.needs_tomograms(),
+            ),
         )
-        if kept is not None:
-            kept.inputs = inputs
-        return inputs
 
     def read_besides(self) -> dict[str, Any]:
         """Add tilt series as they were read, and size and date of their images."""

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 import napari_sta
 from napari_sta import _interrupt
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
+from napari_sta.data.progress import Progress
 from napari_sta.io.files import (
     WRITTEN,
     absolute,
@@ -63,7 +64,7 @@ from napari_sta.io.project import (
 )
 from napari_sta.io.star import read_star
 from napari_sta.jobs import _fingerprint
-from napari_sta.jobs._job import Context, Job, Progress, all_jobs, extra_of, job_named
+from napari_sta.jobs._job import Context, Job, all_jobs, extra_of, job_named
 from napari_sta.jobs._params import keep_inputs, release_inputs
 
 _LARGEST_RECORD_BYTES = 64 * 2**20

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
+from napari_sta.data.progress import Progress
 from napari_sta.io.files import inside
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_boxes, check_window, window_px
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from napari_sta.data.particles import Particles
     from napari_sta.data.tilt_series import TiltSeries
+    from napari_sta.engine.geometry import TiltGeometry
     from napari_sta.io.relion import StaInputs
-    from napari_sta.jobs._geometry import TiltGeometry
     from napari_sta.kernels.windows import Contrast
 
 _FFT_BATCH = 16
@@ -285,8 +286,8 @@ class _Cutter:
     ) -> None:  # fmt: skip
         import numpy as np
 
+        from napari_sta.engine.geometry import tilt_geometry
         from napari_sta.io.mrc import image_size_yx_px
-        from napari_sta.jobs._geometry import tilt_geometry
         from napari_sta.kernels.devices import surely_cpu
         from napari_sta.kernels.projection import is_visible
 
@@ -404,7 +405,7 @@ class _Cutter:
         """Yield particles seen in one tilt image, as places in the batch, with their contrast; an optics group each."""
         import numpy as np
 
-        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.engine.geometry import ctf_coefficients
         from napari_sta.kernels.windows import Contrast
 
         seen = np.flatnonzero(self.visible[batch, tilt])
@@ -505,7 +506,7 @@ class _Cutter:
         import numpy as np
         import torch
 
-        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.engine.geometry import ctf_coefficients
         from napari_sta.kernels.ctf import ctf_2d
         from napari_sta.kernels.extraction import pseudo_subtomograms
         from napari_sta.kernels.optics import tilt_envelope

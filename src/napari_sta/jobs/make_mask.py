@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from napari_sta.data.errors import InputError
-from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
 
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import model_validator
 
 from napari_sta.data.errors import InputError
-from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,8 @@ from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.data.memory import check_memory
-from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
 from napari_sta.jobs._params import check_symmetry
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from napari_sta.data.errors import InputError
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob
 
 

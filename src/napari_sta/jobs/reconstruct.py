@@ -12,7 +12,8 @@ from pydantic import field_validator, model_validator
 
 from napari_sta.data.errors import InputError
 from napari_sta.data.memory import check_memory
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import (
     StaInputsJob,
     check_boxes,
@@ -289,8 +290,8 @@ class _Inserter:
     ) -> None:  # fmt: skip
         import numpy as np
 
+        from napari_sta.engine.geometry import tilt_geometry
         from napari_sta.io.mrc import image_size_yx_px
-        from napari_sta.jobs._geometry import tilt_geometry
         from napari_sta.kernels.optics import zernike_phase
         from napari_sta.kernels.projection import is_visible
 
@@ -356,7 +357,7 @@ class _Inserter:
         return read_images([series.images[tilt]])[0], envelope, x_end
 
     def _coefficients(self, tilt: int, members: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        from napari_sta.jobs._geometry import ctf_coefficients
+        from napari_sta.engine.geometry import ctf_coefficients
 
         if not self.job.apply_ctf:
             return None

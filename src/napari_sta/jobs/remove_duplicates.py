@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from napari_sta.data.errors import InputError
-from napari_sta.jobs._job import Context, Node, Progress, RunSteps, param
+from napari_sta.data.progress import Progress
+from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob
 
 if TYPE_CHECKING:

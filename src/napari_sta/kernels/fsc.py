@@ -15,7 +15,7 @@ from napari_sta.kernels.shells import first_below, resolution_angst
 
 __all__ = [
     "MaskedFsc",
-    "PhaseStream",
+    "RelionRandom",
     "first_below",
     "fourier_shell_correlation",
     "fsc_of_transforms",
@@ -74,13 +74,13 @@ def fsc_of_transforms(a: Tensor, b: Tensor, size: int) -> Float[Tensor, "shells"
 
 
 def randomise_phases(
-    volume: Float[Tensor, "n n n"], from_shell: int, phases: PhaseStream
+    volume: Float[Tensor, "n n n"], from_shell: int, stream: RelionRandom
 ) -> Float[Tensor, "n n n"]:
     """Keep amplitudes and draw new phases from a shell outwards (|k| >= from_shell).
 
     Parameters
     ----------
-    phases
+    stream
         Where the phases come from; two half maps take theirs from one stream in turn.
 
     References
@@ -90,16 +90,16 @@ def randomise_phases(
     size = volume.shape[0]
     spectrum = torch.fft.rfftn(volume.to(torch.float64))
     replaced = fourier.radius_px((size,) * 3, volume.device) ** 2 > from_shell**2 - 0.5
-    angle = torch.as_tensor(phases.draw(int(replaced.sum())), device=volume.device)
+    angle = torch.as_tensor(stream.phases(int(replaced.sum())), device=volume.device)
     spectrum[replaced] = torch.polar(spectrum[replaced].abs(), angle)
     return torch.fft.irfftn(spectrum, s=(size,) * 3)
 
 
-class PhaseStream:
-    """Phases that RELION's postprocess would draw: the C library's additive generator, seeded.
+class RelionRandom:
+    """Numbers that RELION would draw: the C library's additive generator, seeded.
 
-    Reproducing its stream makes phase-randomised FSCs comparable number by number instead of only
-    statistically.
+    Reproducing its stream makes phase-randomised FSCs, and refinements with perturbed grids, comparable
+    number by number instead of only statistically.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class PhaseStream:
         """Draw numbers in [0, 1] as the C library's rand() / RAND_MAX."""
         return (self._next(count) >> np.uint32(1)).astype(np.float64) / 2147483647.0
 
-    def draw(self, count: int) -> Float[ndarray, "n"]:
+    def phases(self, count: int) -> Float[ndarray, "n"]:
         """Draw phases in [0, 2 pi], in float32 steps as RELION computes them, as float64."""
         raw = (self._next(count) >> np.uint32(1)).astype(np.float32)
         return (raw / np.float32(np.float32(2147483647) / np.float32(2 * np.pi))).astype(np.float64)
@@ -186,7 +186,7 @@ def masked_fsc(
         from_shell = first_below(unmasked, randomise_at, first=1)
         if from_shell is None:
             raise ValueError(f"the unmasked FSC never falls below {randomise_at:g}")
-    stream = PhaseStream(seed)
+    stream = RelionRandom(seed)
     randomised = fourier_shell_correlation(
         randomise_phases(half1, from_shell, stream) * mask, randomise_phases(half2, from_shell, stream) * mask
     )

@@ -25,7 +25,7 @@ def open_viewer(paths: Sequence[str | Path] = ()) -> None:
     try:
         napari.run()
     finally:
-        bench.wind_up()  # where the program ends without its window being closed
+        bench.queue.wind_up()  # where the program ends without its window being closed
 
 
 def add_docks(viewer: Any, paths: Sequence[str | Path] = ()) -> Any:
@@ -47,7 +47,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     With a viewer open, a project folder opens the *Project* dock instead of adding layers.
     """
     from napari_sta.layers import get_reader as reader_for
-    from napari_sta.layers import is_job_folder
+    from napari_sta.layers.outputs import is_job_folder
 
     read = reader_for(path)
     if read is None:
@@ -59,11 +59,12 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
         viewer = napari.current_viewer()
         if viewer is None:
             return read(path)
+        from napari_sta.widgets._napari_private import open_viewers
         from napari_sta.widgets.workbench import Workbench
 
         # Nobody says which viewer it is for; each has to know what to make of our layers.
-        for one in list(getattr(type(viewer), "_instances", [])):
-            Workbench.of(one)
+        for each in open_viewers(viewer):
+            Workbench.of(each)
         bench = Workbench.of(viewer)
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
         projects = [p for p in paths if p.is_dir() and not is_job_folder(p)]

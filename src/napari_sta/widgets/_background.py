@@ -18,7 +18,7 @@ from qtpy.QtCore import QEventLoop, QObject, QTimer
 from superqt.utils import create_worker
 
 from napari_sta.data.errors import JobError, StaError, Stopped
-from napari_sta.jobs._job import Progress
+from napari_sta.data.progress import Progress
 
 YIELD_EVERY_S = 0.05
 """Progress reaches the GUI at most this often; a job may yield thousands of times a second."""

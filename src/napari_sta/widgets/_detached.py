@@ -79,7 +79,7 @@ class Detached:
         if os.name == "nt":
             own = {"creationflags": 0x00000008 | 0x00000200}  # detached, in a process group of its own
         with ExitStack() as files:
-            told: Path | None = None
+            error_file: Path | None = None
             output: IO[Any] | int = subprocess.DEVNULL
             errors: IO[Any]
             if folder is not None:
@@ -89,17 +89,17 @@ class Detached:
                 errors = files.enter_context(
                     tempfile.NamedTemporaryFile("w", prefix="napari-sta-", suffix=".err", delete=False)
                 )
-                told = Path(errors.name)
+                error_file = Path(errors.name)
             try:
                 child = subprocess.Popen(
                     command, env=safe_environment(os.environ), stdin=subprocess.DEVNULL, stdout=output,
                     stderr=errors, **own,
                 )  # fmt: skip
             except OSError as error:
-                if told is not None:
-                    told.unlink(missing_ok=True)
+                if error_file is not None:
+                    error_file.unlink(missing_ok=True)
                 raise JobError(sentence_for(error, sys.executable).replace("written", "started")) from error
-        return cls(child.pid, child, told)
+        return cls(child.pid, child, error_file)
 
     def status(self) -> int | None:
         """Return the exit status; None while it runs. Its temporary file goes once it has succeeded."""
@@ -119,10 +119,10 @@ class Detached:
 
 def safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without search paths that count from the folder a process works in."""
-    found = dict(environment)
-    if "PYTHONPATH" in found:
-        absolute = [str(Path(one).absolute()) for one in found["PYTHONPATH"].split(os.pathsep) if one]
-        found["PYTHONPATH"] = os.pathsep.join(absolute)
-    if not found.get("PYTHONPATH"):
-        found.pop("PYTHONPATH", None)
-    return found
+    safe = dict(environment)
+    if "PYTHONPATH" in safe:
+        absolute = [str(Path(part).absolute()) for part in safe["PYTHONPATH"].split(os.pathsep) if part]
+        safe["PYTHONPATH"] = os.pathsep.join(absolute)
+    if not safe.get("PYTHONPATH"):
+        safe.pop("PYTHONPATH", None)
+    return safe

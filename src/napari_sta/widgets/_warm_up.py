@@ -42,8 +42,9 @@ def warm_up() -> None:
     from napari_sta.data.volume import Volume
     from napari_sta.kernels.alignment import score_curve
     from napari_sta.kernels.warm_up import warm_up as warm_up_kernels
-    from napari_sta.layers import map_layer, mask_layers
-    from napari_sta.widgets.workbench import outline_contour
+    from napari_sta.layers.volumes import map_layer, mask_layers
+    from napari_sta.widgets._napari_private import slice_once
+    from napari_sta.widgets.shown import outline_contour
 
     ball = np.zeros((16, 16, 16), np.float32)
     ball[5:11, 5:11, 5:11] = 1
@@ -53,7 +54,7 @@ def warm_up() -> None:
         if kind == "labels":
             outline_contour(layer)
         for order in ((0, 1, 2), (1, 0, 2)):
-            layer._slice_dims(Dims(ndim=3, ndisplay=2, order=order))
+            slice_once(layer, Dims(ndim=3, ndisplay=2, order=order))
     Rotation.identity()  # napari's camera needs it when the hand is set
     score_curve(ball, ball, "z", 5.0, pixel_size_angst=2.0)
     warm_up_kernels()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_sta.data.errors import StaError
-
-if TYPE_CHECKING:
-    from napari_sta.widgets.workbench import Ticket, Workbench
+from napari_sta.widgets.run_queue import LEAVE_WITHIN_S, RunQueue, Ticket, line_of
 
 
 class ClosingDialog(QDialog):
@@ -20,21 +17,21 @@ class ClosingDialog(QDialog):
 
     Parameters
     ----------
-    benches
+    queues
         Of the viewers that are about to close, those with jobs.
     parent
         The window.
     """
 
-    def __init__(self, benches: Sequence[Workbench], parent: QWidget | None = None) -> None:
+    def __init__(self, queues: Sequence[RunQueue], parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.benches = list(benches)
+        self.queues = list(queues)
         self._apart = False
         self._since = 0.0
-        self._stopping: list[tuple[Workbench, Ticket]] = []
-        self._waiting: list[tuple[Workbench, Ticket]] = []
-        running = [bench.running for bench in self.benches if bench.running is not None]
-        waiting = [ticket for bench in self.benches for ticket in bench.queued]
+        self._stopping: list[tuple[RunQueue, Ticket]] = []
+        self._waiting: list[tuple[RunQueue, Ticket]] = []
+        running = [queue.running for queue in self.queues if queue.running is not None]
+        waiting = [ticket for queue in self.queues for ticket in queue.queued]
 
         self.setWindowTitle("Jobs are running" if running else "Jobs are waiting")
         self.question = QLabel(_question(running, waiting))
@@ -74,29 +71,27 @@ class ClosingDialog(QDialog):
         """Stop everything; what is to go on without the viewer goes on once it has left its checkpoint."""
         self._apart = apart
         self._since = time.monotonic()
-        self._waiting = [(bench, ticket) for bench in self.benches for ticket in bench.queued]
-        self._stopping = [(bench, bench.running) for bench in self.benches if bench.running is not None]
+        self._waiting = [(queue, ticket) for queue in self.queues for ticket in queue.queued]
+        self._stopping = [(queue, queue.running) for queue in self.queues if queue.running is not None]
         for _, ticket in self._stopping:
             names = f"{ticket.title} is asked to stop"
             self.question.setText(f"{names}; it goes on by itself after that …" if apart else f"{names} …")
         for button in (self.stop_button, self.detach_button):
             button.setEnabled(False)
-        for bench in self.benches:
-            bench.stop_all()
+        for queue in self.queues:
+            queue.stop_all()
         self._clock.start()
         self._look()
 
     def _look(self) -> None:
-        from napari_sta.widgets.workbench import LEAVE_WITHIN_S
-
         if not self.isVisible() and not self._clock.isActive():
             return
-        busy = [(bench, ticket) for bench, ticket in self._stopping if ticket.state == "running"]
+        busy = [(queue, ticket) for queue, ticket in self._stopping if ticket.state == "running"]
         if busy and (self._apart or time.monotonic() - self._since < LEAVE_WITHIN_S):
             return
         self._clock.stop()
-        for bench, ticket in busy:
-            bench.abandon(ticket)
+        for queue, ticket in busy:
+            queue.abandon(ticket)
         try:
             if self._apart:
                 self._hand_over()
@@ -109,14 +104,12 @@ class ClosingDialog(QDialog):
         self.accept()
 
     def _hand_over(self) -> None:
-        from napari_sta.widgets.workbench import line_of
-
-        for bench in self.benches:
-            stopped = [t for one, t in self._stopping if one is bench and t.state == "stopped"]
-            lines = [line_of(t) for t in [*stopped, *(t for one, t in self._waiting if one is bench)]]
+        for queue in self.queues:
+            stopped = [t for of, t in self._stopping if of is queue and t.state == "stopped"]
+            lines = [line_of(t) for t in [*stopped, *(t for of, t in self._waiting if of is queue)]]
             folders = [t.out for t in stopped if t.out is not None and t.out.is_dir()]
             if lines:
-                bench.detach(lines, folders[0] if folders else None)
+                queue.detach(lines, folders[0] if folders else None)
 
 
 def _question(running: Sequence[Ticket], waiting: Sequence[Ticket]) -> str:

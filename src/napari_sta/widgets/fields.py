@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from magicgui.backends._qtpy.widgets import QBaseValueWidget
 from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QPaintEvent, QValidator
@@ -22,6 +21,8 @@ from qtpy.QtWidgets import (
     QToolTip,
     QWidget,
 )
+
+from napari_sta.widgets._napari_private import FieldBackend
 
 FILTERS = {
     "particles": "Particles (*.star)",
@@ -138,7 +139,7 @@ class NumberField(QAbstractSpinBox):
         """Return the number, or None if the field is empty."""
         return self._value
 
-    def setValue(self, value: float | int | None) -> None:
+    def set_value(self, value: float | int | None) -> None:
         """Show a number; None empties the field."""
         same = value == self._value and type(value) is type(self._value)
         self._value = value
@@ -192,7 +193,7 @@ class NumberField(QAbstractSpinBox):
         new = min(max(new, self.low), self.high)
         if (self.open_low and new <= self.low) or (self.open_high and new >= self.high):
             return
-        self.setValue(int(new) if self.integer else float(f"{new:.12g}"))
+        self.set_value(int(new) if self.integer else float(f"{new:.12g}"))
 
     def stepEnabled(self) -> QAbstractSpinBox.StepEnabledFlag:
         """Allow both directions; :meth:`stepBy` stays within bounds."""
@@ -237,7 +238,7 @@ class PathField(QWidget):
         """Return the path as shown, empty if none."""
         return str(self.combo.currentText()).strip()
 
-    def setValue(self, path: object) -> None:
+    def set_value(self, path: object) -> None:
         """Show a path; None or empty clears the field."""
         text = self._shown(str(path)) if path else ""
         index = self.combo.findText(text)
@@ -277,7 +278,7 @@ class PathField(QWidget):
             self, "Choose a file", start, FILTERS.get(self.kind, "All files (*)") + ";;All files (*)"
         )
         if path:
-            self.setValue(path)
+            self.set_value(path)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take one local file."""
@@ -287,18 +288,18 @@ class PathField(QWidget):
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Fill the field with the dropped file."""
-        self.setValue(event.mimeData().urls()[0].toLocalFile())
+        self.set_value(event.mimeData().urls()[0].toLocalFile())
         event.acceptProposedAction()
 
 
-class _NumberBackend(QBaseValueWidget):
+class _NumberBackend(FieldBackend):
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(NumberField, "value", "setValue", "changed", **kwargs)
+        super().__init__(NumberField, **kwargs)
 
 
-class _PathBackend(QBaseValueWidget):
+class _PathBackend(FieldBackend):
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(PathField, "value", "setValue", "changed", **kwargs)
+        super().__init__(PathField, **kwargs)
 
 
 class NumberEdit(ValueWidget):
@@ -306,10 +307,6 @@ class NumberEdit(ValueWidget):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(widget_type=_NumberBackend, **kwargs)
-
-    def get_value(self) -> Any:
-        """Return the number or None."""
-        return self._widget._mgui_get_value()
 
 
 class PathEdit(ValueWidget):

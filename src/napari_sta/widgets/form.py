@@ -137,7 +137,7 @@ class _Row:
             placeholder = "choose or drop a file" if self.required else self._when_empty()
             field.combo.lineEdit().setPlaceholderText(placeholder)
             if self.default:
-                field.setValue(self.default)
+                field.set_value(self.default)
             return path
         if self.kind in (int, float):
             number = NumberEdit()
@@ -153,7 +153,7 @@ class _Row:
                 placeholder=self._when_empty() if self.optional else "",
                 **limits,
             )
-            native.setValue(self.default)
+            native.set_value(self.default)
             return number
         line = LineEdit(value=value_as_text(self.default))
         if not self.required and not self.default:
@@ -173,7 +173,7 @@ class _Row:
         """Show a value of the model."""
         native = self.widget.native
         if isinstance(native, (NumberField, PathField)):
-            native.setValue(value)
+            native.set_value(value)
         elif isinstance(self.widget, ComboBox):
             text = "" if value is None else self._as_choice(value)
             choices = list(self.widget.choices)
@@ -218,10 +218,6 @@ class Fold(QWidget):
     def _toggle(self, opened: bool) -> None:
         self._button.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
         self.body.setVisible(opened)
-
-    def set_open(self, opened: bool) -> None:
-        """Unfold or fold."""
-        self._button.setChecked(opened)
 
 
 class JobForm(QWidget):

@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import html
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QComboBox,
-    QFrame,
     QHBoxLayout,
     QLabel,
-    QPlainTextEdit,
-    QProgressBar,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QStackedWidget,
     QTabBar,
     QVBoxLayout,
-    QWidget,
 )
 
-from napari_sta.cli import step_words
 from napari_sta.data.errors import StaError
-from napari_sta.jobs._job import Job, Progress, all_jobs
-from napari_sta.layers import viewable_outputs
+from napari_sta.jobs._job import Job, all_jobs
+from napari_sta.layers.outputs import viewable_outputs
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import MARKS, Card
-from napari_sta.widgets.command_line import CommandLine, fixed_font
+from napari_sta.widgets.command_line import CommandLine
+from napari_sta.widgets.dock import Dock, literal
 from napari_sta.widgets.form import JobForm
 from napari_sta.widgets.project_files import can_resume
+from napari_sta.widgets.queue_list import QueueList
 from napari_sta.widgets.refine_monitor import RefineMonitor
+from napari_sta.widgets.run_queue import Ticket, line_of, preferences, with_absolute_paths
+from napari_sta.widgets.run_watch import RunWatch
+from napari_sta.widgets.run_words import failure_details, result_words, span
 from napari_sta.widgets.themes import mark
-from napari_sta.widgets.workbench import (
-    Dock,
-    Ticket,
-    Workbench,
-    line_of,
-    literal,
-    preferences,
-    small_button,
-    with_absolute_paths,
-)
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -71,11 +60,33 @@ class JobDock(Dock):
         self.forms: dict[str, JobForm] = {}
         self.watched: Ticket | None = None
         self._blocking = ""
-        self._logged = 0
-        self._pace = Pace()
         self._checks = Latest(self, CHECK_AFTER_MS)
         self._checked: list[tuple[str, str]] = []
+        self.stack = PageStack()
+        self.monitor: RefineMonitor | None = None
+        self.command = CommandLine()
+        self.watch = RunWatch()
+        self.queue = QueueList(self.bench.queue)
+        self.card = Card()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(8, 6, 8, 6)
+        box.setSpacing(5)
+        box.addLayout(self._choice())
+        box.addWidget(self._pages())
+        box.addWidget(self._about())
+        box.addWidget(self.stack, 1)
+        box.addWidget(self._check_lines())
+        box.addWidget(self.command)
+        box.addLayout(self._buttons())
+        box.addWidget(self.queue)
+        box.addWidget(self.watch)
+        box.addWidget(self.card)
+        self.setMinimumWidth(360)
+        self._connect()
+        if self.jobs:
+            self._chosen()
 
+    def _choice(self) -> QHBoxLayout:
         self.chooser = QComboBox()
         for name, job_class in self.jobs.items():
             self.chooser.addItem(job_class.label or name, name)
@@ -84,27 +95,34 @@ class JobDock(Dock):
             )
         self.reset_button = QPushButton("Reset")
         self.reset_button.setToolTip("Put every field back to its default")
-        top = QHBoxLayout()
-        top.addWidget(QLabel("Job"))
-        top.addWidget(self.chooser, 1)
-        top.addWidget(self.reset_button)
-        self.about = QLabel()
-        self.about.setWordWrap(True)
-        mark(self.about, "quiet")
-        self.stack = PageStack()
-        self.monitor: RefineMonitor | None = None
+        row = QHBoxLayout()
+        row.addWidget(QLabel("Job"))
+        row.addWidget(self.chooser, 1)
+        row.addWidget(self.reset_button)
+        return row
+
+    def _pages(self) -> QTabBar:
         self.pages = QTabBar()
         self.pages.setDrawBase(False)
         self.pages.setExpanding(False)
         self.pages.addTab("Options")
         self.pages.hide()
+        return self.pages
 
+    def _about(self) -> QLabel:
+        self.about = QLabel()
+        self.about.setWordWrap(True)
+        mark(self.about, "quiet")
+        return self.about
+
+    def _check_lines(self) -> QLabel:
         self.checks = QLabel()
         self.checks.setWordWrap(True)
         self.checks.setTextFormat(Qt.TextFormat.RichText)
         self.checks.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        self.command = CommandLine()
+        return self.checks
 
+    def _buttons(self) -> QHBoxLayout:
         self.run_button = QPushButton("Run")
         mark(self.run_button, "go")
         self.detach_button = QPushButton("Run detached")
@@ -115,50 +133,13 @@ class JobDock(Dock):
         self.stop_button = QPushButton("Stop")
         self.stop_button.setEnabled(False)
         self.stop_button.setToolTip("Stop at the next step; what is finished is kept")
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button, 2)
-        buttons.addWidget(self.detach_button, 1)
-        buttons.addWidget(self.stop_button, 1)
+        row = QHBoxLayout()
+        row.addWidget(self.run_button, 2)
+        row.addWidget(self.detach_button, 1)
+        row.addWidget(self.stop_button, 1)
+        return row
 
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(True)
-        self.doing = QLabel()
-        self.doing.setWordWrap(True)
-        self.log = QPlainTextEdit()
-        self.log.setReadOnly(True)
-        self.log.setFont(fixed_font())
-        self.log.setMaximumBlockCount(500)
-        self.log.setFixedHeight(84)
-        self.watch = QWidget()
-        watch = QVBoxLayout(self.watch)
-        watch.setContentsMargins(0, 0, 0, 0)
-        watch.setSpacing(3)
-        watch.addWidget(self.doing)
-        watch.addWidget(self.bar)
-        watch.addWidget(self.log)
-        self.watch.hide()
-        self.queue = QueueList(self.bench)
-        self.card = Card()
-
-        box = QVBoxLayout(self)
-        box.setContentsMargins(8, 6, 8, 6)
-        box.setSpacing(5)
-        box.addLayout(top)
-        box.addWidget(self.pages)
-        box.addWidget(self.about)
-        box.addWidget(self.stack, 1)
-        box.addWidget(self.checks)
-        box.addWidget(self.command)
-        box.addLayout(buttons)
-        box.addWidget(self.queue)
-        box.addWidget(self.watch)
-        box.addWidget(self.card)
-        self.setMinimumWidth(360)
-
-        self._clock = QTimer(self)
-        self._clock.setInterval(500)
-        self._clock.timeout.connect(self._tick)
-
+    def _connect(self) -> None:
         self.chooser.currentIndexChanged.connect(self._chosen)
         self.pages.currentChanged.connect(lambda _: self._turn_page())
         self.reset_button.clicked.connect(lambda: self.form.reset())
@@ -167,18 +148,16 @@ class JobDock(Dock):
         self.stop_button.clicked.connect(self.stop)
         self.bench.fill_job.connect(self.fill)
         self.bench.project_changed.connect(self._offer_files)
-        self.bench.started.connect(self._started)
-        self.bench.progressed.connect(self._progressed)
-        self.bench.ended.connect(self._ended)
-        self.bench.queue_changed.connect(self._name_run_button)
-        self.bench.detached_failed.connect(
+        self.bench.queue.started.connect(self._started)
+        self.bench.queue.progressed.connect(self._progressed)
+        self.bench.queue.ended.connect(self._ended)
+        self.bench.queue.changed.connect(self._name_run_button)
+        self.bench.queue.detached_failed.connect(
             lambda error: self.card.tell("error", "The job that ran on its own failed", str(error))
         )
         shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
         shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         shortcut.activated.connect(self.run)
-        if self.jobs:
-            self._chosen()
 
     # -- the form ----------------------------------------------------------------------------------
 
@@ -237,8 +216,8 @@ class JobDock(Dock):
         self.stack.setCurrentWidget(self.form if options else self.monitor)
         for widget in (self.about, self.checks, self.command, self.run_button, self.detach_button):
             widget.setVisible(options)
-        self.log.setVisible(options)
-        self.stop_button.setVisible(options or self.bench.running is not None)
+        self.watch.log.setVisible(options)
+        self.stop_button.setVisible(options or self.bench.queue.running is not None)
 
     # -- pre-flight --------------------------------------------------------------------------------
 
@@ -272,15 +251,14 @@ class JobDock(Dock):
 
     def _show_checks(self, problem: str, warnings: list[str]) -> None:
         job = self.form.job_class
-        found = (
+        checks = (
             [("error", problem)]
             if problem
-            else [*(("warning", w) for w in warnings), ("good", "Ready to run")]
+            else [*(("warning", words) for words in warnings), ("good", "Ready to run")]
         )
-        found = [(kind, self.card.plain(words, job)) for kind, words in found]
-        self._checked = found
+        self._checked = [(kind, self.card.plain(words, job)) for kind, words in checks]
         self.recolour()
-        self._set_blocking(found[0][1] if problem else "")
+        self._set_blocking(self._checked[0][1] if problem else "")
 
     def recolour(self) -> None:
         """Draw the marks of the checks anew."""
@@ -296,7 +274,7 @@ class JobDock(Dock):
         self._name_run_button()
 
     def _name_run_button(self) -> None:
-        self.run_button.setText("Queue" if self.bench.running is not None else "Run")
+        self.run_button.setText("Queue" if self.bench.queue.running is not None else "Run")
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -310,7 +288,7 @@ class JobDock(Dock):
             self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return None
         self.card.hide()
-        return self.bench.run(job)
+        return self.bench.queue.run(job)
 
     def run_detached(self) -> None:
         """Start the same job through the command line, outside this process."""
@@ -318,7 +296,7 @@ class JobDock(Dock):
             job = self.form.value()
             device, threads = preferences()
             ticket = Ticket(job, project=self.bench.root, device=device, threads=threads)
-            apart = self.bench.detach([line_of(ticket)])
+            apart = self.bench.queue.detach([line_of(ticket)])
         except StaError as error:
             self.card.tell("error", "Not started", str(error), job=self.form.job_class)
             return
@@ -330,22 +308,16 @@ class JobDock(Dock):
 
     def stop(self) -> None:
         """Stop the running job."""
-        ticket = self.bench.running
+        ticket = self.bench.queue.running
         if ticket is not None:
-            self.doing.setText(f"Stopping {ticket.title} …")
+            self.watch.doing.setText(f"Stopping {ticket.title} …")
             self.stop_button.setEnabled(False)
-            self.bench.stop(ticket)
+            self.bench.queue.stop(ticket)
 
     def _started(self, ticket: Ticket) -> None:
         self.watched = ticket
         self.card.hide()
-        self.log.clear()
-        self._logged = 0
-        self._pace = Pace()
-        self.bar.setRange(0, 0)
-        self.bar.setFormat("")
-        self.doing.setText(f"{ticket.title}: starting")
-        self.watch.show()
+        self.watch.start(ticket)
         self.stop_button.setEnabled(True)
         if ticket.job.name() == "refine":
             self._watch_refinement(ticket)
@@ -354,53 +326,19 @@ class JobDock(Dock):
         if self.monitor is not None:  # the card is this job's now
             self.monitor.announce(ticket.job.name() != "refine")
         self._turn_page()  # also where the page is the one that is open already
-        self._clock.start()
         self._name_run_button()
 
     def _progressed(self, ticket: Ticket) -> None:
-        progress = ticket.progress
-        if ticket is not self.watched or progress is None:
+        if ticket is not self.watched or ticket.progress is None:
             return
-        self._pace.note(progress, time.monotonic())
-        self.bar.setRange(0, 1000 if progress.total else 0)
-        if progress.total:
-            self.bar.setValue(round(1000 * min(1.0, progress.done / progress.total)))
-        new = ticket.messages[self._logged :]
-        if new:
-            self._logged += len(new)
-            self.log.appendPlainText("\n".join(new))
-        self._tick()
-
-    def _tick(self) -> None:
-        ticket = self.watched
-        if ticket is None or ticket.state != "running" or ticket.stop.is_set():
-            return
-        elapsed = time.monotonic() - ticket.began
-        progress = ticket.progress
-        message = step_words(progress) if progress is not None else "starting"
-        iterates = progress is not None and "iteration" in progress.data
-        if progress is not None and iterates and progress.total:
-            message += f": {progress.done} of {progress.total}"
-        # The page of a refinement has the job's name already.
-        name = "" if iterates else f"<b>{html.escape(ticket.title)}</b>: "
-        self.doing.setText(name + html.escape(message[:1].upper() + message[1:] if iterates else message))
-        if progress is None or not progress.total:
-            self.bar.setFormat(_span(elapsed))
-            return
-        left = ""
-        remaining = self._pace.remaining_s(time.monotonic())
-        if remaining is not None:
-            left = f"about {_span(remaining)} left" + (" in this iteration" if iterates else "")
-        parts = [left if iterates else "%p %", "" if iterates else left, _span(elapsed)]
-        self.bar.setFormat(" · ".join(part for part in parts if part))
-        if iterates and self.pages.count() > 1:
+        self.watch.note_progress()
+        if "iteration" in ticket.progress.data and self.pages.count() > 1:
             self.pages.setTabText(1, literal(ticket.title))
 
     def _ended(self, ticket: Ticket) -> None:
         if ticket is not self.watched:
             return
-        self._clock.stop()
-        self.watch.hide()
+        self.watch.end()
         self.stop_button.setEnabled(False)
         self._name_run_button()
         self._turn_page()
@@ -413,7 +351,7 @@ class JobDock(Dock):
             if resume:
                 words += " Resume goes on from the last finished iteration."
             self.card.tell(
-                "info", f"{label} stopped after {_span(ticket.seconds)}", words,
+                "info", f"{label} stopped after {span(ticket.seconds)}", words,
                 actions=[*resume, ("Start anew" if resume else "Run again", lambda: self._again(ticket))],
             )  # fmt: skip
         else:
@@ -423,8 +361,8 @@ class JobDock(Dock):
             if "GPU" in str(ticket.error):
                 actions.append(("Retry on the CPU", lambda: self._again(ticket, device="cpu")))
             self.card.tell(
-                "error", f"{label} failed", str(ticket.error), details=_details(ticket), actions=actions,
-                job=type(ticket.job),
+                "error", f"{label} failed", str(ticket.error), details=failure_details(ticket),
+                actions=actions, job=type(ticket.job),
             )  # fmt: skip
 
     def _resume_action(self, ticket: Ticket) -> list[tuple[str, Any]]:
@@ -432,10 +370,10 @@ class JobDock(Dock):
         out = ticket.out
         if ticket.job.name() != "refine" or out is None or not can_resume(out):
             return []
-        return [("Resume", lambda: self.bench.resume(out))]
+        return [("Resume", lambda: self.bench.queue.resume(out))]
 
     def _again(self, ticket: Ticket, device: str = "") -> None:
-        self.bench.run(ticket.job, out=None, device=device)
+        self.bench.queue.run(ticket.job, out=None, device=device)
 
     def _succeeded(self, ticket: Ticket) -> None:
         out = ticket.out
@@ -445,9 +383,9 @@ class JobDock(Dock):
         unfinished = name == "refine" and not ticket.record.get("converged")
         # A job that another dock started is that dock's to show; half maps have arrived already.
         if files and files[0].suffix == ".mrc" and ticket.done is None and not unfinished:
-            self.bench.show(files[:1])
+            self.bench.shown.show(files[:1])
         if len(files) > 1 or (files and files[0].suffix != ".mrc"):
-            actions.append(("Show outputs", lambda: self.bench.show(files)))
+            actions.append(("Show outputs", lambda: self.bench.shown.show(files)))
         if out is not None and name == "reconstruct":
             actions.append(("Align to mask", lambda: self.bench.go_align(out / "merged.mrc")))
         if out is not None and unfinished:
@@ -455,47 +393,10 @@ class JobDock(Dock):
             actions = [("Continue", lambda: self.bench.continue_from(newest[0]))] if newest else []
         if out is not None and name == "postprocess":
             actions.append(("Inspect", lambda: self.bench.go_inspect(out)))
-        result = _result_words(ticket)
+        result = result_words(ticket)
         warned = [f"⚠ {self.card.plain(w, type(ticket.job))}" for w in ticket.warnings[:4]]
         words = "\n".join(([result] if result else []) + warned)
-        self.card.tell("good", f"{ticket.title} finished in {_span(ticket.seconds)}", words, actions=actions)
-
-
-class Pace:
-    """How fast a job goes on, and so how long it still takes.
-
-    It counts from the first step that got something done: what comes before (reading, compiling) does not
-    come again. Each phase of each iteration is timed by itself.
-    """
-
-    LEAST_S = 2.0
-
-    def __init__(self) -> None:
-        self._phase: tuple[Any, ...] = ()
-        self._first: tuple[int, float] | None = None
-        self._last: tuple[int, float] = (0, 0.0)
-        self._total = 0
-
-    def note(self, progress: Progress, now: float) -> None:
-        """Take in a step."""
-        phase = (progress.data.get("iteration"), progress.data.get("phase"), progress.total)
-        if phase != self._phase or progress.done < self._last[0]:
-            self._phase, self._first = phase, None
-        if self._first is None and progress.done > 0:
-            self._first = (progress.done, now)
-        if progress.done != self._last[0] or self._first is None:
-            self._last = (progress.done, now)
-        self._total = progress.total
-
-    def remaining_s(self, now: float) -> float | None:
-        """Return how many seconds are left of what is counted; None as long as nobody can tell."""
-        if self._first is None or not self._total:
-            return None
-        (first, began), (done, when) = self._first, self._last
-        if done <= first or done >= self._total or when - began < self.LEAST_S:
-            return None
-        rate = (done - first) / (when - began)
-        return max(0.0, (self._total - done) / rate - (now - when))
+        self.card.tell("good", f"{ticket.title} finished in {span(ticket.seconds)}", words, actions=actions)
 
 
 class PageStack(QStackedWidget):
@@ -511,101 +412,6 @@ class PageStack(QStackedWidget):
         return page.minimumSizeHint() if page is not None else super().minimumSizeHint()
 
 
-class QueueList(QScrollArea):
-    """The jobs that wait, to be put forward or taken out; it scrolls where they are many."""
-
-    ROWS_SEEN = 3
-
-    def __init__(self, bench: Workbench) -> None:
-        super().__init__()
-        self._bench = bench
-        inside = QWidget()
-        self._box = QVBoxLayout(inside)
-        self._box.setContentsMargins(0, 0, 0, 0)
-        self._box.setSpacing(1)
-        self.setWidget(inside)
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        bench.queue_changed.connect(self._fill)
-        bench.started.connect(self._fill)
-        self._fill()
-
-    @property
-    def rows(self) -> list[QWidget]:
-        """A row for each waiting job: its name, a button to put it forward, one to take it out."""
-        return [self._box.itemAt(i).widget() for i in range(self._box.count())]
-
-    def _fill(self, *_: Any) -> None:
-        for row in self.rows:
-            self._box.removeWidget(row)
-            row.hide()
-            row.deleteLater()  # a button of it may just be calling
-        for number, ticket in enumerate(self._bench.queued):
-            self._box.addWidget(self._row(number, ticket))
-        if rows := self.rows:
-            seen = min(len(rows), self.ROWS_SEEN)
-            self.setFixedHeight(seen * (rows[0].sizeHint().height() + self._box.spacing()))
-        self.setVisible(bool(rows))
-
-    def _row(self, number: int, ticket: Ticket) -> QWidget:
-        row = QWidget()
-        line = QHBoxLayout(row)
-        line.setContentsMargins(0, 0, 0, 0)
-        name = QLabel(f"Waiting: {ticket.title}" if number == 0 else f"then: {ticket.title}")
-        name.setTextFormat(Qt.TextFormat.PlainText)
-        earlier = small_button("↑", "Run it before the one above")
-        earlier.setEnabled(number > 0)
-        earlier.clicked.connect(lambda: self._bench.move_up(ticket))
-        away = small_button("×", "Take it out of the queue")
-        away.clicked.connect(lambda: self._bench.stop(ticket))
-        line.addWidget(name, 1)
-        line.addWidget(earlier)
-        line.addWidget(away)
-        return row
-
-
 def _check_line(colour: str, kind: str, text: str) -> str:
     sign = f'<span style="color:{colour}">{MARKS[kind]}</span>'
     return f'<p style="margin:1px 0">{sign} {html.escape(text)}</p>'
-
-
-def _details(ticket: Ticket) -> str:
-    """Return the end of the traceback of what nobody foresaw; an error of ours says all in its sentence."""
-    import traceback
-
-    cause = ticket.error.__cause__ if ticket.error is not None else None
-    if cause is None or "unexpectedly" not in str(ticket.error):
-        return ""
-    return "\n".join(line.rstrip() for line in traceback.format_exception(cause)[-6:])
-
-
-UNITS = {"_angst": "Å", "_angst2": "Å²", "_px": "px", "_deg": "°"}
-
-
-def _result_words(ticket: Ticket) -> str:
-    """Say the result in a line: the job's own summary, else the plain numbers of its record."""
-    record = ticket.record
-    if record.get("converged") is False:
-        return (
-            f"It stopped after iteration {record.get('iterations')}, as it was told to, before it had "
-            "converged. “Continue” makes a new job that goes on from there."
-        )
-    if isinstance(record.get("summary"), str):
-        return str(record["summary"])
-    words = []
-    for key, value in record.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or key == "seconds":
-            continue
-        suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if key.endswith(s)), "")
-        label = key.removesuffix(suffix).removeprefix("n_").replace("_", " ")
-        words.append(f"{label} {value:.5g} {UNITS.get(suffix, '')}".strip())
-    return " · ".join(words[:6])
-
-
-def _span(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -217,11 +217,6 @@ class Plot(FigureCanvasQTAgg):
         for artist in artists:
             artist.set_animated(True)
             self._moving.append(artist)
-
-    def forget_moving(self, artists: Sequence[Artist] | None = None) -> None:
-        """Take artists out of the moving layer (all of them by default)."""
-        gone = list(self._moving if artists is None else artists)
-        self._moving = [a for a in self._moving if a not in gone]
 
     def redraw_moving(self) -> None:
         """Draw the moving artists over the kept background: a few milliseconds."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from napari_sta.data.errors import InputError, StaError
 from napari_sta.io.project import PIPELINE_FILE
 from napari_sta.jobs._job import Job, all_jobs, extra_of
-from napari_sta.layers import is_mask, newest_iteration_only, star_kind, viewable_outputs
+from napari_sta.layers.outputs import is_mask, newest_iteration_only, viewable_outputs
+from napari_sta.layers.star_files import star_kind
 
 if TYPE_CHECKING:
     from napari_sta.io.project import Project, ProjectJob
@@ -71,9 +72,9 @@ class ProjectView:
     def equals(self, other: ProjectView) -> bool:
         """Whether another look at the same project has found the same."""
         return all(
-            getattr(self, one.name) == getattr(other, one.name)
-            for one in fields(self)
-            if one.name != "project"
+            getattr(self, each.name) == getattr(other, each.name)
+            for each in fields(self)
+            if each.name != "project"
         )
 
 
@@ -86,13 +87,13 @@ def trace_of(view: ProjectView) -> tuple[tuple[str, int], ...]:
     root = view.root
     running = {root / job.name for job in view.jobs if job.status == "Running"}
     types = {root / job.name.partition("/")[0] for job in view.jobs}
-    found = []
+    times = []
     for path in [root, root / PIPELINE_FILE, *sorted(types), *sorted(running)]:
         try:
-            found.append((str(path), path.stat().st_mtime_ns))
+            times.append((str(path), path.stat().st_mtime_ns))
         except OSError:
-            found.append((str(path), 0))
-    return tuple(found)
+            times.append((str(path), 0))
+    return tuple(times)
 
 
 def read_project(path: str | Path) -> ProjectView:
@@ -169,13 +170,13 @@ def _sorted(folder: Path, viewable: list[Path]) -> dict[str, list[str]]:
 
 
 def next_values(
-    job_class: type[Job], made: Mapping[str, list[str]], project: Mapping[str, list[str]]
+    job_class: type[Job], outputs: Mapping[str, list[str]], project: Mapping[str, list[str]]
 ) -> dict[str, str] | None:
     """Return what a job's form can take from another job's files, or None if it has no use for them.
 
     Parameters
     ----------
-    made
+    outputs
         Kind to paths: what the other job wrote.
     project
         Kind to paths in the whole project; gives the mask, which is seldom made by the same job.
@@ -186,9 +187,9 @@ def next_values(
         if not kind.startswith("file:"):
             continue
         # "star" says only that it is some table: none of a job's own tables is meant.
-        found = _best(name, made.get(kind[5:], [])) if kind != "file:star" else ""
-        if found and found not in values.values():  # the second half map is not the first
-            values[name] = found
+        best = _best(name, outputs.get(kind[5:], [])) if kind != "file:star" else ""
+        if best and best not in values.values():  # the second half map is not the first
+            values[name] = best
     if "in_optimisation_set" in values:  # it names the others
         for part in ("in_parts", "in_tomograms", "in_trajectories"):
             values.pop(part, None)

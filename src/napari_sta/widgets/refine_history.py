@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
-from napari_sta.layers import LayerData, map_layer
+from napari_sta.layers.keywords import LayerData
+from napari_sta.layers.volumes import map_layer
 from napari_sta.widgets.project_files import commands_of
 
 HALF_NAMES = {1: "half 1", 2: "half 2"}
@@ -142,21 +143,22 @@ def read_refinement(folder: str | Path) -> Refinement:
     if not folder.is_dir():
         raise InputError(f"{folder} is not there. Was the job moved to the Trash?")
     names = {path.name for path in folder.iterdir()}
-    told = _told(folder)
+    recorded = _recorded(folder)
     numbers = sorted(int(m.group(1)) for m in map(_MODEL.fullmatch, names) if m)
-    found = []
+    iterations = []
     for number in numbers:
         if number == 0:
             continue
-        one = told.get(number) or _read_iteration(folder, number)
-        if one is not None:
-            found.append(replace(one, maps=_maps(folder, f"run_it{number:03d}", "class001", names)))
-    final = next((one for one in told.values() if one.is_last), None)
+        iteration = recorded.get(number) or _read_iteration(folder, number)
+        if iteration is not None:
+            maps = _maps(folder, f"run_it{number:03d}", "class001", names)
+            iterations.append(replace(iteration, maps=maps))
+    final = next((iteration for iteration in recorded.values() if iteration.is_last), None)
     if final is None and "run_model.star" in names:
-        final = _read_iteration(folder, None, (found[-1].number if found else 0) + 1)
+        final = _read_iteration(folder, None, (iterations[-1].number if iterations else 0) + 1)
     if final is not None:
-        found = [one for one in found if one.number < final.number]
-        found.append(replace(final, maps=_maps(folder, "run", "class001_unfil", names)))
+        iterations = [iteration for iteration in iterations if iteration.number < final.number]
+        iterations.append(replace(final, maps=_maps(folder, "run", "class001_unfil", names)))
     status = status_of(folder)
     ours = "job.json" in names
     if ours and status == "Unknown":
@@ -168,7 +170,7 @@ def read_refinement(folder: str | Path) -> Refinement:
     relion = [line for line in commands if "relion_refine" in line]
     return Refinement(
         folder=folder,
-        iterations=tuple(found),
+        iterations=tuple(iterations),
         status=status,
         is_ours=ours,
         can_resume=ours and status in ("Failed", "Aborted") and _has_checkpoint(names),
@@ -193,15 +195,15 @@ def _command_in(optimiser: Path | None) -> str:
     return f"relion_refine_mpi {options}" if options.startswith("-") else options
 
 
-def _told(folder: Path) -> dict[int, Iteration]:
+def _recorded(folder: Path) -> dict[int, Iteration]:
     """Read our own history; what of it is damaged is left out, and RELION has none."""
     from napari_sta.io.refinement import read_history
 
-    told = {}
+    recorded = {}
     for record in read_history(folder):
         with suppress(ValueError, KeyError, TypeError, OverflowError):
-            told[record["iteration"]] = _of_record(record)
-    return told
+            recorded[record["iteration"]] = _of_record(record)
+    return recorded
 
 
 def _number(record: Mapping[str, Any], name: str) -> float | None:
@@ -228,8 +230,8 @@ def _of_record(record: Mapping[str, Any]) -> Iteration:
 
 
 def _maps(folder: Path, root: str, what: str, names: set[str]) -> dict[int, Path]:
-    found = {half: f"{root}_half{half}_{what}.mrc" for half in HALF_NAMES}
-    return {half: folder / name for half, name in found.items() if name in names}
+    expected = {half: f"{root}_half{half}_{what}.mrc" for half in HALF_NAMES}
+    return {half: folder / name for half, name in expected.items() if name in names}
 
 
 def _read_iteration(folder: Path, number: int | None, shown: int = 0) -> Iteration | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import html
 import weakref
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.ticker import MaxNLocator
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import (
@@ -25,19 +23,19 @@ from qtpy.QtWidgets import (
 from napari_sta.widgets._background import Latest
 from napari_sta.widgets.cards import Card
 from napari_sta.widgets.command_line import CommandLine
-from napari_sta.widgets.plots import Picture, add_legend, dress
+from napari_sta.widgets.dock import in_sight
+from napari_sta.widgets.plots import Picture
+from napari_sta.widgets.refine_curves import draw_curves
 from napari_sta.widgets.refine_history import Iteration, Refinement, half_map_layers, read_refinement
-from napari_sta.widgets.themes import mark, on_theme
-from napari_sta.widgets.workbench import Ticket, Workbench, in_sight
+from napari_sta.widgets.run_queue import Ticket
+from napari_sta.widgets.themes import mark
+from napari_sta.widgets.workbench import Workbench
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from napari_sta.data.errors import StaError
 
 LOOK_AGAIN_MS = 4000
 """A job that another process runs is looked at this often."""
-THRESHOLD = 0.143
 VIEWS = {"half1": "half map 1", "half2": "half map 2", "both": "both halves", "none": "no maps"}
 BOTH_COLOURS = {1: "green", 2: "magenta"}
 
@@ -71,17 +69,53 @@ class RefineMonitor(QWidget):
         self._layers: dict[int, weakref.ref[Any]] = {}
         self._view_before = ""
 
+        self.banner = Card()
+        self.plot = Picture(bench.viewer, height=290)
+        self.plot.setMinimumHeight(170)  # a card below it, with warnings, fits on a small screen
+        self.command = CommandLine()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(5)
+        box.addWidget(self._headline())
+        box.addWidget(self.banner)
+        box.addWidget(self._warning())
+        box.addWidget(self.plot, 1)
+        box.addWidget(self._filler(), 1)
+        box.addLayout(self._iteration_row())
+        box.addWidget(self._about())
+        box.addWidget(self._continue_button(), 0, Qt.AlignmentFlag.AlignLeft)
+        box.addWidget(self.command)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+
+        bench.monitors.add(self)
+        self._clock = QTimer(self)
+        self._clock.setInterval(LOOK_AGAIN_MS)
+        self._connect()
+        self._slid()
+        self._show()
+
+    def _headline(self) -> QLabel:
         self.headline = QLabel()
         self.headline.setWordWrap(True)
         self.headline.setTextFormat(Qt.TextFormat.RichText)
         self.headline.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.banner = Card()
+        return self.headline
+
+    def _warning(self) -> QLabel:
         self.warning = QLabel()
         self.warning.setWordWrap(True)
         mark(self.warning, "warning")
         self.warning.hide()
-        self.plot = Picture(bench.viewer, height=290)
-        self.plot.setMinimumHeight(170)  # a card below it, with warnings, fits on a small screen
+        return self.warning
+
+    def _filler(self) -> QLabel:
+        self.filler = QLabel("Curves and half maps appear here after every iteration.")
+        self.filler.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.filler.setWordWrap(True)
+        mark(self.filler, "quiet")
+        return self.filler
+
+    def _iteration_row(self) -> QHBoxLayout:
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setPageStep(1)
         self.slider.setRange(1, 1)
@@ -95,51 +129,35 @@ class RefineMonitor(QWidget):
             "What is on the canvas; other maps and masks are hidden meanwhile.\n"
             "Both halves: half map 1 in green, half map 2 in magenta; white is where they agree (on slices)"
         )
-        self.continue_button = QPushButton("Continue from here …")
-        self.continue_button.setToolTip(
-            "Fill the Job dock with a new refinement that starts from this iteration; nothing runs yet"
-        )
-        self.about = QLabel()
-        self.about.setWordWrap(True)
-        mark(self.about, "quiet")
-        self.command = CommandLine()
-
-        self.filler = QLabel("Curves and half maps appear here after every iteration.")
-        self.filler.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.filler.setWordWrap(True)
-        mark(self.filler, "quiet")
-
         row = QHBoxLayout()
         row.addWidget(self.which)
         row.addWidget(self.slider, 1)
         row.addWidget(self.view)
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(5)
-        box.addWidget(self.headline)
-        box.addWidget(self.banner)
-        box.addWidget(self.warning)
-        box.addWidget(self.plot, 1)
-        box.addWidget(self.filler, 1)
-        box.addLayout(row)
-        box.addWidget(self.about)
-        box.addWidget(self.continue_button, 0, Qt.AlignmentFlag.AlignLeft)
-        box.addWidget(self.command)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        return row
 
-        bench.monitors.add(self)
-        self._clock = QTimer(self)
-        self._clock.setInterval(LOOK_AGAIN_MS)
+    def _about(self) -> QLabel:
+        self.about = QLabel()
+        self.about.setWordWrap(True)
+        mark(self.about, "quiet")
+        return self.about
+
+    def _continue_button(self) -> QPushButton:
+        self.continue_button = QPushButton("Continue from here …")
+        self.continue_button.setToolTip(
+            "Fill the Job dock with a new refinement that starts from this iteration; nothing runs yet"
+        )
+        return self.continue_button
+
+    def _connect(self) -> None:
+        bench = self.bench
         self._clock.timeout.connect(self._look_again)
         self.slider.valueChanged.connect(lambda _: self._slid())
         self.view.currentIndexChanged.connect(lambda _: self._view_chosen())
         self.continue_button.clicked.connect(self._continue)
-        bench.started.connect(self._job_started)
-        bench.progressed.connect(self._progressed)
-        bench.ended.connect(self._ended)
+        bench.queue.started.connect(self._job_started)
+        bench.queue.progressed.connect(self._progressed)
+        bench.queue.ended.connect(self._ended)
         bench.stage.taken.connect(self._stage_taken)
-        self._slid()
-        self._show()
 
     # -- what to show ------------------------------------------------------------------------------
 
@@ -169,7 +187,7 @@ class RefineMonitor(QWidget):
             self.command.set("", None)
             self._slid()
             self._show()
-            running = self.bench.running
+            running = self.bench.queue.running
             self.ticket = running if running is not None and running.out == folder else None
         elif self._view_before:  # it is asked for again
             self._set_view(self._view_before)
@@ -259,7 +277,7 @@ class RefineMonitor(QWidget):
         """Show the iteration that the slider is at."""
         iterations = self.run.iterations if self.run is not None else ()
         number = self.slider.value()
-        self.shown = next((one for one in iterations if one.number == number), None)
+        self.shown = next((it for it in iterations if it.number == number), None)
         self.which.setText(f"Iteration {number}")
         for widget in (self.plot, self.which, self.slider, self.view, self.about):
             widget.setVisible(bool(iterations))
@@ -303,7 +321,7 @@ class RefineMonitor(QWidget):
                 f"What was done up to iteration {last} is kept. Resume goes on from there, same options."
                 if last
                 else "Resume starts it again in the same folder, with the same options.",
-                actions=[("Resume", lambda: self.bench.resume(run.folder, failed=self._not_read))],
+                actions=[("Resume", lambda: self.bench.queue.resume(run.folder, failed=self._not_read))],
             )
         elif run.iterations and not run.has_converged and run.status not in ("Running",):
             number = run.iterations[-1].number
@@ -336,8 +354,8 @@ class RefineMonitor(QWidget):
         """Half set to its layer, as far as it is in the viewer."""
         if self.bench.closed:
             return {}
-        found = {half: reference() for half, reference in self._layers.items()}
-        return {half: layer for half, layer in found.items() if layer in self.bench.viewer.layers}
+        layers = {half: reference() for half, reference in self._layers.items()}
+        return {half: layer for half, layer in layers.items() if layer in self.bench.viewer.layers}
 
     def _remove_layers(self) -> None:
         """Take the half maps out of the viewer, unless another monitor shows them too."""
@@ -369,7 +387,7 @@ class RefineMonitor(QWidget):
             return
         if self._layers:  # the user may have removed one of them
             there = self.layers
-            tuples = [one for one in tuples if one[1]["metadata"]["napari_sta"]["half"] in there]
+            tuples = [half for half in tuples if half[1]["metadata"]["napari_sta"]["half"] in there]
         self._add_one_by_one(tuples)
 
     def _add_one_by_one(self, tuples: list[Any]) -> None:
@@ -379,7 +397,7 @@ class RefineMonitor(QWidget):
         if tuples[0][1]["metadata"]["napari_sta"]["run"] != str(self._folder):
             return  # another refinement has been chosen meanwhile
         first, there = not self.bench.viewer.layers, self.layers
-        [layer] = self.bench.add(tuples[:1])
+        [layer] = self.bench.shown.add(tuples[:1])
         self._layers[layer.metadata["napari_sta"]["half"]] = weakref.ref(layer)
         if layer not in there.values():
             self._arrange()
@@ -426,74 +444,3 @@ class RefineMonitor(QWidget):
         if key:
             with QSignalBlocker(self.view):
                 self.view.setCurrentIndex(self.view.findData(key))
-
-
-def draw_curves(
-    figure: Figure, colours: Mapping[str, str], iterations: Sequence[Iteration], chosen: int
-) -> None:
-    """Draw FSC, resolution, angles and Pmax of a refinement's iterations; no Qt, for a thread.
-
-    Parameters
-    ----------
-    figure
-        Empty.
-    colours
-        The theme's.
-    iterations
-        At least one.
-    chosen
-        Number of the one that stands out.
-    """
-    background = colours["background"]
-    colours = on_theme(background, background, colours["text"], colours["line"])
-    panes = figure.subplots(2, 2)
-    # Margins in hundredths of an inch, whatever the size: a layout engine takes several times as long.
-    width, height = (100 * float(edge) for edge in figure.get_size_inches())
-    left, right, top, bottom, between_columns, between_rows = 32, 8, 20, 32, 40, 54
-    figure.subplots_adjust(
-        left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height,
-        wspace=2 * between_columns / max(width - left - right - between_columns, 20),
-        hspace=2 * between_rows / max(height - top - bottom - between_rows, 20),
-    )  # fmt: skip
-    fsc, resolution, angles, p_max = panes.ravel()
-    fsc.set_title("FSC of the half maps")
-    fsc.set_ylim(-0.08, 1.04)
-    fsc.axhline(THRESHOLD, color=colours["grey"], lw=0.8, ls=":")
-    fsc.xaxis.set_major_formatter(lambda x, _: "∞" if x <= 0 else f"{1 / x:.3g}")
-    fsc.xaxis.set_major_locator(MaxNLocator(5))
-    fsc.set_xlabel("Å", labelpad=0)
-    for one in iterations:
-        now = one.number == chosen
-        fsc.plot(
-            one.frequency_inv_angst, one.fsc, color=colours["amber"] if now else colours["grey"],
-            lw=1.7 if now else 0.9, zorder=3 if now else 2,
-        )  # fmt: skip
-    fsc.set_xlim(0, max(float(one.frequency_inv_angst[-1]) for one in iterations))
-
-    numbers = [one.number for one in iterations]
-    curves = (
-        (resolution, "", colours["amber"], [one.resolution_angst for one in iterations]),
-        (p_max, "", colours["green"], [one.p_max for one in iterations]),
-        (angles, "change", colours["pink"], [one.changes_deg for one in iterations]),
-        (angles, "accuracy", colours["blue"], [one.accuracy_deg for one in iterations]),
-    )
-    steps = [one.sampling_deg for one in iterations]
-    angles.plot(numbers, steps, color=colours["violet"], lw=1.2, drawstyle="steps-mid", label="step")
-    for axis, label, colour, values in curves:
-        known = [float("nan") if value is None else value for value in values]
-        axis.plot(numbers, known, color=colour, marker="o", ms=3, lw=1.3, label=label)
-    for axis, title in ((resolution, "resolution, Å"), (angles, "angles, °"), (p_max, "Pmax")):
-        axis.set_title(title)
-        axis.axvline(chosen, color=colours["grey"], lw=0.8, zorder=1)
-        axis.set_xlim(0.6, max(*numbers, 3) + 0.4)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    p_max.set_ylim(0, 1.04)
-    resolution.set_ylim(0, 1.1 * max(one.resolution_angst for one in iterations))
-    # Room for the legend above the curves.
-    angles.set_ylim(0, 1.35 * max([*steps, *[one.changes_deg or 0 for one in iterations]]))
-    for axis in (angles, p_max):
-        axis.set_xlabel("iteration", labelpad=0)
-    for axis in panes.ravel():
-        dress(axis, colours)
-    narrow = {"handlelength": 0.7, "columnspacing": 0.5, "handletextpad": 0.2, "fontsize": 6.5}
-    add_legend(angles, colours, loc="upper center", ncols=3, **narrow)

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QTimer, Signal
+
+from napari_sta.widgets.of_viewer import OfViewer, entries_of
 
 if TYPE_CHECKING:
     from napari.layers import Layer
-
-    from napari_sta.widgets.workbench import Workbench
 
 TILTS = "tilt series"
 """Owner of the stage while a tilt series is looked at."""
 
 
-class Stage(QObject):
+class Stage(OfViewer):
     """The canvas, taken by whoever shows something that others would cover.
 
     Whoever takes it has their layers seen: all other layers of ours are hidden until it is left, and then
@@ -36,15 +36,14 @@ class Stage(QObject):
 
     taken = Signal(object)
 
-    def __init__(self, bench: Workbench) -> None:
-        super().__init__(bench)
-        self._bench = bench
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer)
         self.owner: Any = None
         self._front: list[weakref.ref[Any]] = []
         self._behind: list[weakref.ref[Any]] = []
         self._places: dict[int, Any] = {}
         self._deaf = False
-        layers = bench.viewer.layers
+        layers = viewer.layers
         layers.events.inserted.connect(self._inserted)
         layers.events.removed.connect(self._removed)
 
@@ -61,11 +60,11 @@ class Stage(QObject):
         for layer in self._there(self._front):
             if layer not in layers:
                 layer.visible = False
-        for layer in self._bench.ours():
+        for layer in self.ours():
             if layer.visible and layer not in layers:
                 self._put_behind(layer)
                 layer.visible = False
-        self._behind = [one for one in self._behind if one() is not None and one() not in layers]
+        self._behind = [behind for behind in self._behind if behind() is not None and behind() not in layers]
         self._front = [weakref.ref(layer) for layer in layers]
         for layer in layers:
             layer.visible = True
@@ -91,7 +90,6 @@ class Stage(QObject):
         for layer in self._there(behind):
             self._listen(layer, False)
             layer.visible = True
-        self._bench.hide_contours_in_3d()
         self.taken.emit(None)
 
     def show(self, layer: Layer) -> None:
@@ -123,19 +121,19 @@ class Stage(QObject):
     # -- inside ------------------------------------------------------------------------------------
 
     def _there(self, references: Sequence[weakref.ref[Any]]) -> list[Any]:
-        if self._bench.closed:
+        if self.closed:
             return []
-        layers = self._bench.viewer.layers
-        return [layer for one in references if (layer := one()) is not None and layer in layers]
+        layers = self.viewer.layers
+        return [layer for reference in references if (layer := reference()) is not None and layer in layers]
 
     def _put_behind(self, layer: Layer) -> None:
-        if layer not in [one() for one in self._behind]:
+        if layer not in [behind() for behind in self._behind]:
             self._behind.append(weakref.ref(layer))
             self._listen(layer, True)
 
     def _listen(self, layer: Layer, on: bool) -> None:
         # A refinement's half maps get new data by themselves, an iteration after the other.
-        if "run" in layer.metadata.get("napari_sta", {}):
+        if "run" in entries_of(layer):
             return
         for event, called in ((layer.events.translate, self._moved), (layer.events.data, self._worked_on)):
             event.connect(called) if on else event.disconnect(called)
@@ -155,14 +153,14 @@ class Stage(QObject):
 
     def _raise(self, layers: Sequence[Layer]) -> None:
         """Move layers to the top, unless no visible layer lies above them: a move costs a redraw."""
-        everything = self._bench.viewer.layers
+        everything = self.viewer.layers
         lowest = min(everything.index(layer) for layer in layers)
-        if any(one.visible and one not in layers for one in everything[lowest:]):
+        if any(above.visible and above not in layers for above in everything[lowest:]):
             for layer in layers:
                 everything.move(everything.index(layer), len(everything))
 
     def _inserted(self, event: Any) -> None:
-        ours = event.value.metadata.get("napari_sta", {})
+        ours = entries_of(event.value)
         kind = ours.get("kind")
         if kind == "tilt_series":
             if event.value.visible:
@@ -174,7 +172,7 @@ class Stage(QObject):
 
     def _take_for_tilts(self, layer: Layer) -> None:
         """Show a tilt series on its own: the number of a tilt is no place in a tomogram."""
-        others = [one for one in self._bench.ours() if one.visible and one is not layer]
+        others = [one for one in self.ours() if one.visible and one is not layer]
         self.take(TILTS, [layer])
         QTimer.singleShot(0, self._face_tilts)  # once napari knows of the layer's axes
         if any(one.metadata["napari_sta"]["kind"] != "tilt_series" for one in others):
@@ -185,13 +183,13 @@ class Stage(QObject):
 
     def _face_tilts(self) -> None:
         """Look at tilt images from the front, whatever was looked at before."""
-        if self.owner != TILTS or self._bench.closed:
+        if self.owner != TILTS or self.closed:
             return
-        viewer = self._bench.viewer
+        viewer = self.viewer
         viewer.dims.ndisplay = 2
         viewer.dims.order = tuple(range(viewer.dims.ndim))
         viewer.dims.set_point(viewer.dims.ndim - 3, 0.0)
-        viewer.fit_to_view() if hasattr(viewer, "fit_to_view") else viewer.reset_view()
+        viewer.fit_to_view()
 
     def _removed(self, event: Any) -> None:
         if self.owner is not None and not self._there(self._front):

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from napari_sta.data.errors import InputError, JobError
+from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.jobs._job import Context, Job, Node, Progress, RunSteps, param
+from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
 
 
 class Practise(Job):

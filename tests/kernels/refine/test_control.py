@@ -11,7 +11,7 @@ from napari_sta.kernels.refine import control
 from napari_sta.kernels.refine.sampling import translation_grid_zyx
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
 
-RULES = control.Rules(size=48, pixel_size_angst=5.4, diameter_angst=230.0)
+RULES = control.Rules(size_px=48, pixel_size_angst=5.4, diameter_angst=230.0)
 
 # Per iteration 1 to 6 of the run: window, resolution shell, Pmax of half 1, changes (deg, Å),
 # then the counters RELION wrote: without gain, without changes, smallest angles, smallest offsets.
@@ -38,7 +38,7 @@ def test_counters_sizes_and_orders_of_a_relion_run():
     for n, (row, accuracy) in enumerate(zip(RUN, ACCURACY, strict=True), start=1):
         size, shell, p_max, angles, offsets, no_gain, no_change, smallest_angles, smallest_offsets = row
         state = control.with_convergence(state, RULES)
-        assert not state.converged
+        assert not state.is_last
         assert control.current_size(state, RULES) == size
         assert control.coarse_size(state, RULES) == size
         if n > 1:
@@ -77,7 +77,7 @@ def test_fine_enough_then_converged():
     assert state.fine_enough
     assert state.order == 5
     state = control.with_convergence(state, RULES)
-    assert state.converged
+    assert state.is_last
     assert control.current_size(state, RULES) == 48
     again = replace(state, accuracy_deg=0.1)
     assert control.with_sampling(again, RULES).order == 5

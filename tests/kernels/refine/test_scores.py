@@ -75,7 +75,7 @@ def test_cross_correlation_of_noiseless_images_is_one_a_tilt():
     rotation = random_rotations(1, 8)[0]
     projector, particle = toy_particle(blob_map(), pixels, rotation, np.zeros(3), noise=0.0, n_tilts=3)
     n = len(pixels)
-    power = (pixels.multiplicity * (particle.masked[:, :n] ** 2 + particle.masked[:, n:] ** 2)).sum(axis=1)
+    power = (pixels.friedel_mates * (particle.masked[:, :n] ** 2 + particle.masked[:, n:] ** 2)).sum(axis=1)
     particle = ParticleImages(**{**particle.__dict__, "window_power": power})
     score = score_poses(projector, particle, pixels, rotation[None], np.zeros((1, 3)), cross_correlation=True)
     assert score[0, 0] == pytest.approx(3, abs=1e-5)
@@ -313,7 +313,7 @@ def test_cross_correlation_of_a_noiseless_volume_is_one():
     pixels = make_voxel_list(SIZE, RADIUS, part=150)
     rotation = random_rotations(1, 8)[0]
     projector, particle = toy_volume(pixels, rotation, np.zeros(3), noise=0.0)
-    both = np.concatenate([one.multiplicity for one in pixels.parts])[: pixels.count]
+    both = np.concatenate([one.friedel_mates for one in pixels.parts])[: pixels.count]
     power = (both * np.abs(joined(particle.masked, pixels)) ** 2).sum()
     particle = replace(particle, window_power=np.array([power]))
     score = score_poses(projector, particle, pixels, rotation[None], np.zeros((1, 3)), cross_correlation=True)

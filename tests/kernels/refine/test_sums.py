@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,7 +107,7 @@ def test_residuals_by_tilt_are_the_explicit_ones(toy):
     sums = sums_of.new_sums(RADIUS, PADDING, 1, 2, shells, 5)
     tilts = np.array([3, 1])
     sums_of.add_particle(
-        sums, posterior, projector, particle, pixels, 0, 1, ANGST, tilts=tilts, average=False
+        sums, posterior, projector, replace(particle, tilts=tilts), pixels, 0, 1, ANGST, average=False
     )
     assert not sums.volume.any()
     assert not sums.tilt_residual[0].any()
@@ -135,7 +137,7 @@ def test_sums_are_the_explicit_loops_of_volumes(solid):
     sums = sums_of.new_sums(RADIUS, PADDING, 1, 2, SHELLS, 1)
     sums_of.add_particle(
         sums, posterior, projector, particle, pixels, 0, 1, ANGST,
-        tilts=np.zeros(len(pixels.parts), dtype=int), drop_row_ends=True,
+        drop_row_ends=True,
     )  # fmt: skip
 
     residual, cross, norm = np.zeros(SHELLS), np.zeros(SHELLS), np.zeros(SHELLS)
@@ -166,7 +168,9 @@ def test_sums_are_the_explicit_loops_of_volumes(solid):
     assert data.real == pytest.approx(total_data.real, rel=1e-3)
     assert data.imag == pytest.approx(total_data.imag, rel=1e-3, abs=1e-3 * abs(total_data))
     assert sums.n_images[0] == pytest.approx(0.95)
-    np.testing.assert_allclose(sums.slices[0], 0.95 * particle.slices)
+    np.testing.assert_allclose(sums.multiplicity[0], 0.95 * particle.multiplicity_per_shell)
     noise = noise_of.update_noise(sums, SIZE)
     good = slice(1, RADIUS)
-    np.testing.assert_allclose(noise[0, good], (residual / (2 * 0.95 * particle.slices))[good], rtol=1e-3)
+    np.testing.assert_allclose(
+        noise[0, good], (residual / (2 * 0.95 * particle.multiplicity_per_shell))[good], rtol=1e-3
+    )

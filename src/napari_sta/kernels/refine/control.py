@@ -21,7 +21,7 @@ class Rules:
 
     Attributes
     ----------
-    size, pixel_size_angst, diameter_angst
+    size_px, pixel_size_angst, diameter_angst
         Box, pixel, and diameter of the particle mask.
     local_order
         HEALPix order from which on searches are local.
@@ -33,7 +33,7 @@ class Rules:
         Do not refine the grid in the last iteration (RELION does).
     """
 
-    size: int
+    size_px: int
     pixel_size_angst: float
     diameter_angst: float
     local_order: int = 4
@@ -46,7 +46,7 @@ class Rules:
     @property
     def edge_angst(self) -> float:
         """Edge of the box: shell k is at k / edge."""
-        return self.size * self.pixel_size_angst
+        return self.size_px * self.pixel_size_angst
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Control:
         Iterations without better resolution; without larger changes of poses.
     smallest_angles_deg, smallest_offsets_angst
         Smallest changes of poses so far at this sampling.
-    fine_enough, converged
-        The grid is finer than the poses are accurate; the next iteration is the last.
+    fine_enough, is_last
+        The grid is finer than the poses are accurate; the iteration that this leads to is the last.
     local_prior
         Widths of the priors in local searches, zero before.
     accuracy_deg, accuracy_angst
@@ -92,7 +92,7 @@ class Control:
     smallest_offsets_angst: float = 999.0
     changes_offsets_angst: float = 999.0
     fine_enough: bool = False
-    converged: bool = False
+    is_last: bool = False
     local_prior: AngularPrior = AngularPrior()  # noqa: RUF009
     accuracy_deg: float = 999.0
     accuracy_angst: float = 999.0
@@ -124,14 +124,14 @@ def _local_prior(state: Control, rules: Rules) -> AngularPrior:
 
 def current_size(state: Control, rules: Rules) -> int:
     """Box of the Fourier window used in the next iteration."""
-    if state.converged:
-        return rules.size
+    if state.is_last:
+        return rules.size_px
     shells = int(np.floor(rules.edge_angst * state.resolution_inv_angst + 0.5))
     if state.p_max > 0.1 and state.high_fsc:
-        shells += int(np.floor(0.25 * rules.size / 2 + 0.5))
+        shells += int(np.floor(0.25 * rules.size_px / 2 + 0.5))
     else:
         shells += state.increment
-    return min(rules.size, 2 * shells)
+    return min(rules.size_px, 2 * shells)
 
 
 def coarse_size(state: Control, rules: Rules) -> int:
@@ -147,7 +147,7 @@ def with_convergence(state: Control, rules: Rules) -> Control:
         and state.n_without_gain >= 1
         and (state.n_without_changes >= 1 or rules.ignore_angles)
     )
-    return replace(state, converged=state.converged or done)
+    return replace(state, is_last=state.is_last or done)
 
 
 def with_sampling(state: Control, rules: Rules) -> Control:
@@ -157,7 +157,7 @@ def with_sampling(state: Control, rules: Rules) -> Control:
     -----
     Called with fresh accuracies, before the expectation step, from the second iteration on.
     """
-    if state.converged and rules.freeze_last:
+    if state.is_last and rules.freeze_last:
         return state
     fine = state.fine_step_deg(rules)
     stalled = state.n_without_gain >= 1

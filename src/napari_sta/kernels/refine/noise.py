@@ -116,8 +116,8 @@ def update_noise(sums: Sums, size: int, *, premultiplied: bool = True) -> Float[
     RELION: at least 1e-15 for premultiplied images; a shell below 1e-14 takes the value of the one before.
     """
     count = pixels_per_shell(size)
-    if sums.slices.any():  # volumes: noise of one slice
-        expected = 2 * np.maximum(sums.slices, 1e-300)
+    if sums.multiplicity.any():  # volumes: noise of one slice
+        expected = 2 * np.maximum(sums.multiplicity, 1e-300)
     else:
         expected = 2 * np.maximum(sums.n_images, 1e-300)[:, None] * count
     sigma2 = sums.residual / expected

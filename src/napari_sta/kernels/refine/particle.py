@@ -51,8 +51,10 @@ class ParticleImages:
         images as they are, whatever the CTF does to their noise.
     multiplicity
         (t, n) of a pseudo-subtomogram: by how many slices its noise is larger, in RELION's likelihood.
-    slices
+    multiplicity_per_shell
         (shells,) sums of the multiplicity over the whole volume: what its residuals are divided by.
+    tilts
+        (t,) places of the images in the tilt series; None: the first ones. Those of a volume are all 0.
     """
 
     masked: Float[ndarray, "t m"]
@@ -68,7 +70,8 @@ class ParticleImages:
     window_power: Float[ndarray, "i"]
     noise: Float[ndarray, "t shells"] | None = None
     multiplicity: Float[ndarray, "t n"] | None = None
-    slices: Float[ndarray, "shells"] | None = None
+    multiplicity_per_shell: Float[ndarray, "shells"] | None = None
+    tilts: Int[ndarray, "t"] | None = None
 
     @property
     def n_tilts(self) -> int:
@@ -79,6 +82,31 @@ class ParticleImages:
     def n_images(self) -> int:
         """How many images it brings: a volume is one."""
         return len(self.power)
+
+    def at(
+        self,
+        sigma2: Float[ndarray, "shells"],
+        noise: Float[ndarray, "t shells"] | None,
+        scale: float,
+        offset_zyx_px: Float[ndarray, "3"],
+        offset_prior_zyx_px: Float[ndarray, "3"] | None = None,
+    ) -> ParticleImages:
+        """Say what is believed of the images: noise of the group and of each tilt, grey scale, and offset.
+
+        Parameters
+        ----------
+        offset_prior_zyx_px
+            None: as it was.
+        """
+        prior = self.offset_prior_zyx_px if offset_prior_zyx_px is None else offset_prior_zyx_px
+        return replace(
+            self,
+            sigma2=sigma2,
+            noise=noise,
+            scale=scale,
+            offset_zyx_px=offset_zyx_px,
+            offset_prior_zyx_px=prior,
+        )
 
     def at_pixels(self, place: Int[ndarray, "*m"]) -> ParticleImages:
         """Keep the pixels at the given places of the list (``pixels.places_of``)."""
@@ -106,6 +134,7 @@ class ParticleImages:
             matrices_zyx=self.matrices_zyx[:t],
             noise=None if self.noise is None else self.noise[:t],
             multiplicity=None if self.multiplicity is None else taken(self.multiplicity),
+            tilts=None if self.tilts is None else self.tilts[:t],
         )  # fmt: skip
 
     def score_weights(
@@ -120,14 +149,14 @@ class ParticleImages:
             log-likelihood's weights, 0 at frequency 0.
         """
         if cross_correlation:
-            factor = self.model[tilt] * pixels.multiplicity.astype(np.float32)
+            factor = self.model[tilt] * pixels.friedel_mates.astype(np.float32)
             return factor, factor * self.model[tilt]
         model = self.model[tilt].astype(np.float64)
         inverse = self._inverse_noise(tilt, pixels)
         inverse[pixels.shell == 0] = 0
         if self.noise is None and self.multiplicity is not None:
-            slices = self.multiplicity[tilt]
-            inverse = inverse / np.where(slices > _LEAST_MULTIPLICITY, slices, 1)
+            multiplicity = self.multiplicity[tilt]
+            inverse = inverse / np.where(multiplicity > _LEAST_MULTIPLICITY, multiplicity, 1)
         cross = self.scale * inverse
         if self.noise is None or self.ctf is not None:
             cross = cross * model

@@ -68,7 +68,7 @@ class PixelList:
         return self.u.astype(np.float32)
 
     @property
-    def multiplicity(self) -> Float[ndarray, "n"]:
+    def friedel_mates(self) -> Float[ndarray, "n"]:
         """How often a window of the half transform holds each pixel: its column u = 0 holds both mates."""
         return np.where((self.u == 0) & (self.v > 0) & (self.v < self.radius), 2.0, 1.0)
 

@@ -16,7 +16,7 @@ from napari_sta.kernels.refine.posterior import Posterior
 from napari_sta.kernels.refine.projector import Projector, padded_radius
 from napari_sta.kernels.refine.voxels import VoxelList
 
-STATISTICS = ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight", "slices")
+STATISTICS = ("residual", "n_images", "norm", "cross", "tilt_residual", "tilt_weight", "multiplicity")
 """Arrays of :class:`Sums` other than the volume."""
 
 
@@ -37,8 +37,8 @@ class Sums:
         (tomograms, tilts, shells) those of the scale.
     tilt_residual, tilt_weight
         (tomograms, tilts, shells) residuals, and (tomograms, tilts) sums of posterior weights.
-    slices
-        (optics groups, shells) multiplicities of pseudo-subtomograms; 0 of stacks.
+    multiplicity
+        (optics groups, shells) of pseudo-subtomograms: through how many slices voxels went; 0 of stacks.
     weight, offset2_angst2, p_max, n_particles
         Sums over particles.
     """
@@ -50,7 +50,7 @@ class Sums:
     cross: Float[ndarray, "s t shells"]
     tilt_residual: Float[ndarray, "s t shells"]
     tilt_weight: Float[ndarray, "s t"]
-    slices: Float[ndarray, "g shells"]
+    multiplicity: Float[ndarray, "g shells"]
     weight: float = 0.0
     offset2_angst2: float = 0.0
     p_max: float = 0.0
@@ -105,7 +105,6 @@ def add_particle(
     series: int,
     pixel_size_angst: float,
     *,
-    tilts: ndarray | None = None,
     statistics: bool = True,
     average: bool = True,
     per_image: bool = True,
@@ -117,8 +116,6 @@ def add_particle(
     ----------
     optics, series
         Index of its optics group and of its tomogram.
-    tilts
-        (t,) places of its images in the tilt series; None: the first ones. A volume has place 0.
     statistics
         False leaves noise and scale sums alone (cross-correlation iteration).
     average
@@ -143,6 +140,7 @@ def add_particle(
         posterior.weights, kept, n_shells, statistics=statistics,
     )  # fmt: skip
     if statistics:
+        tilts = particle.tilts
         if isinstance(pixels, VoxelList):  # one image in parts
             cross, norm = (one.sum(axis=0, keepdims=True) for one in (cross, norm))
             tilts = np.zeros(1, dtype=np.int64)
@@ -161,8 +159,8 @@ def add_particle(
         divisor = 1.0 if per_image else float(n_images)
         sums.residual[optics] += share.sum(axis=0) / divisor
         sums.n_images[optics] += total * n_images / divisor
-        if particle.slices is not None:
-            sums.slices[optics] += total * particle.slices
+        if particle.multiplicity_per_shell is not None:
+            sums.multiplicity[optics] += total * particle.multiplicity_per_shell
     distance = pixel_size_angst * (particle.offset_prior_zyx_px - shifts)
     sums.offset2_angst2 += float((posterior.weights.sum(axis=0) * (distance * distance).sum(axis=1)).sum())
     sums.weight += total

@@ -52,7 +52,7 @@ class VoxelPart:
         return len(self.u)
 
     @property
-    def multiplicity(self) -> Float[ndarray, "n"]:
+    def friedel_mates(self) -> Float[ndarray, "n"]:
         """How often a window of the half transform holds each voxel: its plane u = 0 holds both mates."""
         zero = (self.w == 0) & (self.v == 0)
         mate = (self.u == 0) & (self.w < self.radius) & (self.v < self.radius)

@@ -1,4 +1,4 @@
-"""Where the particles of one tomogram fall in its tilt images: shared by the jobs that read tilt series."""
+"""Where the particles of one tomogram fall in its tilt images: shared by all that read tilt series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""3D pseudo-subtomograms as refinement wants them: transforms and weights, read when they are needed."""
+"""3D pseudo-subtomograms: transform, weights and multiplicities of each particle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
+from napari_sta.engine.quirks import Quirk
+from napari_sta.engine.source import Array, ParticleSource, Window, box_of
 from napari_sta.io.mrc import MrcHeader, read_header, read_volume
-from napari_sta.jobs._refine_source import LoadedParticle, ParticleSource, Window
 from napari_sta.kernels.refine.images import fill_outside, shell_powers
 from napari_sta.kernels.refine.on_cpu import shift_images
-from napari_sta.kernels.refine.pixels import PixelList
+from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.volumes import (
     Weights,
     initial_volume_noise,
@@ -25,12 +26,10 @@ from napari_sta.kernels.refine.volumes import (
     volume_window_power,
     weights_of,
 )
-from napari_sta.kernels.refine.voxels import VoxelList, half_space_shells, make_voxel_list, voxels_per_shell
+from napari_sta.kernels.refine.voxels import VoxelList, half_space_shells, make_voxel_list
 
 if TYPE_CHECKING:
     from napari_sta.data.particles import OpticsGroup
-
-Array = NDArray[np.float64]
 
 _SAMPLED = 8
 """Particles of a tomogram whose weights say what those of the others are like."""
@@ -39,7 +38,7 @@ _LEAST_FALLOFF = 0.4
 """Of :func:`~napari_sta.kernels.refine.volumes.spreading_falloff` within the inscribed ball."""
 
 
-class VolumeSource(ParticleSource):
+class SubtomogramSource(ParticleSource):
     """Read pseudo-subtomograms one by one.
 
     Notes
@@ -47,10 +46,10 @@ class VolumeSource(ParticleSource):
     A volume X holds the sum of the CTF-multiplied images of all tilts, so that on average it is C2 · V, with
     the sum of CTF² C2 of its weights file. Were the noise of all tilts the same, sigma² a component, the
     log-likelihood of the images is sum (Re(conj(V) X) - C2 abs(V)² / 2) / sigma²: the likelihood of
-    :class:`~napari_sta.kernels.refine.particle.ParticleImages` with a noise of its own, one for each tomogram.
+    :class:`~napari_sta.kernels.refine.particle.ParticleImages` with a noise of its own, one a tomogram.
     The trilinear spreading that made X has multiplied it by sinc² along each axis; that is undone first.
-    In parity mode RELION's metric is used, abs(X - C2 V)² / 2 sigma² divided by the number of slices, with X as
-    it is.
+    With ``Quirk.SHELL_NOISE`` the metric is RELION's, abs(X - C2 V)² / 2 sigma² divided by the number of
+    slices; with ``Quirk.SPREAD_VOLUMES`` X is taken as it is.
     """
 
     n_dim: ClassVar[int] = 3
@@ -60,13 +59,14 @@ class VolumeSource(ParticleSource):
         self.n_tilts = 1
         self.visible = [np.zeros(1, dtype=np.int64)] * len(self.particles)
         self._falloffs: dict[int, torch.Tensor] = {}
-        if not self.zero_mask:
+        if not self.options.zero_mask:
             raise InputError("3D subtomograms can only be masked with zeros; use --zero_mask Yes")
-        if not self.apply_ctf:
+        if not self.options.apply_ctf:
             raise InputError(
-                "3D subtomograms are multiplied by CTF² for good; use --ctf_correction Yes, or extract 2D stacks"
+                "3D subtomograms are multiplied by CTF² for good; use --ctf_correction Yes, or extract 2D "
+                "stacks"
             )
-        if self.first_peak:
+        if self.options.first_peak:
             raise InputError(
                 "the weights of 3D subtomograms hold the whole CTF; use --ignore_ctf_until_first_peak No, or "
                 "extract 2D stacks"
@@ -75,7 +75,7 @@ class VolumeSource(ParticleSource):
     def _premultiplied(self) -> bool:
         return True
 
-    def check_stacks(self) -> None:
+    def check_files(self) -> None:
         """Find missing files before work starts.
 
         Raises
@@ -87,13 +87,12 @@ class VolumeSource(ParticleSource):
             self._check_size(index)
 
     def _check_size(self, index: int) -> MrcHeader:
-        size = self._group(index).image_size_px
-        assert size is not None
+        size = box_of(self._group(index))[0]
         for label, expected in (
             ("rlnCtfImage", (2 * size, size, size // 2 + 1)),
             ("rlnImageName", (size, size, size)),
         ):
-            path = self._stack(index, label)
+            path = self.path(index, label)
             header = read_header(path)
             self._check_shape(path, label, header.shape_zyx, expected)
         return header
@@ -113,21 +112,15 @@ class VolumeSource(ParticleSource):
 
     # ---- reading
 
-    def _pixels(self, group: OpticsGroup, radius: int) -> PixelList | VoxelList:
-        assert group.image_size_px is not None
-        return make_voxel_list(group.image_size_px, radius, self._ratio(group))
+    def _pixels(self, group: OpticsGroup, radius: int) -> VoxelList:
+        return make_voxel_list(box_of(group)[0], radius, self._ratio(group))
 
     def _shells(self, group: OpticsGroup, radius: int) -> torch.Tensor:
-        assert group.image_size_px is not None
-        return half_space_shells(group.image_size_px, self._ratio(group), self.size_px // 2 + 1)
-
-    def pixels_per_shell(self) -> Array:
-        """Voxels of a whole volume of the reference's box that count, shell by shell."""
-        return voxels_per_shell(self.size_px)
+        return half_space_shells(box_of(group)[0], self._ratio(group), self.n_shells)
 
     def model_shells(self) -> Array:
         """Shell sums (series, 1, shells) of what multiplies noise, the CTF² weights, over a few particles."""
-        n_shells = self.size_px // 2 + 1
+        n_shells = self.n_shells
         out = np.zeros((len(self.series_names), 1, n_shells))
         shells = [self._shells(group, 0) for group in self.particles.optics]
         for place in range(len(self.series_names)):
@@ -140,19 +133,17 @@ class VolumeSource(ParticleSource):
         return out
 
     def _weights(self, index: int) -> Weights:
-        path, size = self._stack(index, "rlnCtfImage"), self._group(index).image_size_px
-        assert size is not None
+        path, size = self.path(index, "rlnCtfImage"), box_of(self._group(index))[0]
         stored = read_volume(path).data
         self._check_shape(path, "rlnCtfImage", stored.shape, (2 * size, size, size // 2 + 1))
         return weights_of(torch.from_numpy(stored))
 
     def _data(self, index: int) -> torch.Tensor:
-        path, size = self._stack(index), self._group(index).image_size_px
-        assert size is not None
+        path, size = self.path(index), box_of(self._group(index))[0]
         volume = read_volume(path).data
         self._check_shape(path, "rlnImageName", volume.shape, (size, size, size))
         data = torch.from_numpy(volume)
-        return data if self.parity else data / self._falloff(size)
+        return data if Quirk.SPREAD_VOLUMES in self.options.quirks else data / self._falloff(size)
 
     def _falloff(self, size: int) -> torch.Tensor:
         if size not in self._falloffs:
@@ -161,7 +152,7 @@ class VolumeSource(ParticleSource):
 
     def load(
         self, index: int, window: Window, sigma2: Array | None = None, offset_zyx_px: Array | None = None
-    ) -> LoadedParticle:
+    ) -> ParticleImages:
         """Read one particle's volumes and prepare them; see :meth:`ParticleSource.load`.
 
         Raises
@@ -175,27 +166,29 @@ class VolumeSource(ParticleSource):
         ratio = self.ratio(optics)
         data, weights = self._data(index) / ratio**3, self._weights(index)
         back = None
-        if self.parity and offset_zyx_px is not None:
-            # RELION moves the volume under the mask by whole voxels; the phases of the transform are moved back.
+        if Quirk.MOVED_VOLUMES in self.options.quirks and offset_zyx_px is not None:
+            # The phases of the transform are moved back, so that poses mean the same.
             whole = np.floor(offset_zyx_px / ratio + 0.5).astype(np.int64)
             if whole.any():
                 data = moved_by_voxels(data, [int(d) for d in whole])
                 back = -whole
         unmasked = volume_transform(data)
         masked = volume_transform(fill_outside(data, disc, n_dim=3))
-        if self.parity:
+        if Quirk.SPREAD_VOLUMES in self.options.quirks:
             there = weights.multiplicity > 0
             unmasked, masked = unmasked * there, masked * there
-        n_shells = self.size_px // 2 + 1
-        taken = [pixels.take(masked), pixels.take(unmasked)]
+        n_shells = self.n_shells
+        listed = [pixels.take(masked), pixels.take(unmasked)]
         if back is not None:
-            for one in taken:
+            for values in listed:
                 for k in range(len(pixels.parts)):
-                    shift_images(one[k].copy(), back[None].astype(np.float64), pixels.part(k), one[k : k + 1])
+                    shift_images(
+                        values[k].copy(), back[None].astype(np.float64), pixels.part(k), values[k : k + 1]
+                    )
         n_parts = len(pixels.parts)
-        return LoadedParticle(
-            masked=taken[0],
-            unmasked=taken[1],
+        return ParticleImages(
+            masked=listed[0],
+            unmasked=listed[1],
             model=pixels.pick(weights.ctf2),
             ctf=None,
             matrices_zyx=np.broadcast_to(np.eye(3) * ratio, (n_parts, 3, 3)),
@@ -203,7 +196,11 @@ class VolumeSource(ParticleSource):
             window_power=np.array([volume_window_power(masked, pixels.radius)]),
             tilts=np.zeros(n_parts, dtype=np.int64),
             multiplicity=pixels.pick(weights.multiplicity),
-            slices=shell_totals(weights.multiplicity, window.shells, n_shells),
+            multiplicity_per_shell=shell_totals(weights.multiplicity, window.shells, n_shells),
+            sigma2=np.ones(n_shells),
+            offset_zyx_px=np.zeros(3),
+            offset_prior_zyx_px=np.zeros(3),
+            scale=1.0,
         )
 
     # ---- for the noise at the start
@@ -212,7 +209,7 @@ class VolumeSource(ParticleSource):
         """Noise power of one slice, from up to ``n_images`` volumes of an optics group."""
         chosen = rows[self.optics_index[rows] == optics][: min(n_images, 100)]
         if not len(chosen):
-            return np.ones(self.size_px // 2 + 1)
+            return np.ones(self.n_shells)
         spectra, multiplicities = [], []
         for index in chosen:
             data = fill_outside(self._data(int(index)), self._discs[optics], n_dim=3)
