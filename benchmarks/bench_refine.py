@@ -33,7 +33,7 @@ from napari_sta.engine.loop import iterate
 from napari_sta.engine.quirks import PARITY, Quirk
 from napari_sta.engine.start import initial_state
 from napari_sta.engine.state import State
-from napari_sta.io.relion import read_particles
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs._refine_inputs import prepare
 from napari_sta.jobs.refine import Refine

@@ -253,7 +253,8 @@ def _pose_errors(particles_path: Path, tomograms_path: Path, phantom: Phantom) -
     """Compare a particle set with the truth, particles by their names, angles up to the six-fold symmetry."""
     import numpy as np
 
-    from napari_sta.io.relion import read_particles, read_tilt_series_set
+    from napari_sta.io.relion.particles import read_particles
+    from napari_sta.io.relion.tilt_series import read_tilt_series_set
     from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 
     found = read_particles(particles_path, read_tilt_series_set(tomograms_path))

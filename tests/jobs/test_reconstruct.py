@@ -14,13 +14,9 @@ from napari_sta.data.tilt_series import Trajectories
 from napari_sta.data.volume import Volume
 from napari_sta.engine.geometry import ctf_coefficients
 from napari_sta.io.mrc import read_volume, write_stack
-from napari_sta.io.relion import (
-    read_optimisation_set,
-    read_particles,
-    write_optimisation_set,
-    write_particles,
-    write_trajectories,
-)
+from napari_sta.io.relion.optimisation_set import read_optimisation_set, write_optimisation_set
+from napari_sta.io.relion.particles import read_particles, write_particles
+from napari_sta.io.relion.trajectories import write_trajectories
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients

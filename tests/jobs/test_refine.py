@@ -16,7 +16,8 @@ from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.project import ABORT_NOW, Project
-from napari_sta.io.relion import read_particles, read_tilt_series_set, write_particles
+from napari_sta.io.relion.particles import read_particles, write_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Context, Job, job_named
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of

@@ -9,7 +9,7 @@ import pytest
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.mrc import read_images, read_volume
-from napari_sta.io.relion import load_sta_inputs
+from napari_sta.io.relion.inputs import load_sta_inputs
 from napari_sta.phantoms.project import write_project
 
 

@@ -13,7 +13,8 @@ from napari_sta.data.errors import InputError
 from napari_sta.data.tilt_series import TiltSeries
 from napari_sta.io.files import write_text
 from napari_sta.io.mrc import write_stack, write_volume
-from napari_sta.io.relion import write_optimisation_set, write_particles
+from napari_sta.io.relion.optimisation_set import write_optimisation_set
+from napari_sta.io.relion.particles import write_particles
 from napari_sta.io.star import Table, table, write_star
 from napari_sta.phantoms.simulation import Phantom
 
