@@ -28,7 +28,7 @@ from napari_sta.io.refinement import (
     write_refined_particles,
     write_sampling,
 )
-from napari_sta.io.relion import read_particles
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.star import Table, read_star, write_star
 
 READERS = {"model": read_model, "sampling": read_sampling, "optimiser": read_optimiser}

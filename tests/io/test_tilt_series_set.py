@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_sta.data.errors import InputError
-from napari_sta.io.relion import read_tilt_series_set
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star, table, text_column, write_star
 from napari_sta.io.tilt_series_set import split_images, write_tilt_series_set
 from tiny_project import make_project

@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.mrc import read_volume
-from napari_sta.io.relion import read_tilt_series_set
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import job_named
 from tiny_project import finish

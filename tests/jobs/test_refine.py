@@ -16,14 +16,15 @@ from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.project import ABORT_NOW, Project
-from napari_sta.io.relion import read_particles, read_tilt_series_set, write_particles
+from napari_sta.io.relion.particles import read_particles, write_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Context, Job, job_named
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
 from napari_sta.jobs._run import JobRun, RunOptions
 from napari_sta.kernels.fsc import fourier_shell_correlation
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
-from napari_sta.phantoms import Blobs
+from napari_sta.phantoms.density import Blobs
 from refine_project import (
     BOX_PX,
     DIAMETER_ANGST,

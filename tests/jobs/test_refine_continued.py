@@ -18,9 +18,9 @@ from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.volume import Volume
 from napari_sta.io import refinement as files
-from napari_sta.io import relion
 from napari_sta.io.files import written_files
 from napari_sta.io.mrc import read_volume, write_volume
+from napari_sta.io.relion import inputs
 from napari_sta.io.star import Table, read_star, text_column
 from napari_sta.jobs import _params
 from napari_sta.jobs._refine_folder import checkpoint_path, latest_checkpoint, read_checkpoint_of
@@ -282,13 +282,13 @@ def test_damaged_checkpoints_are_stepped_over(three, tmp_path):
 def test_a_continued_job_reads_its_inputs_once(project, three, tmp_path, monkeypatch):
     """Checks, warnings, records and the run itself all need them."""
     reads: list[str] = []
-    load = relion.load_sta_inputs
+    load = inputs.load_sta_inputs
 
     def spied(*args, **options):
         reads.append("inputs")
         return load(*args, **options)
 
-    monkeypatch.setattr(relion, "load_sta_inputs", spied)
+    monkeypatch.setattr(inputs, "load_sta_inputs", spied)
     run_job({"continue_from": three / "run_it002_optimiser.star", "max_iterations": 3}, tmp_path / "run")
     assert len(reads) == 1
     assert not _params._KEPT

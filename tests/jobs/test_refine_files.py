@@ -13,7 +13,7 @@ import starfile
 from napari_sta.cli import main
 from napari_sta.io import refinement as files
 from napari_sta.io.mrc import write_stack
-from napari_sta.io.relion import read_particles
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 from refine_project import (

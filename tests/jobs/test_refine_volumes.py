@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_sta.io import refinement as files
-from napari_sta.io.relion import read_particles
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import job_named, value_as_text
 from refine_project import Refinable, errors_of, make_refinable

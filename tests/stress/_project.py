@@ -81,7 +81,7 @@ def make(root: Path) -> Path:
     """Simulate the project and take it through extraction, averaging, refinement and post-processing; return its folder."""
     from napari_sta.cli import main
     from napari_sta.io.star import table, write_star
-    from napari_sta.phantoms import dose_symmetric
+    from napari_sta.phantoms.spec import dose_symmetric
     from tiny_project import make_project
 
     make_project(

@@ -65,7 +65,7 @@ def alter(root: Path, case: str) -> None:
     """Change what a case reads, keeping names and sizes: turned particles, or darker maps."""
     import numpy as np
 
-    from napari_sta.io.relion import read_particles, write_particles
+    from napari_sta.io.relion.particles import read_particles, write_particles
 
     for path in (root / "Select/job002/particles.star", root / "Extract/job003/particles.star"):
         particles = read_particles(path)

@@ -14,10 +14,27 @@ import numpy as np
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
 from napari_sta.data.tilt_series import TiltSeries
-from napari_sta.io import mrc, relion
+from napari_sta.io import mrc
 from napari_sta.io.files import check_is_file, project_root, resolve
 from napari_sta.io.labels import LABELS
 from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
+from napari_sta.io.relion.axes import (
+    ANGLE_PRIORS,
+    ANGLES,
+    CENTRED,
+    ORIGIN,
+    ORIGIN_PRIORS,
+    PIXEL,
+    SUBTOMOGRAM_ANGLES,
+    TILT_NUMBERS,
+)
+from napari_sta.io.relion.inputs import load_sta_inputs
+from napari_sta.io.relion.numbers import is_number, number_column, numbers_of, particle_numbers
+from napari_sta.io.relion.optimisation_set import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
+from napari_sta.io.relion.particles import has_particles, named_particles, particles_in, repeated_names
+from napari_sta.io.relion.subtomograms import check_subtomogram_kind, visible_frames
+from napari_sta.io.relion.tilt_series import is_placeholder, read_tilt_series_set
+from napari_sta.io.relion.trajectories import read_trajectories
 from napari_sta.io.star import Table, first_table, printable, read_star
 
 
@@ -164,7 +181,7 @@ def _describe_values(found: Description, path: Path, header: mrc.MrcHeader) -> N
 
 def _describe_star(path: Path) -> Description:
     as_written = read_star(path)
-    tables = relion.named_particles(as_written)
+    tables = named_particles(as_written)
     found = Description()
     with open(path, "rb") as file:
         head = file.read(65536)
@@ -200,16 +217,16 @@ def _describe_star(path: Path) -> Description:
     else:
         found.lines.append(f"{path.name}: STAR file of a kind that napari-sta does not use")
         _describe_tables(found, tables)
-        if any(map(relion.has_particles, tables.values())):
+        if any(map(has_particles, tables.values())):
             try:
-                relion.particles_in(path, tables)
+                particles_in(path, tables)
             except InputError as error:
                 found.problems.append(str(error))
     return found
 
 
 def _is_optimisation_set(tables: Mapping[str, Table]) -> bool:
-    return any(label in first_table(tables) for label in (relion.PARTICLES_FILE, relion.TOMOGRAMS_FILE))
+    return any(label in first_table(tables) for label in (PARTICLES_FILE, TOMOGRAMS_FILE))
 
 
 def _is_tilt_series(tables: Mapping[str, Table]) -> bool:
@@ -254,17 +271,17 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
             "no optics table: "
             + ("fresh picks; optics come from the tomogram set" if picks else "particles only")
         )
-    in_px = not all(label in table for label in relion.CENTRED)
-    if in_px and all(label in table for label in relion.PIXEL):
+    in_px = not all(label in table for label in CENTRED)
+    if in_px and all(label in table for label in PIXEL):
         found.lines.append(
             "coordinates in pixels from the tomogram corner (RELION 4): the tomogram set is needed"
         )
         # What else there is to say does not depend on where the corner is.
-        as_if = {there: table[label] for there, label in zip(relion.CENTRED, relion.PIXEL, strict=True)}
+        as_if = {there: table[label] for there, label in zip(CENTRED, PIXEL, strict=True)}
         tables = {**tables, "particles": replace(table, columns={**table.columns, **as_if})}
     _number_problems(found, path, table)
     try:
-        particles = relion.particles_in(path, tables)
+        particles = particles_in(path, tables)
     except InputError as error:
         if not found.problems:
             found.problems.append(str(error))
@@ -299,7 +316,7 @@ def _describe_particles(found: Description, path: Path, tables: dict[str, Table]
     turned = np.abs(particles.subtomogram_angles_deg).max() > 0
     found.lines.append("subtomogram angles: " + ("given" if turned else "none (identity)"))
     if "rlnMaxValueProbDistribution" in table:
-        pmax = relion.numbers_of(table["rlnMaxValueProbDistribution"])
+        pmax = numbers_of(table["rlnMaxValueProbDistribution"])
         if pmax is not None and np.isfinite(pmax).all():
             found.lines.append(f"refined: Pmax {pmax.mean():.3f} on average")
     _describe_columns(found, table)
@@ -312,9 +329,9 @@ def _describe_columns(found: Description, table: Table) -> None:
         found.lines.append("columns without a meaning here, kept as they are: " + ", ".join(unknown))
 
 
-_PRIORS = (*relion.ANGLE_PRIORS, *relion.ORIGIN_PRIORS)
+_PRIORS = (*ANGLE_PRIORS, *ORIGIN_PRIORS)
 _PARTICLE_NUMBERS = (
-    *(*relion.CENTRED, *relion.PIXEL, *relion.ORIGIN, *relion.ANGLES, *relion.SUBTOMOGRAM_ANGLES, *_PRIORS),
+    *(*CENTRED, *PIXEL, *ORIGIN, *ANGLES, *SUBTOMOGRAM_ANGLES, *_PRIORS),
     "rlnMaxValueProbDistribution",
     "rlnLogLikeliContribution",
     "rlnNrOfSignificantSamples",
@@ -328,7 +345,7 @@ def _number_problems(found: Description, path: Path, table: Table) -> None:
         if label not in table:
             continue
         try:
-            values = relion.number_column(table, label, path, may_lack=label in _PRIORS)
+            values = number_column(table, label, path, may_lack=label in _PRIORS)
         except InputError as error:
             found.problems.append(str(error))
             continue
@@ -338,7 +355,7 @@ def _number_problems(found: Description, path: Path, table: Table) -> None:
 
 
 def _particle_problems(found: Description, path: Path, table: Table, particles: Particles) -> None:
-    repeated = relion.repeated_names(particles)
+    repeated = repeated_names(particles)
     if repeated:
         found.problems.append(
             f"{_count(len(repeated), 'particle name')} given more than once in a tomogram "
@@ -372,9 +389,9 @@ def _stack_problems(path: Path, particles: Particles, n_tilts: Mapping[str, int]
     """Compare what the set says of its subtomograms with itself, its tilt series and the first images."""
     problems = []
     try:
-        relion.check_subtomogram_kind(particles, path)
+        check_subtomogram_kind(particles, path)
         if "rlnTomoVisibleFrames" in particles.text:
-            relion.visible_frames(particles, n_tilts)
+            visible_frames(particles, n_tilts)
     except InputError as error:
         problems.append(str(error))
     for group in particles.optics:
@@ -414,7 +431,7 @@ def _describe_tomograms(found: Description, path: Path, tables: dict[str, Table]
     placeholders = 0
     for name in table["rlnTomoName"]:
         try:
-            series = relion.read_tilt_series_set(path, [name], check_images=False)[name]
+            series = read_tilt_series_set(path, [name], check_images=False)[name]
         except InputError as error:
             found.lines.append(f"  {name}")
             found.problems.append(str(error))
@@ -426,7 +443,7 @@ def _describe_tomograms(found: Description, path: Path, tables: dict[str, Table]
             f"{w} x {h} x {d} px, hand {series.hand:+g}, {_defocus(series)}, dose up to "
             f"{series.dose_e_per_angst2.max():g} e/Å²"
         )
-        if relion.is_placeholder(series.images):
+        if is_placeholder(series.images):
             placeholders += 1
         else:
             _tilt_series_problems(found, name, series)
@@ -498,10 +515,10 @@ def _describe_tilt_series(found: Description, path: Path, tables: dict[str, Tabl
         found.problems.append("no tilt images: the table has no rows")
         return
     told = ("rlnTomoYTilt", "rlnTomoZRot", "rlnDefocusU", "rlnMicrographPreExposure")
-    for label in relion.TILT_NUMBERS:
+    for label in TILT_NUMBERS:
         if label in table:
             try:
-                values = relion.number_column(table, label, path)
+                values = number_column(table, label, path)
             except InputError as error:
                 found.problems.append(str(error))
                 continue
@@ -525,7 +542,7 @@ def _describe_tilt_series(found: Description, path: Path, tables: dict[str, Tabl
 
 def _describe_trajectories(found: Description, path: Path, tables: dict[str, Table]) -> None:
     try:
-        shifts = relion.read_trajectories(path).shift_zyx_angst
+        shifts = read_trajectories(path).shift_zyx_angst
     except InputError as error:
         found.lines.append(f"{path.name}: trajectory set")
         found.problems.append(str(error))
@@ -544,7 +561,7 @@ def _describe_trajectories(found: Description, path: Path, tables: dict[str, Tab
 def _describe_optimisation_set(found: Description, path: Path, tables: dict[str, Table]) -> None:
     found.lines.append(f"{path.name}: optimisation set")
     try:
-        entries = relion.read_optimisation_set(path)
+        entries = read_optimisation_set(path)
     except InputError as error:
         found.problems.append(str(error))
         return
@@ -553,13 +570,13 @@ def _describe_optimisation_set(found: Description, path: Path, tables: dict[str,
         found.lines.append(f"  {what}: {value}")
         if not _exists(value, path):
             found.problems.append(f"the {what} {value} does not exist")
-    for label in (relion.PARTICLES_FILE, relion.TOMOGRAMS_FILE):
+    for label in (PARTICLES_FILE, TOMOGRAMS_FILE):
         if label not in entries:
             found.problems.append(f"no {LABELS[label].meaning} is named ({label})")
     if found.problems:
         return
     try:
-        inputs = relion.load_sta_inputs(path)
+        inputs = load_sta_inputs(path)
     except InputError as error:
         found.problems.append(str(error))
         return
@@ -572,7 +589,7 @@ def _describe_optimisation_set(found: Description, path: Path, tables: dict[str,
     n_tilts = {name: one.n_tilts for name, one in inputs.tilt_series.items()}
     found.problems += _stack_problems(inputs.particles_path, inputs.particles, n_tilts)
     try:
-        relion.particle_numbers(inputs.particles, _PRIORS, may_lack=True)
+        particle_numbers(inputs.particles, _PRIORS, may_lack=True)
     except InputError as error:
         found.problems.append(str(error))
 
@@ -609,7 +626,7 @@ def _describe_postprocess(found: Description, path: Path, tables: dict[str, Tabl
     ):
         if label in head:
             value = head[label]
-            text = f"{float(value):g}" if unit and relion.is_number(value) else value
+            text = f"{float(value):g}" if unit and is_number(value) else value
             found.lines.append(f"  {what}: {text}{unit}")
     for label in ("rlnUnfilteredMapHalf1", "rlnPostprocessedMap", "rlnMaskName"):
         if head.get(label) and not _exists(head[label], path):
@@ -627,7 +644,7 @@ def _describe_model(found: Description, path: Path, tables: dict[str, Table]) ->
         ("rlnAveragePmax", "average Pmax", ""),
         ("rlnNrClasses", "classes", ""),
     ):
-        if relion.is_number(head.get(label, "")):
+        if is_number(head.get(label, "")):
             found.lines.append(f"  {what}: {float(head[label]):g}{unit}")
     classes = tables.get("model_classes")
     if classes is not None and len(classes):
@@ -670,7 +687,7 @@ def _describe_sampling(found: Description, path: Path, tables: dict[str, Table])
         ("rlnOffsetRange", "shift range", " Å"),
         ("rlnOffsetStep", "shift step", " Å"),
     ):
-        if relion.is_number(head.get(label, "")):
+        if is_number(head.get(label, "")):
             found.lines.append(f"  {what}: {float(head[label]):g}{unit}")
     if "rlnSymmetryGroup" in head:
         found.lines.append(f"  symmetry: {head['rlnSymmetryGroup']}")

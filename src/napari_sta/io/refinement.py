@@ -21,7 +21,8 @@ import napari_sta
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
 from napari_sta.io.files import write_text
-from napari_sta.io.relion import is_number, numbers_of, with_text, write_particles
+from napari_sta.io.relion.numbers import is_number, numbers_of
+from napari_sta.io.relion.particles import with_text, write_particles
 from napari_sta.io.star import Column, Table, format_number, read_star, table, text_column, write_star
 from napari_sta.kernels.refine.sampling import directions_zyx
 from napari_sta.kernels.rotations import symmetry_operators_zyx

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import inside, path_for, resolve
-from napari_sta.io.relion import rebased
+from napari_sta.io.relion.paths import rebased_paths
 from napari_sta.io.star import Column, Table, read_star, text_column, write_star
 
 _SET_PATHS = (
@@ -74,7 +74,7 @@ def write_tilt_series_set(
             column = text_column([""] * len(names)) if column is None else column.copy()
             column[names.index(name)] = text
             columns[label] = column
-    columns |= rebased(columns, [one for one in _SET_PATHS if one in columns], source, path)
+    columns |= rebased_paths(columns, [one for one in _SET_PATHS if one in columns], source, path)
     written: list[Path] = []
     if "rlnTomoTiltSeriesStarFile" in overall:
         named = columns["rlnTomoTiltSeriesStarFile"].copy()
@@ -84,7 +84,7 @@ def write_tilt_series_set(
             after = inside(path.parent, inner, f"{source}, tomogram {name}, rlnTomoTiltSeriesStarFile")
             own = read_star(before)
             own[name] = _with_columns(own[name], changed.get(name, {}), added.get(name, {}), before)
-            moved = rebased(own[name].columns, _TILT_PATHS, before, after)
+            moved = rebased_paths(own[name].columns, _TILT_PATHS, before, after)
             own[name] = replace(own[name], columns={**own[name].columns, **moved})
             after.parent.mkdir(parents=True, exist_ok=True)
             write_star(after, list(own.values()))

@@ -18,13 +18,15 @@ from napari_sta.engine.state import HALVES, ImageModel, Maps, Model, State
 from napari_sta.io import refinement as files
 from napari_sta.io.files import path_for, resolve
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.relion import particle_numbers, read_particles, write_optimisation_set
+from napari_sta.io.relion.numbers import particle_numbers
+from napari_sta.io.relion.optimisation_set import write_optimisation_set
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.jobs._refine_folder import checkpoint_path
 from napari_sta.kernels.refine.control import Control
 from napari_sta.kernels.refine.sampling import AngularPrior, angular_step_deg, directions_zyx
 
 if TYPE_CHECKING:
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from napari_sta.kernels.refine.maps import resolution_of
 
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 _EDGE_PX = 5.0
 _MOST_STEPS = 100  # of offsets in one direction; each is tried with each orientation

@@ -189,7 +189,7 @@ class ReconstructTomograms(Job):
 
     def _load(self) -> dict[str, TiltSeries]:
         """Return the series to do, with the size and the tilts that they are reconstructed with."""
-        from napari_sta.io.relion import read_tilt_series_set
+        from napari_sta.io.relion.tilt_series import read_tilt_series_set
 
         names = None if self.tomogram_name is None else [self.tomogram_name]
         found = read_tilt_series_set(self.in_tomograms, names, may_lack_size=True)
