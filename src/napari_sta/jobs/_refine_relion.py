@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_sta.io.files import resolve
 
 if TYPE_CHECKING:
-    from napari_sta.io.refinement import Optimiser
+    from napari_sta.io.refinement.optimiser import Optimiser
     from napari_sta.jobs.refine import Refine
 
 SAMPLINGS = ("30", "15", "7.5", "3.7", "1.8", "0.9", "0.5", "0.2", "0.1")
@@ -112,7 +112,8 @@ def switched_on(options: Mapping[str, str]) -> dict[str, str]:
 
 def values_of(path: Path, optimiser: Optimiser) -> dict[str, Any]:
     """Values of the job that an optimiser file belongs to, from RELION's files alone."""
-    from napari_sta.io.refinement import read_model, read_sampling
+    from napari_sta.io.refinement.model import read_model
+    from napari_sta.io.refinement.sampling import read_sampling
 
     def found(name: str) -> str:
         return str(resolve(name, path))
