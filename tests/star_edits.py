@@ -6,6 +6,9 @@ from pathlib import Path
 
 from napari_sta.io.star import Table, read_star, text_column, write_star
 
+PARTICLES = Path("Extract/job024/particles.star")
+"""In the excerpt of a project, seen from its folder."""
+
 
 def edit(path: Path, *changes: tuple[str, str]) -> None:
     text = path.read_text()
@@ -28,6 +31,3 @@ def with_value(path: Path, table: str, label: str, value: str, row: int | None =
     column = old.copy()
     column[slice(None) if row is None else row] = value
     write_star(path, tables | {table: Table(table, {**tables[table].columns, label: column})})
-
-
-PARTICLES = Path("Extract/job024/particles.star")

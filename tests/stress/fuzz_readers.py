@@ -224,15 +224,17 @@ def _mtf(path: Path) -> object:
 
 @_reader
 def _refinement_file(path: Path) -> object:
-    from napari_sta.io import refinement
+    from napari_sta.io.refinement.model import read_model
+    from napari_sta.io.refinement.optimiser import read_optimiser
+    from napari_sta.io.refinement.sampling import read_sampling
 
-    what = path.stem.rsplit("_", 1)[-1]
-    return getattr(refinement, f"read_{what}")(path)
+    readers = {"model": read_model, "optimiser": read_optimiser, "sampling": read_sampling}
+    return readers[path.stem.rsplit("_", 1)[-1]](path)
 
 
 @_reader
 def _history(path: Path) -> object:
-    from napari_sta.io.refinement import read_history
+    from napari_sta.io.refinement.history import read_history
     from napari_sta.widgets.refine_history import read_refinement
 
     read_history(path.parent)

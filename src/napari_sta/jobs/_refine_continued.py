@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import resolve
-from napari_sta.io.refinement import Optimiser, read_optimiser
+from napari_sta.io.refinement.optimiser import Optimiser, read_optimiser
 from napari_sta.jobs import _refine_relion
 
 if TYPE_CHECKING:

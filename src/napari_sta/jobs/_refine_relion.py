@@ -11,7 +11,7 @@ from napari_sta.io.files import resolve
 from napari_sta.jobs._refine_options import SAMPLINGS, RefineOptions, healpix_order
 
 if TYPE_CHECKING:
-    from napari_sta.io.refinement import Optimiser
+    from napari_sta.io.refinement.optimiser import Optimiser
 
 
 def command_line(job: RefineOptions, out: str) -> str:
@@ -93,7 +93,8 @@ def switched_on(options: Mapping[str, str]) -> dict[str, str]:
 
 def values_of(path: Path, optimiser: Optimiser) -> dict[str, Any]:
     """Values of the job that an optimiser file belongs to, from RELION's files alone."""
-    from napari_sta.io.refinement import read_model, read_sampling
+    from napari_sta.io.refinement.model import read_model
+    from napari_sta.io.refinement.sampling import read_sampling
 
     def found(name: str) -> str:
         return str(resolve(name, path))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from napari_sta.engine.state import State
-    from napari_sta.io.refinement import Optimiser
+    from napari_sta.io.refinement.optimiser import Optimiser
     from napari_sta.jobs._refine_files import Writer
     from napari_sta.jobs._refine_inputs import Prepared
 
@@ -168,7 +168,7 @@ class Refine(RefineOptions):
         self, job: Refine, prepared: Prepared, writer: Writer, context: Context
     ) -> Generator[Progress, None, tuple[State, list[dict[str, Any]]]]:
         """State to go on from, and the history up to it: of this run, of another one, or of the beginning."""
-        from napari_sta.io.refinement import read_history
+        from napari_sta.io.refinement.history import read_history
         from napari_sta.jobs._refine_continued import continued_state, kept_iteration
         from napari_sta.jobs._refine_folder import latest_checkpoint, remove_iterations, write_history
 
