@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_sta.data.particles import concatenate
-from napari_sta.io.relion import load_sta_inputs, write_particles
+from napari_sta.io.relion.inputs import load_sta_inputs
+from napari_sta.io.relion.particles import write_particles
 
 
 def repeated_set(optimisation_set: str, times: int, folder: Path) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.relion import read_particles, write_particles
+from napari_sta.io.relion.particles import read_particles, write_particles
 from napari_sta.io.star import Table, format_number, text_column, write_star
 
 N_COLUMNS = 30

@@ -33,7 +33,7 @@ from napari_sta.engine.loop import iterate
 from napari_sta.engine.quirks import PARITY, Quirk
 from napari_sta.engine.start import initial_state
 from napari_sta.engine.state import State
-from napari_sta.io.relion import read_particles
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs._refine_inputs import prepare
 from napari_sta.jobs.refine import Refine
@@ -233,7 +233,10 @@ def quirks(project: Path, iterations: int, threads: int) -> None:
 
 def c1(folder: Path | None, iterations: int, threads: int) -> None:
     """Asymmetric particles: simulate, extract, reconstruct at the picked poses, refine both ways."""
-    from napari_sta.phantoms import Blobs, PhantomSpec, simulate, write_project
+    from napari_sta.phantoms.density import Blobs
+    from napari_sta.phantoms.project import write_project
+    from napari_sta.phantoms.simulation import simulate
+    from napari_sta.phantoms.spec import PhantomSpec
 
     rng = np.random.default_rng(4)
     density = Blobs(rng.normal(0, 26, (40, 3)), rng.uniform(0.5, 1.5, 40), 5.0)

@@ -23,7 +23,8 @@ from napari_sta.engine.particles import open_particles
 from napari_sta.engine.quirks import PARITY
 from napari_sta.engine.source import ImageOptions
 from napari_sta.io.mrc import read_volume
-from napari_sta.io.relion import load_sta_inputs, read_particles
+from napari_sta.io.relion.inputs import load_sta_inputs
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.star import read_star
 from napari_sta.kernels import fsc
 from napari_sta.kernels.refine import accuracy, control, maps, sampling

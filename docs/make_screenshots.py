@@ -100,7 +100,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         root = Path(sys.argv[1]).absolute()
     else:
-        from napari_sta.phantoms import make_practice_project
+        from napari_sta.phantoms.practice import make_practice_project
 
         root = make_practice_project(Path(tempfile.mkdtemp()) / "HIV-practice", seed=5).root
 

@@ -60,6 +60,6 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory):
     """A practice project (see ``phantoms.make_practice_project``), shared: read it, don't change it."""
-    from napari_sta.phantoms import make_practice_project
+    from napari_sta.phantoms.practice import make_practice_project
 
     return make_practice_project(tmp_path_factory.mktemp("practice") / "project", seed=3)

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from napari_sta.data.particles import Particles
 from napari_sta.io.mrc import read_images, read_volume, write_stack, write_volume
-from napari_sta.io.relion import read_particles, read_tilt_series_set
+from napari_sta.io.relion.particles import read_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import Table, read_star, write_star
 from napari_sta.jobs._job import Job, job_named, value_as_text
 from napari_sta.jobs._refine_folder import checkpoint_path
 from napari_sta.jobs._refine_inputs import Prepared, prepare
 from napari_sta.jobs._run import JobRun, RunOptions
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
-from napari_sta.phantoms import Phantom, dose_symmetric
+from napari_sta.phantoms.simulation import Phantom
+from napari_sta.phantoms.spec import dose_symmetric
 from tiny_project import finish, make_project
 
 Array = NDArray[np.float64]

@@ -15,7 +15,9 @@ from napari_sta.data.errors import InputError
 from napari_sta.data.particles import OpticsGroup, Particles
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
-from napari_sta.io.relion import read_particles, read_tilt_series_set, write_optimisation_set
+from napari_sta.io.relion.optimisation_set import write_optimisation_set
+from napari_sta.io.relion.particles import read_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.layers.keywords import iteration_of, layer_name
 from napari_sta.layers.outputs import is_job_folder, is_project_folder, viewable_outputs
 from napari_sta.layers.particles import particle_layers, particles_from_layer, positions_and_axes

@@ -10,16 +10,10 @@ import numpy as np
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume
 from napari_sta.jobs._job import Context, Job, job_named
-from napari_sta.phantoms import (
-    Blobs,
-    Phantom,
-    PhantomSpec,
-    ProjectPaths,
-    density_map,
-    dose_symmetric,
-    simulate,
-    write_project,
-)
+from napari_sta.phantoms.density import Blobs, density_map
+from napari_sta.phantoms.project import ProjectPaths, write_project
+from napari_sta.phantoms.simulation import Phantom, simulate
+from napari_sta.phantoms.spec import PhantomSpec, dose_symmetric
 
 # Five blobs with no symmetry at all: any wrong turn, mirror or shift shows.
 LOPSIDED = Blobs(

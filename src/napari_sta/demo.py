@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_sta.data.errors import InputError, JobError
 
 if TYPE_CHECKING:
-    from napari_sta.phantoms import Phantom, PhantomSpec
+    from napari_sta.phantoms.simulation import Phantom
+    from napari_sta.phantoms.spec import PhantomSpec
 
 OFFSET_TOLERANCE_PX = 0.25
 BOX_SIZE_PX, CROP_SIZE_PX = 96, 64
@@ -43,7 +44,7 @@ class PoseErrors(NamedTuple):
 
 def demo_spec(seed: int = 0) -> PhantomSpec:
     """Return the demo's phantom: about 430 particles of two virus-like spheres, 21 tilts each."""
-    from napari_sta.phantoms import PhantomSpec
+    from napari_sta.phantoms.spec import PhantomSpec
 
     return PhantomSpec(seed=seed, snr=0.05, angle_error_deg=2.5, position_error_angst=2.5)
 
@@ -99,7 +100,8 @@ def run_demo(
 
     say(f"Demo in {out}")
     say("1. Simulating tilt series of virus-like particles (CTF, dose, noise, membrane, hidden Z offset)")
-    from napari_sta.phantoms import simulate, write_project
+    from napari_sta.phantoms.project import write_project
+    from napari_sta.phantoms.simulation import simulate
 
     phantom = simulate(spec)
     paths = write_project(phantom, out)
@@ -251,7 +253,8 @@ def _pose_errors(particles_path: Path, tomograms_path: Path, phantom: Phantom) -
     """Compare a particle set with the truth, particles by their names, angles up to the six-fold symmetry."""
     import numpy as np
 
-    from napari_sta.io.relion import read_particles, read_tilt_series_set
+    from napari_sta.io.relion.particles import read_particles
+    from napari_sta.io.relion.tilt_series import read_tilt_series_set
     from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 
     found = read_particles(particles_path, read_tilt_series_set(tomograms_path))

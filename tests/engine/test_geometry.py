@@ -7,7 +7,8 @@ import pytest
 
 from napari_sta.engine.geometry import ctf_coefficients, matrices_zyx, tilt_coefficients, tilt_geometry
 from napari_sta.io.mrc import image_size_yx_px
-from napari_sta.io.relion import read_particles, read_tilt_series_set
+from napari_sta.io.relion.particles import read_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
 from refine_project import Refinable
 

@@ -12,7 +12,7 @@ from napari_sta.engine.source import ImageOptions
 from napari_sta.engine.stacks import StackSource
 from napari_sta.engine.subtomograms import SubtomogramSource
 from napari_sta.io.mrc import read_volume
-from napari_sta.io.relion import load_sta_inputs
+from napari_sta.io.relion.inputs import load_sta_inputs
 from napari_sta.kernels.refine.backend import backend_of
 from napari_sta.kernels.refine.projector import make_projector
 from napari_sta.kernels.refine.scores import score_poses

@@ -11,7 +11,7 @@ from engine_steps import begin, planned
 from napari_sta.engine import search
 from napari_sta.engine.search import Searcher
 from napari_sta.engine.workers import Watch
-from napari_sta.io.relion import read_particles
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.star import Table, read_star, text_column, write_star
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx

@@ -24,20 +24,17 @@ from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.tilt_series import Trajectories
 from napari_sta.io.mrc import read_header, read_images, read_volume, write_stack
-from napari_sta.io.relion import (
-    read_optimisation_set,
-    read_particles,
-    read_tilt_series_set,
-    read_trajectories,
-    write_optimisation_set,
-    write_particles,
-    write_trajectories,
-)
+from napari_sta.io.relion.optimisation_set import read_optimisation_set, write_optimisation_set
+from napari_sta.io.relion.particles import read_particles, write_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
+from napari_sta.io.relion.trajectories import read_trajectories, write_trajectories
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs._run import JobRun, RunOptions, resume
 from napari_sta.kernels.ctf import zernike_phase
-from napari_sta.phantoms import Blobs, simulate, write_project
+from napari_sta.phantoms.density import Blobs
+from napari_sta.phantoms.project import write_project
+from napari_sta.phantoms.simulation import simulate
 from tiny_project import Project, finish, make_project, tiny_spec
 
 BEAD = Blobs(np.zeros((1, 3)), np.array([1.0]), 7.0)

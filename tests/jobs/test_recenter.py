@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from napari_sta.data.errors import InputError
-from napari_sta.io.relion import read_optimisation_set, read_particles
+from napari_sta.io.relion.optimisation_set import read_optimisation_set
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import job_named
 from tiny_project import finish

@@ -14,18 +14,16 @@ from napari_sta.data.tilt_series import Trajectories
 from napari_sta.data.volume import Volume
 from napari_sta.engine.geometry import ctf_coefficients
 from napari_sta.io.mrc import read_volume, write_stack
-from napari_sta.io.relion import (
-    read_optimisation_set,
-    read_particles,
-    write_optimisation_set,
-    write_particles,
-    write_trajectories,
-)
+from napari_sta.io.relion.optimisation_set import read_optimisation_set, write_optimisation_set
+from napari_sta.io.relion.particles import read_particles, write_particles
+from napari_sta.io.relion.trajectories import write_trajectories
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
-from napari_sta.phantoms import project_particles, projection_matrices, simulate, write_project
+from napari_sta.phantoms.project import write_project
+from napari_sta.phantoms.projection import project_particles, projection_matrices
+from napari_sta.phantoms.simulation import simulate
 from tiny_project import LOPSIDED, Project, finish, likeness, make_project, reconstruct, tiny_spec
 
 

@@ -13,17 +13,20 @@ import torch
 from napari_sta.data.errors import Stopped
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
-from napari_sta.io import refinement as files
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.io.project import ABORT_NOW, Project
-from napari_sta.io.relion import read_particles, read_tilt_series_set, write_particles
+from napari_sta.io.refinement.model import read_model
+from napari_sta.io.refinement.optimiser import read_optimiser
+from napari_sta.io.refinement.sampling import read_sampling
+from napari_sta.io.relion.particles import read_particles, write_particles
+from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Context, Job, job_named
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
 from napari_sta.jobs._run import JobRun, RunOptions
 from napari_sta.kernels.fsc import fourier_shell_correlation
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
-from napari_sta.phantoms import Blobs
+from napari_sta.phantoms.density import Blobs
 from refine_project import (
     BOX_PX,
     DIAMETER_ANGST,
@@ -104,7 +107,7 @@ def test_a_symmetric_particle(tmp_path):
     assert after.angle_deg < 0.65 * before.angle_deg
     assert after.position_angst < 0.65 * before.position_angst
     data = torch.from_numpy(read_volume(tmp_path / "run" / "run_it002_half1_class001.mrc").data)
-    assert files.read_sampling(tmp_path / "run" / "run_it002_sampling.star").symmetry == "C3"
+    assert read_sampling(tmp_path / "run" / "run_it002_sampling.star").symmetry == "C3"
     assert likeness(Volume(data.numpy(), PIXEL_ANGST), blobs, 36).correlation > 0.9
 
 
@@ -185,8 +188,8 @@ def test_two_processes_do_the_work_of_one(project, three, tmp_path):
 def test_padding_and_noise_around_the_particles(project, three, tmp_path):
     out = tmp_path / "run"
     refine(project, out, padding=1, zero_mask=False, max_iterations=2)
-    assert files.read_model(out / "run_it002_half1_model.star").padding == 1
-    assert not files.read_optimiser(out / "run_it002_optimiser.star").zero_mask
+    assert read_model(out / "run_it002_half1_model.star").padding == 1
+    assert not read_optimiser(out / "run_it002_optimiser.star").zero_mask
     after, before = errors_of(out / "run_it002_data.star", project), errors_of(project.particles, project)
     assert after.angle_deg < 0.7 * before.angle_deg
     assert after.position_angst < 0.6 * before.position_angst
@@ -197,7 +200,7 @@ def test_padding_and_noise_around_the_particles(project, three, tmp_path):
 def test_solvent_flattened_fsc(project, three, converged, tmp_path):
     """It is that of the masked maps up to where phases are randomised; without a mask a sphere serves."""
     out, _ = converged
-    fsc = files.read_model(out / "run_it001_half1_model.star").fsc
+    fsc = read_model(out / "run_it001_half1_model.star").fsc
     one, two, mask = (
         torch.from_numpy(read_volume(out / name).data)
         for name in (
@@ -243,7 +246,7 @@ def test_optics_groups_of_other_box_and_pixel_size(project, tmp_path):
         after = errors_of(tmp_path / "part.star", project)
         assert after.angle_deg < 0.75 * before.angle_deg
         assert after.position_angst < 0.6 * before.position_angst
-    model = files.read_model(out / "run_it002_half1_model.star")
+    model = read_model(out / "run_it002_half1_model.star")
     assert len(model.sigma2_noise) == 2
     assert read_star(out / "run_it002_data.star")["optics"]["rlnImageSize"].tolist() == [str(BOX_PX), "20"]
 

@@ -17,10 +17,11 @@ import pytest
 from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.volume import Volume
-from napari_sta.io import refinement as files
-from napari_sta.io import relion
 from napari_sta.io.files import written_files
 from napari_sta.io.mrc import read_volume, write_volume
+from napari_sta.io.refinement.model import read_model
+from napari_sta.io.refinement.optimiser import read_optimiser
+from napari_sta.io.relion import inputs
 from napari_sta.io.star import Table, read_star, text_column
 from napari_sta.jobs import _params
 from napari_sta.jobs._refine_folder import checkpoint_path, latest_checkpoint, read_checkpoint_of
@@ -221,8 +222,8 @@ def test_continuing_takes_the_options_of_the_job(project, tmp_path):
     run_job({**project.inputs(), "max_iterations": 1, "padding": 1, "seed": 11}, tmp_path / "first")
     words = ["refine", "--continue_from", str(tmp_path / "first" / "run_it001_optimiser.star")]
     assert main([*words, "--max_iterations", "2", "--o", str(tmp_path / "on"), "--j", "2", "--quiet"]) == 0
-    assert files.read_model(tmp_path / "on" / "run_it002_half1_model.star").padding == 1
-    optimiser = files.read_optimiser(tmp_path / "on" / "run_it002_optimiser.star")
+    assert read_model(tmp_path / "on" / "run_it002_half1_model.star").padding == 1
+    optimiser = read_optimiser(tmp_path / "on" / "run_it002_optimiser.star")
     assert optimiser.seed == 11
     assert optimiser.diameter_angst == DIAMETER_ANGST
 
@@ -282,13 +283,13 @@ def test_damaged_checkpoints_are_stepped_over(three, tmp_path):
 def test_a_continued_job_reads_its_inputs_once(project, three, tmp_path, monkeypatch):
     """Checks, warnings, records and the run itself all need them."""
     reads: list[str] = []
-    load = relion.load_sta_inputs
+    load = inputs.load_sta_inputs
 
     def spied(*args, **options):
         reads.append("inputs")
         return load(*args, **options)
 
-    monkeypatch.setattr(relion, "load_sta_inputs", spied)
+    monkeypatch.setattr(inputs, "load_sta_inputs", spied)
     run_job({"continue_from": three / "run_it002_optimiser.star", "max_iterations": 3}, tmp_path / "run")
     assert len(reads) == 1
     assert not _params._KEPT

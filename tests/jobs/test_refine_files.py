@@ -11,9 +11,12 @@ import pytest
 import starfile
 
 from napari_sta.cli import main
-from napari_sta.io import refinement as files
 from napari_sta.io.mrc import write_stack
-from napari_sta.io.relion import read_particles
+from napari_sta.io.refinement.model import read_model
+from napari_sta.io.refinement.names import latest_iteration
+from napari_sta.io.refinement.optimiser import read_optimiser
+from napari_sta.io.refinement.sampling import read_sampling
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 from refine_project import (
@@ -67,23 +70,23 @@ def test_every_iteration_leaves_relions_files(converged):
         stem = out / f"run_it{number:03d}"
         for what in PER_ITERATION:
             assert Path(f"{stem}_{what}").stat().st_size > 0, what
-        optimiser = files.read_optimiser(f"{stem}_optimiser.star")
+        optimiser = read_optimiser(f"{stem}_optimiser.star")
         assert optimiser.iteration == number
         assert not optimiser.has_converged
         assert [Path(name).name for name in optimiser.model_files] == [
             f"{stem.name}_half{h}_model.star" for h in (1, 2)
         ]
         for half in (1, 2):
-            model = files.read_model(f"{stem}_half{half}_model.star")
+            model = read_model(f"{stem}_half{half}_model.star")
             assert model.size_px == BOX_PX
             assert Path(model.reference).name == f"{stem.name}_half{half}_class001.mrc"
             assert sum(model.group_n_particles) == 16
-        assert files.read_sampling(f"{stem}_sampling.star").offset_step_angst > 0
+        assert read_sampling(f"{stem}_sampling.star").offset_step_angst > 0
     for what in LAST:
         assert (out / f"run_{what}").stat().st_size > 0, what
-    assert files.read_optimiser(out / "run_optimiser.star").has_converged
+    assert read_optimiser(out / "run_optimiser.star").has_converged
     assert (out / "run_solvent_mask.mrc").exists()
-    assert files.latest_iteration(out) == record["iterations"] - 1
+    assert latest_iteration(out) == record["iterations"] - 1
 
 
 def test_the_tables_have_relions_labels(converged, data):

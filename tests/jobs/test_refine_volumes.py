@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sta.io import refinement as files
-from napari_sta.io.relion import read_particles
+from napari_sta.io.refinement.model import read_model
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import job_named, value_as_text
 from refine_project import Refinable, errors_of, make_refinable
@@ -57,7 +57,7 @@ def test_poses_get_nearer_to_truth_as_from_stacks(subtomograms, stacks, refined,
 
 def test_noise_is_calibrated(refined):
     """The likelihood is about as sure as it may be: spreading and multiplicity are accounted for."""
-    last = files.read_model(refined / f"run_it{ITERATIONS:03d}_half1_model.star")
+    last = read_model(refined / f"run_it{ITERATIONS:03d}_half1_model.star")
     assert np.isfinite(last.sigma2_noise).all()
     history = json.loads((refined / "run_history.json").read_text())
     for factor in history[-1]["temperature"]:
@@ -66,7 +66,7 @@ def test_noise_is_calibrated(refined):
 
 def test_files_say_that_data_are_volumes(subtomograms, refined):
     name = refined / f"run_it{ITERATIONS:03d}"
-    assert files.read_model(f"{name}_half1_model.star").n_dim == 3
+    assert read_model(f"{name}_half1_model.star").n_dim == 3
     tables = read_star(f"{name}_data.star")
     assert tables["general"]["rlnTomoSubTomosAre2DStacks"][0] == "0"
     assert tables["optics"]["rlnImageDimensionality"][0] == "3"

@@ -467,6 +467,7 @@ def _filled(job_class: type[Job]) -> Job | None:
         {"in_3dref": "a.mrc", "lowpass_angst": "10"},
         {"in_half_map": "half1.mrc", "in_mask": "b.mrc"},
         {"in_optimisation_set": "set.star", "in_3dref": "a.mrc"},
+        {"in_tomograms": "tomograms.star"},
         {"needed_angst": "1"},
     ):
         try:
@@ -487,12 +488,12 @@ def test_every_job_comes_back_from_its_job_star_and_its_record():
 
 def test_inputs_are_read_once_a_run(small_project, tmp_path, monkeypatch):
     """Checks, warnings and the run share them; another run reads again, and nothing is held afterwards."""
-    import napari_sta.io.relion as relion
+    from napari_sta.io.relion import inputs
     from napari_sta.jobs import _params
 
     reads = []
-    plain = relion.load_sta_inputs
-    monkeypatch.setattr(relion, "load_sta_inputs", lambda *a, **k: reads.append(1) or plain(*a, **k))
+    plain = inputs.load_sta_inputs
+    monkeypatch.setattr(inputs, "load_sta_inputs", lambda *a, **k: reads.append(1) or plain(*a, **k))
     particles = next(small_project.root.rglob("particles.star"))
     job = job_named("remove_duplicates").from_text({"in_parts": str(particles)})
     for number in (1, 2):

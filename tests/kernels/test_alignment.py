@@ -9,7 +9,7 @@ import torch
 from napari_sta.kernels.alignment import score_curve
 from napari_sta.kernels.filters import lowpass
 from napari_sta.kernels.masks import soft_mask_from_map
-from napari_sta.phantoms import density_map, hexamer
+from napari_sta.phantoms.density import density_map, hexamer
 
 SIZE, PIXEL = 64, 3.0
 

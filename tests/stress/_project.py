@@ -29,6 +29,7 @@ EXTRACT, AVERAGE, REFINE, POST = (
 """Jobs that the project has already been through."""
 
 PICKS = "Select/job002/optimisation_set.star"
+TOMOGRAMS = "Tomograms/job001/tomograms.star"
 _REFINING = {
     "in_optimisation_set": f"{EXTRACT}/optimisation_set.star", "in_3dref": f"{AVERAGE}/half1.mrc",
     "mask_diameter_angst": "64", "initial_lowpass_angst": "24", "initial_sampling_deg": "30",
@@ -67,6 +68,9 @@ CASES = {
     "measure_offset": Case(
         "measure_offset", {"in_3dref": "truth/truth_map.mrc", "in_mask": "masks/mask.mrc", "range_px": "3"}
     ),
+    "reconstruct_tomograms": Case(
+        "reconstruct_tomograms", {"in_tomograms": TOMOGRAMS, "binned_pixel_size_angst": "12"}
+    ),
     "recenter": Case("recenter", {"in_optimisation_set": PICKS, "center_z_px": "1.5"}),
     "remove_duplicates": Case("remove_duplicates", {"in_optimisation_set": PICKS, "min_distance_angst": "60"}),
 }  # fmt: skip
@@ -77,7 +81,7 @@ def make(root: Path) -> Path:
     """Simulate the project and take it through extraction, averaging, refinement and post-processing; return its folder."""
     from napari_sta.cli import main
     from napari_sta.io.star import table, write_star
-    from napari_sta.phantoms import dose_symmetric
+    from napari_sta.phantoms.spec import dose_symmetric
     from tiny_project import make_project
 
     make_project(

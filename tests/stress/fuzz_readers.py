@@ -96,21 +96,22 @@ def _layers_of_folder(path: Path) -> object:
 
 @_reader
 def _particles(path: Path) -> object:
-    from napari_sta.io.relion import read_particles
+    from napari_sta.io.relion.particles import read_particles
 
     return read_particles(path)
 
 
 @_reader
 def _particles_in_tomograms(path: Path) -> object:
-    from napari_sta.io.relion import read_particles, read_tilt_series_set
+    from napari_sta.io.relion.particles import read_particles
+    from napari_sta.io.relion.tilt_series import read_tilt_series_set
 
     return read_particles(path, read_tilt_series_set(_beside(path, "tomograms.star")))
 
 
 @_reader
 def _written_again(path: Path) -> object:
-    from napari_sta.io.relion import read_particles, write_particles
+    from napari_sta.io.relion.particles import read_particles, write_particles
 
     return write_particles("again.star", read_particles(path))
 
@@ -121,14 +122,14 @@ def _beside(path: Path, name: str) -> Path:
 
 @_reader
 def _inputs(path: Path) -> object:
-    from napari_sta.io.relion import load_sta_inputs
+    from napari_sta.io.relion.inputs import load_sta_inputs
 
     return load_sta_inputs(None, str(path), str(_beside(path, "tomograms.star")), None)
 
 
 @_reader
 def _inputs_of_tomograms(path: Path) -> object:
-    from napari_sta.io.relion import load_sta_inputs
+    from napari_sta.io.relion.inputs import load_sta_inputs
 
     tomograms = path if path.name == "tomograms.star" else _beside(path, "tomograms.star")
     particles = path.parent / "particles.star"
@@ -139,35 +140,35 @@ def _inputs_of_tomograms(path: Path) -> object:
 
 @_reader
 def _inputs_with_motion(path: Path) -> object:
-    from napari_sta.io.relion import load_sta_inputs
+    from napari_sta.io.relion.inputs import load_sta_inputs
 
     return load_sta_inputs(PICKS, None, None, str(path))
 
 
 @_reader
 def _inputs_of_set(path: Path) -> object:
-    from napari_sta.io.relion import load_sta_inputs
+    from napari_sta.io.relion.inputs import load_sta_inputs
 
     return load_sta_inputs(str(path), None, None, None)
 
 
 @_reader
 def _tilt_series(path: Path) -> object:
-    from napari_sta.io.relion import read_tilt_series_set
+    from napari_sta.io.relion.tilt_series import read_tilt_series_set
 
     return read_tilt_series_set(path if path.name == "tomograms.star" else _beside(path, "tomograms.star"))
 
 
 @_reader
 def _trajectories(path: Path) -> object:
-    from napari_sta.io.relion import read_trajectories
+    from napari_sta.io.relion.trajectories import read_trajectories
 
     return read_trajectories(path)
 
 
 @_reader
 def _optimisation_set(path: Path) -> object:
-    from napari_sta.io.relion import read_optimisation_set
+    from napari_sta.io.relion.optimisation_set import read_optimisation_set
 
     return read_optimisation_set(path)
 
@@ -223,15 +224,17 @@ def _mtf(path: Path) -> object:
 
 @_reader
 def _refinement_file(path: Path) -> object:
-    from napari_sta.io import refinement
+    from napari_sta.io.refinement.model import read_model
+    from napari_sta.io.refinement.optimiser import read_optimiser
+    from napari_sta.io.refinement.sampling import read_sampling
 
-    what = path.stem.rsplit("_", 1)[-1]
-    return getattr(refinement, f"read_{what}")(path)
+    readers = {"model": read_model, "optimiser": read_optimiser, "sampling": read_sampling}
+    return readers[path.stem.rsplit("_", 1)[-1]](path)
 
 
 @_reader
 def _history(path: Path) -> object:
-    from napari_sta.io.refinement import read_history
+    from napari_sta.io.refinement.history import read_history
     from napari_sta.widgets.refine_history import read_refinement
 
     read_history(path.parent)

@@ -104,7 +104,7 @@ def extracted(tmp_path_factory) -> Path:
     from napari_sta.data.volume import Volume
     from napari_sta.io.mrc import write_volume
     from napari_sta.jobs._job import job_named
-    from napari_sta.phantoms import dose_symmetric
+    from napari_sta.phantoms.spec import dose_symmetric
     from tiny_project import finish, make_project
 
     root = tmp_path_factory.mktemp("refine") / "project"

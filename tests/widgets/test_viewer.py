@@ -67,15 +67,15 @@ def test_reader_is_used_by_napari(make_napari_viewer, small_project, tmp_path):
 def test_sample_data_opens_its_project_while_the_event_loop_turns(make_napari_viewer, wait, monkeypatch):
     import threading
 
-    from napari_sta import phantoms
+    from napari_sta.phantoms import practice
 
-    make, threads = phantoms.make_practice_project, []
+    make, threads = practice.make_practice_project, []
 
     def noted(*given):
         threads.append(threading.current_thread())
         return make(*given)
 
-    monkeypatch.setattr(phantoms, "make_practice_project", noted)
+    monkeypatch.setattr(practice, "make_practice_project", noted)
     beats = []
     timer = QTimer()
     timer.setInterval(10)

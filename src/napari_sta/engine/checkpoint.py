@@ -30,6 +30,9 @@ from napari_sta.kernels.refine.sampling import AngularPrior
 _FORMAT = 2
 """Of the file; another number is another layout."""
 
+_LARGEST = 1e12
+"""No number of a state is as large."""
+
 _OF_PARTICLES = ("angles_deg", "offset_zyx_angst", "p_max", "log_likelihood", "n_significant")
 _OF_MODELS = ("pdf_direction", "ssnr", "tau2", "sigma2_map", "completeness")
 _OF_IMAGES = {
@@ -214,6 +217,9 @@ def _check_state(state: State) -> None:
             if kind is not None and (
                 not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
             ):
+                raise ValueError(f"{one.name} is {value!r}")
+            # Sizes and steps are computed from these: what is far out of range cannot be.
+            if kind is not None and not abs(value) < _LARGEST:
                 raise ValueError(f"{one.name} is {value!r}")
     n = len(state.p_max)
     for name, shape in (("angles_deg", (n, 3)), ("offset_zyx_angst", (n, 3)), ("p_max", (n,))):

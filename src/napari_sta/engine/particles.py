@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from napari_sta.engine.source import ImageOptions, ParticleSource
 from napari_sta.engine.stacks import StackSource
 from napari_sta.engine.subtomograms import SubtomogramSource
-from napari_sta.io.relion import are_2d_stacks
+from napari_sta.io.relion.subtomograms import are_2d_stacks
 
 if TYPE_CHECKING:
     from napari_sta.data.particles import Particles
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 
 def open_particles(inputs: StaInputs, options: ImageOptions) -> ParticleSource:

@@ -13,7 +13,7 @@ from napari_sta.engine.quirks import Quirk
 from napari_sta.engine.run import Run
 from napari_sta.engine.state import Array, State
 from napari_sta.engine.workers import Watch
-from napari_sta.io.relion import ANGLE_PRIORS
+from napari_sta.io.relion.axes import ANGLE_PRIORS
 from napari_sta.kernels.refine import sampling
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.posterior import Posterior, Search, find_posterior

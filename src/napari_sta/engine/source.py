@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from napari_sta.data.errors import InputError
 from napari_sta.engine.quirks import Quirk
 from napari_sta.io.files import resolve
-from napari_sta.io.relion import ANGLE_PRIORS, ORIGIN_PRIORS, check_subtomogram_kind, particle_numbers
+from napari_sta.io.relion.axes import ANGLE_PRIORS, ORIGIN_PRIORS
+from napari_sta.io.relion.numbers import particle_numbers
+from napari_sta.io.relion.subtomograms import check_subtomogram_kind
 from napari_sta.kernels.refine.images import soft_disc
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import PixelList
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from napari_sta.data.particles import OpticsGroup, Particles
     from napari_sta.data.tilt_series import TiltSeries
     from napari_sta.io.mrc import MrcHeader
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 Array = NDArray[np.float64]
 

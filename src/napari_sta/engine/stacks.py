@@ -13,7 +13,7 @@ from napari_sta.engine.geometry import TiltGeometry, tilt_coefficients, tilt_geo
 from napari_sta.engine.quirks import Quirk
 from napari_sta.engine.source import Array, ParticleSource, Window, box_of
 from napari_sta.io.mrc import MrcHeader, image_size_yx_px, read_header, read_images
-from napari_sta.io.relion import visible_frames
+from napari_sta.io.relion.subtomograms import visible_frames
 from napari_sta.kernels.optics import dose_weight, zernike_phase
 from napari_sta.kernels.refine.images import (
     fill_outside,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import write_text
-from napari_sta.io.relion import number_column
+from napari_sta.io.relion.numbers import number_column
 from napari_sta.io.star import Table, format_number, read_star, table, write_star
 
 FSC_COLUMNS = {

@@ -34,7 +34,7 @@ def of_inputs(job: Job) -> dict[str, Any]:
         members of an optimisation set are there too, and what the job reads besides
         (:meth:`Job.read_besides`).
     """
-    from napari_sta.io.relion import read_optimisation_set
+    from napari_sta.io.relion.optimisation_set import read_optimisation_set
 
     found: dict[str, Any] = {}
     for field_name, value in job.input_files().items():

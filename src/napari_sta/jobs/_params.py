@@ -14,7 +14,7 @@ from napari_sta.io.files import resolve
 from napari_sta.jobs._job import Job, param
 
 if TYPE_CHECKING:
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 
 _MOST_PX = 1_000_000
@@ -136,9 +136,9 @@ class StaInputsJob(Job):
         Raises
         ------
         InputError
-            As :func:`napari_sta.io.relion.load_sta_inputs`.
+            As :func:`napari_sta.io.relion.inputs.load_sta_inputs`.
         """
-        from napari_sta.io.relion import load_sta_inputs
+        from napari_sta.io.relion.inputs import load_sta_inputs
 
         return read_once(
             self,
@@ -167,7 +167,7 @@ class StaInputsJob(Job):
 
     def particles_name(self) -> str:
         """Return the particle set as RELION's command lines name it; a plain name while it cannot be found."""
-        from napari_sta.io.relion import PARTICLES_FILE, read_optimisation_set
+        from napari_sta.io.relion.optimisation_set import PARTICLES_FILE, read_optimisation_set
 
         if self.in_parts:
             return self.in_parts
@@ -255,7 +255,7 @@ def check_window(inputs: StaInputs, box_size_px: int, binning: float) -> None:
         One sentence with the cure.
     """
     from napari_sta.io.mrc import check_images
-    from napari_sta.io.relion import is_placeholder
+    from napari_sta.io.relion.tilt_series import is_placeholder
 
     window = window_px(box_size_px, binning)
     for name in inputs.particles.tomograms:

@@ -15,16 +15,24 @@ from napari_sta.data.volume import Volume
 from napari_sta.engine.checkpoint import write_checkpoint
 from napari_sta.engine.run import Run
 from napari_sta.engine.state import HALVES, ImageModel, Maps, Model, State
-from napari_sta.io import refinement as files
 from napari_sta.io.files import path_for, resolve
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.relion import particle_numbers, read_particles, write_optimisation_set
+from napari_sta.io.refinement.model import Model as ModelFile
+from napari_sta.io.refinement.model import read_model, write_model
+from napari_sta.io.refinement.names import iteration_name
+from napari_sta.io.refinement.optimiser import UNKNOWN, Optimiser, write_optimiser
+from napari_sta.io.refinement.orientations import write_angular_distribution
+from napari_sta.io.refinement.particles import write_refined_particles
+from napari_sta.io.refinement.sampling import Sampling, read_sampling, write_sampling
+from napari_sta.io.relion.numbers import particle_numbers
+from napari_sta.io.relion.optimisation_set import write_optimisation_set
+from napari_sta.io.relion.particles import read_particles
 from napari_sta.jobs._refine_folder import checkpoint_path
 from napari_sta.kernels.refine.control import Control
 from napari_sta.kernels.refine.sampling import AngularPrior, angular_step_deg, directions_zyx
 
 if TYPE_CHECKING:
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Writer:
 
     def _path(self, state: State, what: str, half: int | None = None) -> str:
         """Path of a file of an iteration; those of the last one have no number."""
-        return files.iteration_name(self.root, None if state.converged else state.iteration, what, half)
+        return iteration_name(self.root, None if state.converged else state.iteration, what, half)
 
     def _write_maps(self, state: State, maps: Maps | None) -> None:
         pixel_size = self.run.pixel_size_angst
@@ -107,7 +115,7 @@ class Writer:
             origin_zyx_angst=state.offset_zyx_angst,
             half_set=state.half_set,
         )
-        files.write_refined_particles(
+        write_refined_particles(
             self._path(state, "data"), particles, group_number=source.series_index + 1,
             log_likelihood=state.log_likelihood if known else None, p_max=state.p_max if known else None,
             n_significant=state.n_significant if known else None,
@@ -122,9 +130,9 @@ class Writer:
 
     def _write_sampling(self, state: State) -> None:
         settings, steer, start = self.run.settings, state.control, self.start
-        files.write_sampling(
+        write_sampling(
             self._path(state, "sampling"),
-            files.Sampling(
+            Sampling(
                 order=steer.order, symmetry=settings.symmetry, psi_step_deg=angular_step_deg(steer.order),
                 offset_range_angst=steer.offset_range_angst, offset_step_angst=steer.offset_step_angst,
                 perturbation=state.perturbation, perturbation_factor=settings.perturbation_factor,
@@ -139,10 +147,10 @@ class Writer:
         settings, rules, steer = self.run.settings, self.run.rules, state.control
         options, known = self.run.source.options, state.iteration > 0
         trajectories, tomograms = self.inputs.trajectories_path, self.inputs.tomograms_path
-        best = before.control.resolution_inv_angst if before is not None and known else 1 / files.UNKNOWN
-        files.write_optimiser(
+        best = before.control.resolution_inv_angst if before is not None and known else 1 / UNKNOWN
+        write_optimiser(
             self._path(state, "optimiser"),
-            files.Optimiser(
+            Optimiser(
                 output_root=self.named(self.root), model_files=tuple(self.named(model) for model in models),
                 data_file=self.named(self._path(state, "data")),
                 sampling_file=self.named(self._path(state, "sampling")),
@@ -158,8 +166,8 @@ class Writer:
                 n_without_gain=steer.n_without_gain, best_resolution_inv_angst=best,
                 n_without_changes=steer.n_without_changes, accuracy_deg=steer.accuracy_deg,
                 accuracy_angst=steer.accuracy_angst,
-                changes_deg=state.changes_deg if known else files.UNKNOWN,
-                changes_angst=state.changes_angst if known else files.UNKNOWN,
+                changes_deg=state.changes_deg if known else UNKNOWN,
+                changes_angst=state.changes_angst if known else UNKNOWN,
                 changes_classes=0.0 if known else 9999999.0, smallest_classes=0 if known else 9999999,
                 smallest_deg=steer.smallest_angles_deg, smallest_angst=steer.smallest_offsets_angst,
                 has_converged=state.converged, correct_scale=len(self.run.source.series_names) > 1,
@@ -173,20 +181,20 @@ class Writer:
         """Write the model of a half set, or of both in the last iteration; return its path."""
         run, path = self.run, self._path(state, "model", half)
         rows = np.arange(len(run.source)) if half is None else run.rows_of(state.half_set, half)
-        files.write_model(path, self._model(state, half, rows))
-        files.write_angular_distribution(
+        write_model(path, self._model(state, half, rows))
+        write_angular_distribution(
             self._path(state, "class001_angdist", half), run.grid(state.control.order).directions_deg,
             self._share_of_directions(state, rows), size_px=run.size_px, pixel_size_angst=run.pixel_size_angst,
             diameter_angst=run.rules.diameter_angst, symmetry=run.settings.symmetry,
         )  # fmt: skip
         return path
 
-    def _model(self, state: State, half: int | None, rows: NDArray[np.int64]) -> files.Model:
+    def _model(self, state: State, half: int | None, rows: NDArray[np.int64]) -> ModelFile:
         run, steer, source = self.run, state.control, self.run.source
         prior, known = steer.local_prior, state.iteration > 0
         model, images = state.model(half or HALVES[0]), state.images[(half or HALVES[0]) - 1]
         measured = known and model.half == HALVES[0]
-        return files.Model(
+        return ModelFile(
             reference=self.named(self._path(state, "class001", half)), size_px=run.size_px,
             pixel_size_angst=run.pixel_size_angst, n_dim=source.n_dim, resolution_angst=1 / steer.resolution_inv_angst,
             current_size_px=state.current_size_px, padding=run.settings.padding,
@@ -229,7 +237,7 @@ def _halves(state: State) -> list[int | None]:
 
 
 def state_of_relion(
-    optimiser: files.Optimiser, path: Path, run: Run, start: Control, half_set: NDArray[np.int64]
+    optimiser: Optimiser, path: Path, run: Run, start: Control, half_set: NDArray[np.int64]
 ) -> State:
     """Build the state of an iteration from RELION's files.
 
@@ -247,10 +255,10 @@ def state_of_relion(
     InputError
         If a file is missing, or belongs to other particles.
     """
-    models = [files.read_model(resolve(name, path)) for name in optimiser.model_files]
+    models = [read_model(resolve(name, path)) for name in optimiser.model_files]
     if len(models) != len(HALVES):
         raise InputError(f"{path} is of a finished refinement; continue from one of its iterations")
-    sampling = files.read_sampling(resolve(optimiser.sampling_file, path))
+    sampling = read_sampling(resolve(optimiser.sampling_file, path))
     particles = read_particles(resolve(optimiser.data_file, path), run.source.tilt_series)
     theirs, ours = (list(zip(p.tomogram, p.name, strict=True)) for p in (particles, run.source.particles))
     if theirs != ours:
@@ -290,7 +298,7 @@ def _even(n: int) -> NDArray[np.float64]:
 
 
 def _check_model(
-    model: files.Model, volume: NDArray[np.float32], path: Path, run: Run, *, n_directions: int
+    model: ModelFile, volume: NDArray[np.float32], path: Path, run: Run, *, n_directions: int
 ) -> None:
     """Refuse a model of other images."""
     for size in (model.size_px, *volume.shape):
@@ -310,9 +318,7 @@ def _check_model(
         raise InputError(f"{path}: its two model files are of other directions; go on from another iteration")
 
 
-def _control(
-    start: Control, model: files.Model, sampling: files.Sampling, optimiser: files.Optimiser
-) -> Control:
+def _control(start: Control, model: ModelFile, sampling: Sampling, optimiser: Optimiser) -> Control:
     resolution = model.resolution_angst
     return replace(
         start, order=sampling.order, offset_range_angst=sampling.offset_range_angst,
@@ -326,7 +332,7 @@ def _control(
     )  # fmt: skip
 
 
-def _image_model(model: files.Model, run: Run) -> ImageModel:
+def _image_model(model: ModelFile, run: Run) -> ImageModel:
     scale = dict(zip(model.group_names, model.group_scale, strict=True))
     names = run.source.series_names
     return ImageModel(

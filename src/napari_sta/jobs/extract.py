@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_sta.data.particles import Particles
     from napari_sta.data.tilt_series import TiltSeries
     from napari_sta.engine.geometry import TiltGeometry
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
     from napari_sta.kernels.windows import Contrast
 
 _FFT_BATCH = 16
@@ -115,7 +115,8 @@ class Extract(StaInputsJob):
         import numpy as np
 
         from napari_sta.data.particles import concatenate
-        from napari_sta.io.relion import write_particles, write_trajectories
+        from napari_sta.io.relion.particles import write_particles
+        from napari_sta.io.relion.trajectories import write_trajectories
         from napari_sta.kernels.devices import surely_cpu
 
         inputs = self._checked_inputs()
@@ -259,7 +260,7 @@ class Extract(StaInputsJob):
 
     def _described(self, particles: Particles, pixel_of: dict[int, float]) -> Particles:
         """State in optics groups and the general table what the subtomograms are."""
-        from napari_sta.io.relion import with_subtomogram_kind
+        from napari_sta.io.relion.subtomograms import with_subtomogram_kind
 
         optics = []
         for group in particles.optics:
@@ -353,7 +354,7 @@ class _Cutter:
         import numpy as np
 
         from napari_sta.io.files import path_for
-        from napari_sta.io.relion import with_images
+        from napari_sta.io.relion.subtomograms import with_images
 
         particles = self.particles
         rotation = self.geometry.subtomogram_rotation_zyx

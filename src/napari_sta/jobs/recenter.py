@@ -71,7 +71,7 @@ class Recenter(StaInputsJob):
 
     def run(self, context: Context) -> RunSteps:
         """Write the recentred particle set and its optimisation set."""
-        from napari_sta.io.relion import write_particles
+        from napari_sta.io.relion.particles import write_particles
 
         inputs, moved, shift_angst = self._moved()
         yield Progress(1, 2, f"{len(moved)} particles")
@@ -129,7 +129,9 @@ def _move_priors(particles: Any, move_zyx_angst: Any) -> Any:
     """Keep priors on the origin where they were relative to it; RELION leaves them behind."""
     import numpy as np
 
-    from napari_sta.io.relion import ORIGIN_PRIORS, particle_numbers, with_text
+    from napari_sta.io.relion.axes import ORIGIN_PRIORS
+    from napari_sta.io.relion.numbers import particle_numbers
+    from napari_sta.io.relion.particles import with_text
     from napari_sta.io.star import format_number
 
     old = particle_numbers(particles, ORIGIN_PRIORS, may_lack=True)

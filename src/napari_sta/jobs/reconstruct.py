@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from napari_sta.data.particles import Particles
     from napari_sta.data.tilt_series import TiltSeries, Trajectories
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 _FFT_BATCH = 32  # windows that a GPU takes at once
 _PIECE = 32  # windows that a thread takes at once, at most

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_sta.data.particles import Particles
-    from napari_sta.io.relion import StaInputs
+    from napari_sta.io.relion.inputs import StaInputs
 
 
 class DuplicatePreview(NamedTuple):
@@ -101,7 +101,7 @@ class RemoveDuplicates(StaInputsJob):
 
     def run(self, context: Context) -> RunSteps:
         """Write the survivors, what was removed, and the optimisation set."""
-        from napari_sta.io.relion import write_particles
+        from napari_sta.io.relion.particles import write_particles
 
         inputs = self._loaded()
         particles = inputs.particles
@@ -149,7 +149,7 @@ class RemoveDuplicates(StaInputsJob):
         return inputs
 
     def _score(self, particles: Particles) -> NDArray[np.float64]:
-        from napari_sta.io.relion import particle_numbers
+        from napari_sta.io.relion.numbers import particle_numbers
 
         columns = [self.score_column] if self.rule == "geometric" else []
         try:

@@ -49,7 +49,7 @@ def practice_project() -> list[LayerData]:
 
     It is written to a new folder below the user's own temporary folder; the layers' metadata name it.
     """
-    from napari_sta.phantoms import make_practice_project
+    from napari_sta.phantoms.practice import make_practice_project
 
     project = make_practice_project(Path(tempfile.mkdtemp(prefix="napari-sta-practice-")) / "project")
     layers = read_layers(project.map_path) + read_layers(project.mask_path)

@@ -88,7 +88,7 @@ def features(particles: Particles) -> Any:
     """Return every column of the set as a table: numbers as numbers, words and classes as categories."""
     import pandas as pd
 
-    from napari_sta.io.relion import numbers_of
+    from napari_sta.io.relion.numbers import numbers_of
     from napari_sta.io.star import printable, text_column
 
     table: dict[str, Any] = {}

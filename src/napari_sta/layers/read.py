@@ -72,7 +72,11 @@ def _read_star(path: Path) -> list[LayerData]:
         return particles_of(path)
     if kind == "optimisation_set":
         from napari_sta.io.files import resolve
-        from napari_sta.io.relion import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
+        from napari_sta.io.relion.optimisation_set import (
+            PARTICLES_FILE,
+            TOMOGRAMS_FILE,
+            read_optimisation_set,
+        )
 
         members = read_optimisation_set(path)
         if PARTICLES_FILE not in members:

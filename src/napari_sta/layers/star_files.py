@@ -61,7 +61,8 @@ def particles_of(path: Path, optimisation_set: Path | None = None) -> list[Layer
     optimisation_set
         That names it; tells its tomograms where coordinates are in pixels.
     """
-    from napari_sta.io.relion import read_particles, read_tilt_series_set
+    from napari_sta.io.relion.particles import read_particles
+    from napari_sta.io.relion.tilt_series import read_tilt_series_set
 
     series = None
     words = _words_of(path)
@@ -80,7 +81,7 @@ def _tomograms_of(path: Path, optimisation_set: Path | None) -> Path:
     tomogram set beside them.
     """
     from napari_sta.io.files import resolve
-    from napari_sta.io.relion import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
+    from napari_sta.io.relion.optimisation_set import PARTICLES_FILE, TOMOGRAMS_FILE, read_optimisation_set
 
     beside = {star: star_kind(star) for star in sorted(path.parent.glob("*.star")) if star != path}
     sets = [star for star, kind in beside.items() if kind == "optimisation_set"]
@@ -111,7 +112,7 @@ def tilt_series_of(path: Path) -> list[LayerData]:
         If none is kept as a stack.
     """
     from napari_sta.io.mrc import open_stack
-    from napari_sta.io.relion import read_tilt_series_set
+    from napari_sta.io.relion.tilt_series import read_tilt_series_set
 
     layers = []
     for i, series in enumerate(list(read_tilt_series_set(path).values())[:MAX_TOMOGRAMS]):

@@ -162,7 +162,7 @@ class ProjectDock(Dock):
         self.practice_button.setText("Simulating …")
 
         def make() -> Any:
-            from napari_sta.phantoms import make_practice_project
+            from napari_sta.phantoms.practice import make_practice_project
 
             return make_practice_project(Path(tempfile.mkdtemp(prefix="napari-sta-practice-")) / "project")
 

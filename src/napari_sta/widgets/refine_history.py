@@ -186,7 +186,7 @@ def _has_checkpoint(names: set[str]) -> bool:
 
 def _command_in(optimiser: Path | None) -> str:
     """Return the command line that RELION notes in an optimiser file; empty if it cannot be read."""
-    from napari_sta.io.refinement import read_optimiser
+    from napari_sta.io.refinement.optimiser import read_optimiser
 
     try:
         options = read_optimiser(optimiser).command.strip() if optimiser is not None else ""
@@ -197,7 +197,7 @@ def _command_in(optimiser: Path | None) -> str:
 
 def _recorded(folder: Path) -> dict[int, Iteration]:
     """Read our own history; what of it is damaged is left out, and RELION has none."""
-    from napari_sta.io.refinement import read_history
+    from napari_sta.io.refinement.history import read_history
 
     recorded = {}
     for record in read_history(folder):
@@ -251,7 +251,9 @@ def _read_stars(
     model_path: Path, optimiser_path: Path, sampling_path: Path, number: int, when: tuple[int, ...]
 ) -> Iteration:
     """Read three files once; ``when`` they were written tells a file that was written anew."""
-    from napari_sta.io.refinement import UNKNOWN, read_model, read_optimiser, read_sampling
+    from napari_sta.io.refinement.model import read_model
+    from napari_sta.io.refinement.optimiser import UNKNOWN, read_optimiser
+    from napari_sta.io.refinement.sampling import read_sampling
 
     model, optimiser = read_model(model_path), read_optimiser(optimiser_path)
     sampling = read_sampling(sampling_path)

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
 from laws import assert_inputs_untouched
-from napari_sta.data.errors import InputError
 from napari_sta.data.tilt_series import TiltSeries
-from napari_sta.io.mrc import read_images, read_volume
-from napari_sta.io.relion import load_sta_inputs
-from napari_sta.phantoms import (
-    Blobs,
-    PhantomSpec,
-    density_map,
-    dose_symmetric,
-    hexamer,
-    make_practice_project,
-    project_particles,
-    project_shells,
-    projection_matrices,
-    simulate,
-    sphere_lattice,
-    write_project,
-)
+from napari_sta.phantoms.density import Blobs, density_map, hexamer
+from napari_sta.phantoms.projection import project_particles, project_shells, projection_matrices
 
 BEAD = Blobs(np.zeros((1, 3)), np.array([50.0]), 5.0)
 
@@ -249,99 +231,6 @@ def test_shell_projects_to_its_closed_form():
     assert abs(image[110, 115 + 60]) < 1e-3
 
 
-def test_hexamer_is_six_fold_and_has_no_mirror():
-    xyz = hexamer().centre_zyx_angst[:, ::-1]
-    turned = Rotation.from_euler("Z", [60], degrees=True).apply(xyz)
-    assert cKDTree(xyz).query(turned)[0].max() < 1e-9
-    twelve = Rotation.from_euler("Z", [30], degrees=True).apply(xyz)
-    assert cKDTree(xyz).query(twelve)[0].mean() > 2
-    assert cKDTree(xyz).query(xyz * [1, 1, -1])[0].mean() > 2
-    assert cKDTree(xyz).query(xyz * [1, -1, 1])[0].mean() > 1
-
-
-def test_lattice_covers_the_sphere_without_overlap():
-    at, rotation = sphere_lattice(330.0, 86.0)
-    np.testing.assert_allclose(np.linalg.norm(at, axis=1), 330.0)
-    np.testing.assert_allclose(rotation.apply([0, 0, 1]), at / 330.0, atol=1e-12)
-    nearest = cKDTree(at).query(at, k=2)[0][:, 1]
-    assert nearest.min() > 0.84 * 86
-    assert len(at) > 0.85 * 4 * np.pi * 330**2 / (86**2 * np.sqrt(0.75)) * 0.9
-    # The neighbour along a lattice line lies where x of the particle points.
-    centre = int(np.argmax(at[:, 2]))
-    towards = at[centre] + 86.0 * rotation[centre].apply([1, 0, 0])
-    assert cKDTree(at).query(towards)[0] < 86.0 * 0.15
-
-
-def test_dose_symmetric_goes_outwards_from_zero():
-    assert dose_symmetric(9.0, 3.0) == (0.0, 3.0, -3.0, -6.0, 6.0, 9.0, -9.0)
-
-
-SMALL = PhantomSpec(
-    seed=5,
-    n_tomograms=2,
-    image_size_yx_px=(150, 160),
-    tomogram_size_zyx_px=(150, 160, 150),
-    sphere_radius_angst=170.0,
-    tilts_deg=(0.0, 20.0, -20.0),
-    x_tilt_deg=2.0,
-    snr=np.inf,
-    membrane_strength=0.0,
-    hidden_offset_px=-1.5,
-)
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return simulate(SMALL)
-
-
-def test_a_spec_decides_everything(phantom):
-    again = simulate(SMALL)
-    other = simulate(replace(SMALL, seed=6))
-    for name, stack in phantom.images.items():
-        np.testing.assert_array_equal(again.images[name], stack)
-        assert not np.array_equal(other.images[name], stack)
-    np.testing.assert_array_equal(
-        again.particles.coordinate_zyx_angst, phantom.particles.coordinate_zyx_angst
-    )
-
-
-def xyz_rotation(angles_deg: np.ndarray) -> Rotation:
-    return Rotation.from_euler("ZYZ", angles_deg, degrees=True).inv()
-
-
-def test_picks_are_off_by_what_the_spec_says(phantom):
-    p = phantom.particles
-    subtomogram = xyz_rotation(p.subtomogram_angles_deg)
-    position_xyz = p.coordinate_zyx_angst[:, ::-1] - subtomogram.apply(p.origin_zyx_angst[:, ::-1])
-    true = xyz_rotation(phantom.true_angles_deg)
-    in_own_frame = true.inv().apply(position_xyz - phantom.true_position_zyx_angst[:, ::-1])
-    # The average shows the particle at +offset, so picks lie at -offset of the particle: here +6 A.
-    n = len(p)
-    np.testing.assert_allclose(in_own_frame.mean(axis=0), [0, 0, 6.0], atol=4 * 2.0 / np.sqrt(n))
-    np.testing.assert_allclose(in_own_frame.std(axis=0), 2.0, rtol=0.25)
-    picked = subtomogram * xyz_rotation(p.angles_deg)
-    sixfold = Rotation.from_euler("Z", 60.0 * np.arange(6)[:, None], degrees=True)
-    off = np.min([(true.inv() * picked * turn).magnitude() for turn in sixfold], axis=0)
-    # Three axes of 2 deg each: the mean length of such a vector is 2 sqrt(8 / pi).
-    assert np.rad2deg(off).mean() == pytest.approx(2.0 * np.sqrt(8 / np.pi), rel=0.15)
-    assert np.abs(p.angles_deg[:, 1] - 90).max() < 12  # a sphere picker's convention
-    grid = p.coordinate_zyx_angst / (3 * 4.0)
-    np.testing.assert_allclose(grid, np.round(grid), atol=1e-6)
-    assert np.abs(p.origin_zyx_angst).max() > 1
-    assert np.bincount(p.half_set)[1:] == pytest.approx([n / 2, n / 2], abs=1)
-
-
-def test_twice_picked_particles_share_their_index(phantom):
-    values, counts = np.unique(phantom.true_index, return_counts=True)
-    assert counts.max() == 2
-    twice = values[counts == 2][0]
-    rows = np.flatnonzero(phantom.true_index == twice)
-    np.testing.assert_array_equal(*phantom.true_position_zyx_angst[rows])
-    assert not np.array_equal(*phantom.particles.angles_deg[rows])
-    assert len(values) == values.max() + 1
-
-
 def test_true_poses_explain_the_images(phantom):
     series = phantom.series[1]
     _, first = np.unique(phantom.true_index, return_index=True)
@@ -351,98 +240,6 @@ def test_true_poses_explain_the_images(phantom):
         hexamer(),
         phantom.true_position_zyx_angst[rows],
         phantom.true_angles_deg[rows],
-        SMALL.image_size_yx_px,
+        phantom.spec.image_size_yx_px,
     )
     np.testing.assert_allclose(images, phantom.images[series.name], atol=1e-5 * np.abs(images).max())
-
-
-def test_table_is_sorted_by_angle_and_keeps_its_dose(phantom):
-    series = phantom.series[0]
-    np.testing.assert_allclose(series.angles_xyz_deg[:, 1], [-20, 0, 20])
-    np.testing.assert_allclose(series.dose_e_per_angst2, [5.2, 0.0, 2.6])
-    unsorted = simulate(replace(SMALL, sort_by_angle=False, n_tomograms=1)).series[0]
-    np.testing.assert_allclose(unsorted.angles_xyz_deg[:, 1], [0, 20, -20])
-    np.testing.assert_allclose(unsorted.dose_e_per_angst2, [0.0, 2.6, 5.2])
-
-
-def test_noise_has_the_asked_variance(phantom):
-    noisy = simulate(replace(SMALL, snr=0.25))
-    name = phantom.series[0].name
-    noise = noisy.images[name] - phantom.images[name]
-    signal = phantom.images[name][1].std()  # the image of zero dose
-    assert noise.std() == pytest.approx(signal / np.sqrt(0.25), rel=0.02)
-
-
-def test_membrane_lies_outside_the_particles():
-    with_membrane = simulate(replace(SMALL, membrane_strength=1.0, n_tomograms=1, image_size_yx_px=(170, 170),
-                                     tomogram_size_zyx_px=(170, 170, 170)))  # fmt: skip
-    data = with_membrane.lattice_map.data
-    z = np.arange(64) - 32
-    profile = data[:, 30:34, 30:34].mean(axis=(1, 2))
-    assert profile[z == 17] > 0.5 * profile[z == 18]  # 70 A = 17.5 px above the centre
-    assert profile[z == 12] < 0.05 * profile[z == 18]
-    assert with_membrane.mask_align.data[32 + 17].max() < 0.05
-
-
-def test_masks_are_soft_and_centred(phantom):
-    for mask in (phantom.mask_align.data, phantom.mask_fsc.data):
-        assert mask.min() == 0
-        assert mask.max() == 1
-        assert ((mask > 0.01) & (mask < 0.99)).mean() > 0.005
-    n = phantom.mask_fsc.data.shape[0]
-    inside = np.indices((n, n, n))[:, phantom.mask_fsc.data > 0.5].mean(axis=1) - n // 2
-    assert np.abs(inside[1:]).max() < 0.2
-    # All of the particle's density lies in the tight mask.
-    truth = phantom.truth_map.data
-    assert (truth * phantom.mask_fsc.data).sum() == pytest.approx(truth.sum(), rel=0.02)
-
-
-def test_a_written_project_reads_back(phantom, tmp_path):
-    paths = write_project(phantom, tmp_path / "project")
-    inputs = load_sta_inputs(paths.optimisation_set)
-    np.testing.assert_array_equal(
-        inputs.particles.coordinate_zyx_angst, phantom.particles.coordinate_zyx_angst
-    )
-    np.testing.assert_array_equal(inputs.particles.origin_zyx_angst, phantom.particles.origin_zyx_angst)
-    np.testing.assert_array_equal(inputs.particles.angles_deg, phantom.particles.angles_deg)
-    assert not inputs.warnings
-    for series in phantom.series:
-        found = inputs.tilt_series[series.name]
-        for name in ("angles_xyz_deg", "shift_yx_angst", "defocus_u_angst", "ctf_scale", "dose_e_per_angst2"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(series, name), err_msg=name)
-        assert found.size_zyx_px == series.size_zyx_px
-        assert found.hand == series.hand
-        stack = read_images(found.images)
-        scale = np.abs(phantom.images[series.name]).max()
-        np.testing.assert_allclose(stack, phantom.images[series.name], atol=1e-3 * scale)
-    assert read_volume(paths.mask_align).pixel_size_angst == pytest.approx(4.0)
-    text = (tmp_path / "project/Select/job002/optimisation_set.star").read_text()
-    assert " Select/job002/particles.star" in text  # relative to the project, as RELION wants it
-    spec = json.loads((tmp_path / "project/truth/phantom.json").read_text())
-    assert spec["hidden_offset_px"] == -1.5
-    with pytest.raises(InputError, match="already holds a RELION project"):
-        write_project(phantom, tmp_path / "project")
-
-
-def test_a_sphere_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="does not fit"):
-        simulate(replace(SMALL, sphere_radius_angst=400.0))
-
-
-def test_practice_map_is_off_by_the_hidden_offset(tmp_path):
-    practice = make_practice_project(tmp_path / "practice", seed=1)
-    assert 1.5 <= abs(practice.hidden_offset_px) <= 4.0
-    data = read_volume(practice.map_path).data
-    # The particle alone, raised by the offset, fits best there: brute force in twentieths of a pixel.
-    n = data.shape[0]
-    ft = np.fft.rfftn(data)
-    kz = np.fft.fftfreq(n)[:, None, None]
-    truth = np.fft.rfftn(density_map(hexamer(), n, 4.0).data)
-    offsets = np.arange(-6, 6.01, 0.05)
-    product = (ft * truth.conj()).sum(axis=(1, 2), keepdims=True)
-    scores = [(product * np.exp(2j * np.pi * kz * d)).real.sum() for d in offsets]
-    assert offsets[int(np.argmax(scores))] == pytest.approx(practice.hidden_offset_px, abs=0.11)
-    other = make_practice_project(tmp_path / "other", seed=2)
-    assert other.hidden_offset_px != practice.hidden_offset_px
-    half = read_volume(practice.map_path.parent / "half1.mrc").data
-    assert 0.5 < np.corrcoef(half.ravel(), data.ravel())[0, 1] < 0.999
