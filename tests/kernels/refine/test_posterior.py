@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,15 @@ def test_offset_prior_and_relions_units(toy):
     np.testing.assert_allclose(right, [-0.5, 0.0])
     odd = offset_log_prior(particle, steps, ANGST, 9.0, relion_units=True)
     np.testing.assert_allclose(odd, [-0.5, -0.5 * (ANGST * (1 - ANGST)) ** 2 / 9])
+
+
+def test_offset_prior_is_about_its_own_centre(toy):
+    particle = replace(
+        toy[2], offset_zyx_px=np.array([1.0, 0.5, 0]), offset_prior_zyx_px=np.array([0.25, -0.5, 2.0])
+    )
+    step = np.array([[3.0, 0.0, 1.5]])
+    distance = ANGST * np.array([0.75, 1.0, -2.0]) + step[0]
+    assert offset_log_prior(particle, step, ANGST, 9.0)[0] == pytest.approx(-0.5 * (distance**2).sum() / 9.0)
 
 
 def test_posterior_is_brute_force_over_children_of_significant_pairs(toy):
