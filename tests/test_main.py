@@ -17,7 +17,7 @@ import pytest
 from napari_sta.cli import words_of
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.io.project import status_of
+from napari_sta.io.project.markers import status_of
 from napari_sta.jobs._job import job_named
 
 SOURCE = str(Path(__file__).parents[1] / "src")

@@ -17,21 +17,13 @@ from pathlib import Path
 import pytest
 
 from napari_sta.data.errors import InputError, JobError
-from napari_sta.io.project import (
-    JobStar,
-    PipelineNode,
-    Project,
-    append_note,
-    clear_markers,
-    mark,
-    process_mark,
-    read_job_star,
-    status_of,
-    was_killed,
-    write_job_pipeline,
-    write_job_star,
-    write_output_nodes,
-)
+from napari_sta.io.lock import process_mark
+from napari_sta.io.project.job_pipeline import write_job_pipeline, write_output_nodes
+from napari_sta.io.project.job_star import JobStar, read_job_star, write_job_star
+from napari_sta.io.project.markers import append_note, clear_markers, mark, status_of
+from napari_sta.io.project.project import Project
+from napari_sta.io.project.status import was_killed
+from napari_sta.io.project.tables import PipelineNode
 from napari_sta.io.star import read_star
 
 MAP = PipelineNode("merged.mrc", "DensityMap.mrc.relion.tomo.map.reconstruct", 1)
@@ -159,7 +151,7 @@ def test_the_lock_is_respected_and_always_released(project):
 
 def test_the_lock_of_a_killed_process_is_taken_over(project):
     code = (
-        "import sys, os, signal; from napari_sta.io.project import Project\n"
+        "import sys, os, signal; from napari_sta.io.project.project import Project\n"
         "with Project(sys.argv[1]).lock():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(project.root)], check=False)
@@ -171,7 +163,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(project):
 
 def test_two_processes_get_different_numbers(project):
     code = (
-        "import sys; from napari_sta.io.project import Project\n"
+        "import sys; from napari_sta.io.project.project import Project\n"
         "for _ in range(8): print(Project(sys.argv[1]).add_job('External', 'relion.external'))\n"
     )
     both = [
@@ -611,7 +603,7 @@ def test_a_record_that_cannot_be_written_leaves_nothing(project, tmp_path, error
 
 def test_killed_between_the_folder_and_the_pipeline(project):
     code = (
-        "import json, os, sys; from napari_sta.io.project import Project, process_mark\n"
+        "import json, os, sys; from napari_sta.io.lock import process_mark; from napari_sta.io.project.project import Project\n"
         "def first(folder):\n"
         "    if sys.argv[2] == 'record':\n"
         "        (folder / 'job.json').write_text(json.dumps({'job': 'x', 'status': 'Running'} | process_mark()))\n"

@@ -14,7 +14,8 @@ from napari_sta.data.errors import Stopped
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.project import ABORT_NOW, Project
+from napari_sta.io.project.markers import ABORT_NOW
+from napari_sta.io.project.project import Project
 from napari_sta.io.refinement.model import read_model
 from napari_sta.io.refinement.optimiser import read_optimiser
 from napari_sta.io.refinement.sampling import read_sampling

@@ -13,7 +13,7 @@ from extraction_oracle import relion_rotation_xyz
 from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
-from napari_sta.io.project import JobStar, read_job_star
+from napari_sta.io.project.job_star import JobStar, read_job_star
 from napari_sta.io.relion.optimisation_set import read_optimisation_set
 from napari_sta.io.relion.particles import read_particles, with_text, write_particles
 from napari_sta.io.star import read_star, table, text_column, write_star

@@ -24,7 +24,9 @@ from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.files import sentence_for
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
-from napari_sta.io.project import JobStar, Project, read_job_star, status_of
+from napari_sta.io.project.job_star import JobStar, read_job_star
+from napari_sta.io.project.markers import status_of
+from napari_sta.io.project.project import Project
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Job, all_jobs, job_named
 from napari_sta.jobs._run import (

@@ -42,26 +42,23 @@ from napari_sta.io.files import (
     write_text,
     written_files,
 )
-from napari_sta.io.project import (
+from napari_sta.io.lock import process_mark
+from napari_sta.io.project.folders import JOB_NAME
+from napari_sta.io.project.job_pipeline import write_job_pipeline, write_output_nodes
+from napari_sta.io.project.job_star import JobStar, read_job_star, write_job_star
+from napari_sta.io.project.markers import (
     ABORT_NOW,
     ABORTED,
     FAILURE,
-    JOB_NAME,
     SUCCESS,
-    JobStar,
-    PipelineNode,
-    Project,
     append_note,
     clear_markers,
     mark,
-    process_mark,
-    read_job_star,
     status_of,
-    was_killed,
-    write_job_pipeline,
-    write_job_star,
-    write_output_nodes,
 )
+from napari_sta.io.project.project import Project
+from napari_sta.io.project.status import was_killed
+from napari_sta.io.project.tables import PipelineNode
 from napari_sta.io.star import read_star
 from napari_sta.jobs import _fingerprint
 from napari_sta.jobs._job import Context, Job, all_jobs, extra_of, job_named

@@ -352,7 +352,8 @@ class RunQueue(OfViewer):
     def abandon(self, ticket: Ticket) -> None:
         """Leave the marks of a stopped job whose thread is still at work; it does so itself when it ends."""
         from napari_sta.io.files import relative_to
-        from napari_sta.io.project import Project, mark
+        from napari_sta.io.project.markers import mark
+        from napari_sta.io.project.project import Project
 
         out = ticket.out
         ticket.state = "stopped"

@@ -8,7 +8,10 @@ from pathlib import Path
 from napari_sta.data.errors import InputError
 from napari_sta.io.describe.description import Description, count, describe_tables
 from napari_sta.io.files import project_root
-from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
+from napari_sta.io.project.folders import JOB_NAME
+from napari_sta.io.project.job_star import read_job_star
+from napari_sta.io.project.markers import status_of
+from napari_sta.io.project.project import Project
 from napari_sta.io.star import Table
 
 
