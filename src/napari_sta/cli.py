@@ -37,7 +37,8 @@ from napari_sta.data.errors import InputError, StaError, Stopped
 if TYPE_CHECKING:
     from napari_sta.data.progress import Progress
     from napari_sta.jobs._job import Job
-    from napari_sta.jobs._run import JobRun, RunOptions
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
 
 EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, _interrupt.STOPPED
 
@@ -96,7 +97,7 @@ def _tell_relion(words: Sequence[str], status: str) -> None:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, _, value = word.replace("-", "_").partition("=")
         if name == "__pipeline_control":
-            from napari_sta.jobs._run import tell_relion
+            from napari_sta.jobs._ownership import tell_relion
 
             tell_relion(word.partition("=")[2] if value else following, status)
 
@@ -319,7 +320,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_options(found: dict[str, Any], out: Path | None) -> RunOptions:
-    from napari_sta.jobs._run import RunOptions
+    from napari_sta.jobs._run_options import RunOptions
 
     if not re.fullmatch(r"[0-9]+", str(found["j"])):
         raise InputError(f"--j {str(found['j'])[:40]}: give the number of threads, 0 for all")
@@ -451,7 +452,9 @@ def _plain(value: Any) -> Any:
 
 
 def _resume(words: list[str]) -> int:
-    from napari_sta.jobs._run import RunOptions, options_of, read_record, resume
+    from napari_sta.jobs._records import options_of, read_record
+    from napari_sta.jobs._run import resume
+    from napari_sta.jobs._run_options import RunOptions
 
     parser = _Parser(prog="napari-sta resume", description=_COMMANDS["resume"].capitalize() + ".")
     parser.add_argument("folder", metavar="DIR", help="the job's folder")

@@ -342,7 +342,8 @@ class _Runner:
 
     def __call__(self, job_name: str, **values: object) -> dict[str, Any]:
         from napari_sta.jobs._job import job_named, value_as_text
-        from napari_sta.jobs._run import JobRun, RunOptions
+        from napari_sta.jobs._run import JobRun
+        from napari_sta.jobs._run_options import RunOptions
 
         start = time.monotonic()
         job = job_named(job_name).from_text({key: value_as_text(value) for key, value in values.items()})

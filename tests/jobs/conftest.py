@@ -11,7 +11,8 @@ import pytest
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
 from refine_project import (
     BOX_PX,
     PIXEL_ANGST,

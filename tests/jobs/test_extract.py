@@ -30,7 +30,8 @@ from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.relion.trajectories import read_trajectories, write_trajectories
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
-from napari_sta.jobs._run import JobRun, RunOptions, resume
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_options import RunOptions
 from napari_sta.kernels.ctf import zernike_phase
 from napari_sta.phantoms.density import Blobs
 from napari_sta.phantoms.project import write_project
@@ -908,7 +909,8 @@ _KILLED = """
 import sys
 from pathlib import Path
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run_options import RunOptions
+from napari_sta.jobs._run import JobRun
 
 job = job_named("extract").from_text({"in_optimisation_set": sys.argv[1], "box_size_px": 48, "float16": "No"})
 for _ in JobRun(job, RunOptions(out=Path(sys.argv[2]), threads=2, device="cpu")).steps():

@@ -17,7 +17,9 @@ from napari_sta.io.project.markers import status_of
 from napari_sta.io.project.project import Project
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions, read_record, resume
+from napari_sta.jobs._records import read_record
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_options import RunOptions
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -13,8 +13,8 @@ from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
 from napari_sta.jobs import _maps as maps
 from napari_sta.jobs._job import job_named
+from napari_sta.jobs._job_star import job_from_star, job_star
 from napari_sta.jobs._maps import Grid
-from napari_sta.jobs._run import job_from_star, job_star
 from tiny_project import finish
 
 BOX, PIXEL = 32, 2.7

@@ -24,7 +24,8 @@ from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Context, Job, job_named
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
 from napari_sta.kernels.fsc import fourier_shell_correlation
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 from napari_sta.phantoms.density import Blobs

@@ -18,7 +18,9 @@ from napari_sta.io.relion.optimisation_set import read_optimisation_set
 from napari_sta.io.relion.particles import read_particles, with_text, write_particles
 from napari_sta.io.star import read_star, table, text_column, write_star
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions, job_from_star
+from napari_sta.jobs._job_star import job_from_star
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
 from tiny_project import finish
 
 

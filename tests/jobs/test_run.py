@@ -29,15 +29,11 @@ from napari_sta.io.project.markers import status_of
 from napari_sta.io.project.project import Project
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Job, all_jobs, job_named
-from napari_sta.jobs._run import (
-    JobRun,
-    RunOptions,
-    _log_files,
-    job_from_star,
-    job_star,
-    read_record,
-    resume,
-)
+from napari_sta.jobs._job_star import job_from_star, job_star
+from napari_sta.jobs._records import read_record
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_log import run_log
+from napari_sta.jobs._run_options import RunOptions
 
 EXTRA = Path(__file__).parent / "extra"
 
@@ -46,7 +42,8 @@ SCRIPT = f"""
 import sys, pathlib, napari_sta.jobs
 napari_sta.jobs.__path__.append({str(EXTRA)!r})
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run_options import RunOptions
+from napari_sta.jobs._run import JobRun
 job = job_named("practise").from_text(dict(word.split("=") for word in sys.argv[2:]))
 for progress in JobRun(job, RunOptions(out=pathlib.Path(sys.argv[1]))).steps():
     print(progress.message, flush=True)
@@ -188,7 +185,7 @@ def test_a_disk_full_from_the_start(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     warnings: list[str] = []
-    with _log_files(tmp_path, warnings) as log:
+    with run_log(tmp_path, warnings) as log:
         for handler in log.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.stream.close()

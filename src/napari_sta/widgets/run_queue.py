@@ -163,7 +163,7 @@ class RunQueue(OfViewer):
         failed
             Called with the error if the folder tells of no job.
         """
-        from napari_sta.jobs._run import job_from_record, read_record
+        from napari_sta.jobs._records import job_from_record, read_record
 
         folder = Path(folder)
 
@@ -230,7 +230,8 @@ class RunQueue(OfViewer):
 
         def start() -> Any:
             # Here, in the worker: choosing the folder and checking the input read files.
-            from napari_sta.jobs._run import JobRun, RunOptions, resume
+            from napari_sta.jobs._run import JobRun, resume
+            from napari_sta.jobs._run_options import RunOptions
 
             if ticket.resumes and ticket.out is not None:
                 run = resume(ticket.out, RunOptions(threads=ticket.threads, device=ticket.device))
