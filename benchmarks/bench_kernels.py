@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from napari_sta.kernels import neighbours, reconstruction, volumes
 from napari_sta.kernels.compiled.float16 import round_to_half, sum_up
-from napari_sta.kernels.devices import available_threads, run_in_threads
+from napari_sta.kernels.devices import available_threads, run_each
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, tilt_envelope
 from napari_sta.kernels.rotations import euler_to_matrix_zyx, symmetry_operators_zyx
 from napari_sta.kernels.warm_up import warm_up
@@ -119,7 +119,8 @@ def windows(box: int, crop: int, n: int, threads: int, rates: Machine) -> None:
 
     def each(work: Callable[[int, int], None]) -> float:
         work(0, 1)
-        return best(lambda: run_in_threads(work, n, threads)) / n
+        edges = [round(i * n / threads) for i in range(threads + 1)]
+        return best(lambda: run_each(lambda k: work(edges[k], edges[k + 1]), range(threads), threads)) / n
 
     poses = Rotation.random(n, random_state=1).as_matrix()
     radii = np.full(n, box / 2)

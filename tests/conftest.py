@@ -39,9 +39,11 @@ import pytest  # noqa: E402
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
+    """Two threads, or this process's share of the cores where tests run side by side (``pytest -n``)."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    side_by_side = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // side_by_side)))
 
 
 @pytest.fixture

@@ -297,3 +297,10 @@ def test_open_without_the_viewer(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "napari_sta.widgets", None)
     assert main(["open", str(tmp_path)]) == 2
     assert "pip install 'napari-sta[all]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["info", ""], ["resume", ""], ["open", "a.mrc", ""]])
+def test_an_empty_path_is_not_the_current_folder(words, capsys):
+    """A variable of the shell that is not set."""
+    assert main(words) == 2
+    assert "is empty; name a file or folder" in capsys.readouterr().err

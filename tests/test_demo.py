@@ -37,6 +37,7 @@ def small_spec():
     )
 
 
+@pytest.mark.slow
 def test_the_demo_finds_the_hidden_offset_and_improves_the_map(tmp_path, capsys):
     out = tmp_path / "demo"
     record = demo.run_demo(out, headless=True, threads=2, spec=small_spec())

@@ -102,6 +102,7 @@ def launch(folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_ends_it_with_130(trapped):
     """From the first 0.1 s on, through imports, checks and the run: no traceback, and a marker if there is a folder."""
     rng = random.Random(5)

@@ -181,6 +181,11 @@ class _Parser(argparse.ArgumentParser):
             hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
             what = "option" if word.startswith("-") else "value expected here"
             raise InputError(f"{word} is no {what} of {self.prog}; {hint}")
+        for action in self._actions:
+            given = getattr(found, action.dest, None)
+            if not action.option_strings and "" in (given if isinstance(given, list) else [given]):
+                # A variable of the shell that is not set: the current folder is not meant.
+                raise InputError(f"{action.metavar} is empty; name a file or folder, see {self.prog} --help")
         return found
 
     def _normalised(self, words: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -67,6 +67,14 @@ DAMAGES: dict[str, Callable[[dict[str, bytes]], object]] = {
     "control empty": about(control=None),
     "order a word": about(control={"order": "3"}),
     "order huge": about(control={"order": 10**30}),
+    "order twelve": about(control={"order": 12}),
+    "order negative": about(control={"order": -1}),
+    "iteration negative": about(plain={"iteration": -1}),
+    "iteration a bool": about(plain={"iteration": True}),
+    "perturbation a bool": about(plain={"perturbation": False}),
+    "converged a number": about(plain={"converged": 0}),
+    "surplus in plain": about(plain={"surprise": 1}),
+    "surplus in control": about(control={"surprise": 1}),
     "resolution nan": about(control={"resolution_inv_angst": float("nan")}),
     "resolution infinite": about(control={"resolution_inv_angst": float("inf")}),
     "step huge": about(control={"offset_step_angst": 1e300}),
@@ -170,3 +178,18 @@ def test_a_checkpoint_that_unpacks_to_terabytes(written):
     rewritten(written, lambda m: m.update({"p_max.npy": bytes(50_000_000)}), zipfile.ZIP_DEFLATED)
     with pytest.raises(InputError, match="cannot be read"):
         read(written)
+
+
+def test_a_packed_checkpoint_is_none_of_ours(written):
+    rewritten(written, lambda m: None, zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="is damaged"):
+        read(written)
+
+
+def test_a_converged_refinement_has_no_maps_to_go_on_with(begun, written):
+    run, state = begun
+    write_checkpoint(written, run, replace(state, converged=True, iteration=9), "fingerprint")
+    (written.parent / "half2.mrc").unlink()
+    checkpoint = read(written)
+    assert checkpoint.state.converged
+    assert checkpoint.state.model(2).reference.size == 1

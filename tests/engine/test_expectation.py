@@ -13,6 +13,8 @@ from napari_sta.engine import expectation
 from napari_sta.engine.quirks import Quirk
 from napari_sta.engine.run import Run
 from napari_sta.engine.workers import Workers
+from napari_sta.kernels.refine.posterior import Posterior
+from napari_sta.kernels.rotations import euler_to_matrix_zyx
 
 
 def another(run: Run, quirks: frozenset[Quirk] = frozenset(), **changes) -> Run:
@@ -40,7 +42,8 @@ def test_every_particle_once_in_the_order_of_its_half_set(begun, halves):
             assert alignment.direction_weights.sum() == pytest.approx(1, abs=2e-3)
             assert alignment.directions.max() < plan.grid.n_directions
             np.testing.assert_allclose(np.linalg.det(alignment.rotation_zyx), 1)
-    assert (run.seconds[state.half_set > 0] != 1).all()
+    assert (run.seconds > 0).all()
+    assert (run.seconds < 60).all(), "seconds of a particle, not of the clock"
 
 
 def test_threads_change_nothing_but_rounding(begun, halves):
@@ -105,3 +108,32 @@ def test_a_volume_is_handed_over_once(halves):
     volume = one.volume
     assert one.take_volume() is volume
     assert one.volume.size == 0
+
+
+def test_the_likelihood_is_not_calibrated_where_nobody_asks(begun):
+    run, state = begun
+    _, believed = expected(another(run, frozenset({Quirk.NO_CALIBRATION})), state)
+    _, compared = expected(run, replace(state, first_cc=True))
+    assert [half.informations for half in (*believed, *compared)] == [[]] * 4
+    # A correlation says nothing of noise.
+    assert not compared[0].statistics.residual.any()
+    assert believed[0].statistics.residual.any()
+
+
+def test_a_few_particles_calibrate_the_likelihood(begun, monkeypatch):
+    monkeypatch.setattr(expectation, "_CALIBRATION_PARTICLES", 6)
+    _, sums = expected(*begun)
+    assert [len(half.informations) for half in sums] == [6, 6]
+
+
+def test_the_best_grid_point_is_taken_whole(begun, halves):
+    run, _ = begun
+    rotations = euler_to_matrix_zyx(np.array([[0.0, 10, 20], [30, 40, 50], [60, 70, 80]]))
+    shifts = np.arange(6.0).reshape(2, 3)
+    weights = np.array([[0.1, 0.0], [0.2, 0.1], [0.0, 0.6]])
+    posterior = Posterior(rotations, shifts, weights, np.zeros(3, dtype=int), (2, 1), 3, 0.0)
+    odd = another(run, frozenset({Quirk.BEST_POSE}))
+    for one, plan in ((odd, halves[0]), (run, replace(halves[0], cross_correlation=True))):
+        rotation, shift = expectation._pose(one, plan, posterior)
+        np.testing.assert_array_equal(rotation, rotations[2])
+        np.testing.assert_array_equal(shift, shifts[1])

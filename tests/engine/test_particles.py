@@ -13,9 +13,10 @@ from napari_sta.engine.stacks import StackSource
 from napari_sta.engine.subtomograms import SubtomogramSource
 from napari_sta.io.mrc import read_volume
 from napari_sta.io.relion.inputs import load_sta_inputs
-from napari_sta.kernels.refine.backend import View, backend_of, combined
+from napari_sta.kernels.refine.backend import backend_of
 from napari_sta.kernels.refine.projector import make_projector
 from napari_sta.kernels.refine.scores import score_poses
+from napari_sta.kernels.refine.terms import View, combined
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
 from refine_project import DIAMETER_ANGST, Refinable
 

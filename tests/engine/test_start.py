@@ -102,3 +102,29 @@ def test_threads_change_nothing_but_rounding(project):
     run = Run(one.run.source, one.run.settings, one.run.rules, one.run.mask, Workers(3))
     (plain, _), (shared, _) = (begun_with(r, one, one.references, fit_scale=True) for r in (one.run, run))
     np.testing.assert_allclose(shared.images[1].noise, plain.images[1].noise, rtol=1e-9)
+
+
+def test_what_is_assumed_at_the_start(project):
+    one = prepared(project)
+    run = one.run
+    state, _ = begun_with(run, one, one.references, fit_scale=True)
+    for half, images in zip((1, 2), state.images, strict=True):
+        assert images.temperature == 1
+        model = state.model(half)
+        assert model.class_number == 1
+        np.testing.assert_allclose(model.pdf_direction, 1 / run.grid(one.start.order).n_directions)
+        rows = np.flatnonzero(one.half_set == half)
+        values = run.source.initial_noise(0, 20 * run.source.n_tilts, rows)
+        np.testing.assert_array_equal(images.sigma2[0], values)
+    assert state.perturbation == run.perturbation(0.0, 0)
+
+
+def test_what_the_reference_explains_is_no_noise(project):
+    """Nothing is explained by a map of nothing, which is left as it is."""
+    one = prepared(project)
+    state, _ = begun_with(one.run, one, one.references, fit_scale=True)
+    nothing, fit = begun_with(one.run, one, [0 * volume for volume in one.references], fit_scale=True)
+    assert fit.significance == 0
+    assert not nothing.model(1).reference.any()
+    for images, blank in zip(state.images, nothing.images, strict=True):
+        assert images.noise[..., 1:4].mean() < 0.98 * blank.noise[..., 1:4].mean()

@@ -961,6 +961,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stack2d", "crop", "few"), [("Yes", 40, 250), ("No", 40, 30)])
 def test_memory_is_flat_in_the_number_of_particles(copy, tmp_path, stack2d, crop, few):
     """Ten times the particles, where the few fill several batches: peak memory grows by less than 10 %."""

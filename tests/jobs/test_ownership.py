@@ -49,6 +49,10 @@ JOBS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "postprocess": ({"in_half_map": "half1.mrc", "in_mask": "mask.mrc"}, {"in_mask": ""}),
     "process_map": ({"in_3dref": "half1.mrc", "lowpass_angst": "20"}, {"lowpass_angst": "25"}),
     "remove_duplicates": ({"in_optimisation_set": SET}, {"min_distance_angst": "50"}),
+    "reconstruct_tomograms": (
+        {"in_tomograms": "Tomograms/job001/tomograms.star", "binned_pixel_size_angst": "12"},
+        {"binned_pixel_size_angst": "16"},
+    ),
 }  # fmt: skip
 
 

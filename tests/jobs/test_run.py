@@ -466,6 +466,7 @@ def _filled(job_class: type[Job]) -> Job | None:
         {"in_3dref": "a.mrc", "lowpass_angst": "10"},
         {"in_half_map": "half1.mrc", "in_mask": "b.mrc"},
         {"in_optimisation_set": "set.star", "in_3dref": "a.mrc"},
+        {"in_tomograms": "tomograms.star"},
         {"needed_angst": "1"},
     ):
         try:

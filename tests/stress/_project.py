@@ -29,6 +29,7 @@ EXTRACT, AVERAGE, REFINE, POST = (
 """Jobs that the project has already been through."""
 
 PICKS = "Select/job002/optimisation_set.star"
+TOMOGRAMS = "Tomograms/job001/tomograms.star"
 _REFINING = {
     "in_optimisation_set": f"{EXTRACT}/optimisation_set.star", "in_3dref": f"{AVERAGE}/half1.mrc",
     "mask_diameter_angst": "64", "initial_lowpass_angst": "24", "initial_sampling_deg": "30",
@@ -66,6 +67,9 @@ CASES = {
     "process_map": Case("process_map", {"in_3dref": "truth/truth_map.mrc", "lowpass_angst": "20"}),
     "measure_offset": Case(
         "measure_offset", {"in_3dref": "truth/truth_map.mrc", "in_mask": "masks/mask.mrc", "range_px": "3"}
+    ),
+    "reconstruct_tomograms": Case(
+        "reconstruct_tomograms", {"in_tomograms": TOMOGRAMS, "binned_pixel_size_angst": "12"}
     ),
     "recenter": Case("recenter", {"in_optimisation_set": PICKS, "center_z_px": "1.5"}),
     "remove_duplicates": Case("remove_duplicates", {"in_optimisation_set": PICKS, "min_distance_angst": "60"}),

@@ -117,6 +117,7 @@ def _bad_files(kind: str) -> Iterator[str]:
 def _lines_of(case: Case) -> Iterator[Line]:
     """Yield bad lines of a job, one option at a time."""
     from napari_sta.jobs._job import all_jobs, extra_of
+    from napari_sta.jobs._params import StaInputsJob
 
     job = all_jobs()[case.job]
 
@@ -128,7 +129,8 @@ def _lines_of(case: Case) -> Iterator[Line]:
         kinds, extra, option = _kinds(info.annotation), extra_of(info), f"--{name}"
         if extra["kind"].startswith("file:"):
             # A member given takes the place of the set's, so it is read.
-            read = name not in ("in_tomograms", "in_trajectories") or job.needs_tomograms()
+            member = issubclass(job, StaInputsJob) and name in ("in_tomograms", "in_trajectories")
+            read = not member or job.needs_tomograms()
             for value in _bad_files(extra["kind"].removeprefix("file:")):
                 yield line({name: value}, option, Path(value).name[:40], value[:40], wrong=read)
         elif Literal in kinds or extra["choices"] or bool in kinds:

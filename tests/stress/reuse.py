@@ -33,6 +33,7 @@ CHANGES: dict[str, tuple[dict[str, str], ...]] = {
     "make_mask": ({"invert": "Yes"}, {"threshold": "0.02"}, {"extend_px": "1"}),
     "process_map": ({"lowpass_angst": "24"}, {"invert_hand": "Yes"}, {"box_size_px": "12"}),
     "measure_offset": ({"axis": "x"}, {"range_px": "2"}),
+    "reconstruct_tomograms": ({"binned_pixel_size_angst": "16"}, {"split": "Yes"}, {"size_z_px": "40"}, {"snr": "3"}),
     "recenter": ({"center_z_px": "3"}, {"center_x_px": "1"}, {"in_optimisation_set": "Fewer/optimisation_set.star"}),
     "remove_duplicates": ({"min_distance_angst": "300"}, {"min_distance_angst": "1"}, {"rule": "geometric"}),
 }  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hostile
+import pytest
 from _project import Report
 
 
+@pytest.mark.slow
 def test_nothing_outside_is_touched(project, tmp_path, forks, monkeypatch):
     for name in ("NAMES", "_JOBS", "_FILES", "_LABELS", "_ALIASES"):
         monkeypatch.setattr(hostile, name, getattr(hostile, name)[:2])
@@ -15,6 +17,7 @@ def test_nothing_outside_is_touched(project, tmp_path, forks, monkeypatch):
     assert not report.failures
 
 
+@pytest.mark.slow
 def test_no_python_file_of_the_project_is_imported(project, tmp_path, forks):
     report = Report("imports")
     hostile.run(project, tmp_path, report, ["imports"], forks)

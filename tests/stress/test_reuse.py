@@ -7,6 +7,7 @@ import reuse
 from _project import CASES, Report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["extract", "recenter"])
 def test_a_used_folder_keeps_nothing_stale_and_loses_nothing(project, tmp_path, forks, case):
     report = Report(case)

@@ -18,11 +18,10 @@ from napari_sta.engine.search import Searcher
 from napari_sta.engine.state import Array, State
 from napari_sta.engine.workers import Watch
 from napari_sta.kernels.refine import sums as sums_of
-from napari_sta.kernels.refine.backend import placed
 from napari_sta.kernels.refine.calibration import Information, pose_information
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.posterior import Posterior, mean_pose, resampled
-from napari_sta.kernels.refine.projector import Projector
+from napari_sta.kernels.refine.projector import Projector, placed
 from napari_sta.kernels.refine.scores import evidence_constant
 
 _CALIBRATION_PARTICLES = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import resolve
@@ -16,13 +16,15 @@ from napari_sta.jobs._records import read_record
 if TYPE_CHECKING:
     from napari_sta.engine.state import State
     from napari_sta.jobs._refine_inputs import Prepared
-    from napari_sta.jobs.refine import Refine
+    from napari_sta.jobs._refine_options import RefineOptions
+
+Options = TypeVar("Options", bound="RefineOptions")
 
 _INPUTS = ("in_optimisation_set", "in_parts", "in_tomograms", "in_trajectories", "in_3dref", "in_mask")
 """Fields that name files."""
 
 
-def with_continued(job: Refine) -> tuple[Refine, Optimiser | None]:
+def with_continued(job: Options) -> tuple[Options, Optimiser | None]:
     """Return the job with what it takes over from the one it continues, and the optimiser file it goes on from.
 
     Raises
@@ -48,13 +50,13 @@ def with_continued(job: Refine) -> tuple[Refine, Optimiser | None]:
     return whole, optimiser
 
 
-def _changed(kind: type[Refine], values: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(kind: type[RefineOptions], values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is as by default: records and forms hold every value, given or not."""
     fields = kind.model_fields
     return {k: v for k, v in values.items() if fields[k].is_required() or v != fields[k].get_default()}
 
 
-def _values_of(kind: type[Refine], path: Path, optimiser: Optimiser) -> dict[str, Any]:
+def _values_of(kind: type[RefineOptions], path: Path, optimiser: Optimiser) -> dict[str, Any]:
     """Values of the job that an optimiser file belongs to: from its job.json, else from RELION's files."""
     if (path.parent / "job.json").exists():
         written = read_record(path.parent)
@@ -75,14 +77,16 @@ def _values_of(kind: type[Refine], path: Path, optimiser: Optimiser) -> dict[str
     return _refine_relion.values_of(path, optimiser)
 
 
-def kept_iteration(job: Refine, out: Path, optimiser: Optimiser | None) -> int:
+def kept_iteration(job: RefineOptions, out: Path, optimiser: Optimiser | None) -> int:
     """Last iteration in a folder that stays: the one the job goes on from, if it is there; -1: none."""
     if optimiser is None or job.continue_from is None:
         return -1
     return optimiser.iteration if resolve(job.continue_from).parent.resolve() == out.resolve() else -1
 
 
-def continued_state(job: Refine, optimiser: Optimiser, prepared: Prepared, log: logging.Logger) -> State:
+def continued_state(
+    job: RefineOptions, optimiser: Optimiser, prepared: Prepared, log: logging.Logger
+) -> State:
     """State of the iteration that the job goes on from: of our checkpoint, else of RELION's files.
 
     Raises

@@ -29,7 +29,7 @@ from napari_sta.jobs._maps import (
     read_mask,
     read_reference,
 )
-from napari_sta.jobs._refine_relion import healpix_order
+from napari_sta.jobs._refine_options import RefineOptions, healpix_order
 from napari_sta.kernels.refine import control
 from napari_sta.kernels.refine.images import soft_disc
 from napari_sta.kernels.refine.maps import resolution_of
@@ -37,7 +37,6 @@ from napari_sta.kernels.refine.maps import resolution_of
 if TYPE_CHECKING:
     from napari_sta.data.volume import Volume
     from napari_sta.io.relion.inputs import StaInputs
-    from napari_sta.jobs.refine import Refine
 
 _EDGE_PX = 5.0
 _MOST_STEPS = 100  # of offsets in one direction; each is tried with each orientation
@@ -68,7 +67,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    job: Refine,
+    job: RefineOptions,
     log: logging.Logger,
     threads: int,
     ranks: Ranks | None = None,
@@ -140,7 +139,7 @@ def prepare(
     return Prepared(inputs, run, half_set, references, start)
 
 
-def _check_values(job: Refine, size: int, pixel: float) -> None:
+def _check_values(job: RefineOptions, size: int, pixel: float) -> None:
     """Refuse values that do not go with the box and pixel size of the particles."""
     if job.mask_diameter_angst > size * pixel:
         raise InputError(
@@ -170,7 +169,7 @@ def _check_values(job: Refine, size: int, pixel: float) -> None:
         )
 
 
-def read_references(job: Refine, grid: Grid, said: list[str]) -> list[Volume]:
+def read_references(job: RefineOptions, grid: Grid, said: list[str]) -> list[Volume]:
     """Read the start map of each half set, as it is.
 
     Parameters
@@ -192,7 +191,7 @@ def read_references(job: Refine, grid: Grid, said: list[str]) -> list[Volume]:
     ]
 
 
-def _mask(job: Refine, grid: Grid) -> torch.Tensor:
+def _mask(job: RefineOptions, grid: Grid) -> torch.Tensor:
     if not job.in_mask:
         radius = job.mask_diameter_angst / (2 * grid.pixel_size_angst)
         return soft_disc(grid.box_px, radius, _EDGE_PX, n_dim=3)
@@ -200,7 +199,7 @@ def _mask(job: Refine, grid: Grid) -> torch.Tensor:
     return torch.from_numpy(mask.data.astype("f8"))
 
 
-def _half_sets(job: Refine, inputs: StaInputs) -> NDArray[np.int64]:
+def _half_sets(job: RefineOptions, inputs: StaInputs) -> NDArray[np.int64]:
     """Half sets as given, or dealt by the seed."""
     given = inputs.particles.half_set
     if given is None or not given.any():
@@ -216,7 +215,7 @@ def _half_sets(job: Refine, inputs: StaInputs) -> NDArray[np.int64]:
     return given.astype(np.int64)
 
 
-def warnings_of(job: Refine) -> list[str]:
+def warnings_of(job: RefineOptions) -> list[str]:
     """Say what looks odd but does not stop the job.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What RELION calls a 3D auto-refine: its command line, its switches, its names of angular steps, its values."""
+"""What RELION calls a 3D auto-refine: its command line, its switches, and its values."""
 
 from __future__ import annotations
 
@@ -8,32 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_sta.io.files import resolve
+from napari_sta.jobs._refine_options import SAMPLINGS, RefineOptions, healpix_order
 
 if TYPE_CHECKING:
     from napari_sta.io.refinement.optimiser import Optimiser
-    from napari_sta.jobs.refine import Refine
-
-SAMPLINGS = ("30", "15", "7.5", "3.7", "1.8", "0.9", "0.5", "0.2", "0.1")
-"""Angular steps of the fine grid as RELION's GUI names them; their places are HEALPix orders of the coarse grid."""
 
 
-def as_sampling(value: Any) -> Any:
-    """Take 7.5, "7.5 degrees" and 1.875 as well."""
-    text = str(value).strip().removesuffix("degrees").strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return value
-    near = min(SAMPLINGS, key=lambda one: abs(float(one) / number - 1) if number > 0 else 1e9)
-    return near if number > 0 and abs(float(near) / number - 1) < 0.25 else value
-
-
-def healpix_order(sampling_deg: str) -> int:
-    """HEALPix order of the coarse grid whose fine grid has the named step: 30 degrees is 0."""
-    return SAMPLINGS.index(sampling_deg)
-
-
-def command_line(job: Refine, out: str) -> str:
+def command_line(job: RefineOptions, out: str) -> str:
     """Return the ``relion_refine_mpi`` line."""
     words = ["mpirun -n 3 relion_refine_mpi", f"--o {out}run", "--auto_refine --split_random_halves"]
     if job.continue_from:
@@ -74,7 +55,7 @@ def command_line(job: Refine, out: str) -> str:
     return " ".join(words)
 
 
-def switches(job: Refine) -> dict[str, str]:
+def switches(job: RefineOptions) -> dict[str, str]:
     """Return RELION's options that have another form than ours."""
     return {
         "ref_correct_greyscale": "Yes" if job.absolute_greyscale == "Yes" else "No",

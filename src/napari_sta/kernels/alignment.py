@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from napari_sta.kernels.grids import squared_radius
+
 _WORKING_BOX_PX = 64
 # Recipes masks are made by: low-pass, fraction of the mask's volume that is above the threshold, growth.
 _LOWPASSES_ANGST = (14.0, 20.0)
@@ -293,8 +295,7 @@ def _edge_width_px(mask: ndarray) -> float:
 def _ball(size: int) -> Bool[ndarray, "n n n"]:
     """Voxels inside the inscribed sphere: averages are faded to zero outside of it."""
     index = np.arange(size) - size // 2
-    square = index[:, None, None] ** 2 + index[None, :, None] ** 2 + index[None, None, :] ** 2
-    ball: ndarray = square < (size / 2) ** 2
+    ball: ndarray = squared_radius(index, index, index) < (size / 2) ** 2
     return ball
 
 
@@ -311,7 +312,7 @@ def _reduce(volume: ndarray, size: int, lowpass_px: float) -> ndarray:
     if lowpass_px > 2:
         k = torch.fft.fftfreq(size)
         kx = torch.fft.rfftfreq(size)
-        r = torch.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx[None, None, :] ** 2)
+        r = torch.sqrt(squared_radius(k, k, kx))
         middle, width = 1 / lowpass_px, 1.5 / size
         spectrum = spectrum * (
             0.5 + 0.5 * torch.cos(torch.pi * ((r - middle) / (2 * width) + 0.5).clamp(0, 1))

@@ -1,4 +1,4 @@
-"""Which processors the kernels run on."""
+"""Which processors the kernels run on, sharing work out among threads, and copies to and from GPUs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import importlib.util
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,32 +78,12 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def run_in_threads(work: Callable[[int, int], object], n_items: int, threads: int) -> None:
-    """Call ``work(first, last)`` on slices of ``range(n_items)``, one slice a thread.
-
-    The kernels called here release the GIL. Every item belongs to exactly one slice, so results do
-    not depend on the number of threads as long as items are independent.
-    """
-    threads = max(1, min(threads, n_items))
-    if threads == 1:
-        work(0, n_items)
-        return
-    bounds = [round(i * n_items / threads) for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, bounds[:-1], bounds[1:]))
-
-
-def run_interleaved(work: Callable[[int, int], object], threads: int) -> None:
-    """Call ``work(first, step)`` once a thread: thread i takes items i, i + threads, ..."""
-    if threads <= 1:
-        work(0, 1)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(threads), [threads] * threads))
-
-
 def run_each(work: Callable[[Any], object], items: Iterable[Any], threads: int) -> None:
-    """Call ``work(item)`` for every item; a thread that is done takes the next."""
+    """Call ``work(item)`` for every item; a thread that is done takes the next.
+
+    The kernels called here release the GIL. Items are independent, so results do not depend on the number of
+    threads; what fails in a thread comes out.
+    """
     if threads <= 1:
         for item in items:
             work(item)
@@ -113,17 +92,10 @@ def run_each(work: Callable[[Any], object], items: Iterable[Any], threads: int) 
         list(pool.map(work, items))
 
 
-@contextmanager
-def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of workers in each of which torch uses one thread; torch's setting is restored after."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
+def run_interleaved(work: Callable[[int, int], object], threads: int) -> None:
+    """Call ``work(first, step)`` once a thread: thread i takes items i, i + threads, ..."""
+    step = max(1, threads)
+    run_each(lambda first: work(first, step), range(step), threads)
 
 
 def to_device(array: ndarray, device: Any) -> Any:
@@ -173,11 +145,11 @@ class HostCopies:
             return
         if len(self._under_way) == self.depth:
             self._arrive()
-        room = next((one for one in self._free if one.shape[1:] == tensor.shape[1:]), None)
+        room = next((free for free in self._free if free.shape[1:] == tensor.shape[1:]), None)
         if room is None or len(room) < len(tensor):
             room = self._new_buffer(tensor)
         else:
-            self._free = [one for one in self._free if one is not room]
+            self._free = [free for free in self._free if free is not room]
         self._under_way.append((self._start(room[: len(tensor)], tensor), room, target, slots))
 
     def _arrive(self, *, wanted: bool = True) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from napari_sta.kernels import fourier
 from napari_sta.kernels.crop import CIRCLE_FALLOFF_PX, circle_factor
 from napari_sta.kernels.ctf import ctf_2d
-from napari_sta.kernels.devices import run_in_threads
+from napari_sta.kernels.devices import run_each
 from napari_sta.kernels.windows import Contrast
 
 __all__ = [
@@ -208,7 +208,7 @@ def pseudo_subtomograms(
         weight.numpy(),
         multiplicity.numpy(),
     )
-    run_in_threads(lambda first, last: scatter_slices(first, last, *arrays), n, threads)
+    run_each(lambda i: scatter_slices(i, i + 1, *arrays), range(n), threads)
     numerator = torch.view_as_complex(data) * fourier.checkerboard((crop,) * 3)
     return PseudoSubtomogram(
         torch.fft.irfftn(numerator, s=(crop,) * 3, dim=(1, 2, 3), norm="ortho") * scale, weight, multiplicity

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from napari_sta.kernels.grids import squared_radius
+
 
 def signed_frequency_px(n: int, device: torch.device | str = "cpu") -> Int[Tensor, "n"]:
     """Signed integer frequencies in FFTW order; the Nyquist one of an even ``n`` is negative."""
@@ -20,13 +22,9 @@ def signed_frequency_px(n: int, device: torch.device | str = "cpu") -> Int[Tenso
 
 def radius_px(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, ...]:
     """Radius |k| in Fourier pixels on the half grid of a cubic or square box, FFTW order, float64."""
-    square = torch.zeros((), dtype=torch.float64, device=device)
-    for axis, n in enumerate(shape):
-        k = signed_frequency_px(n, device).to(torch.float64)
-        if axis == len(shape) - 1:
-            k = torch.arange(n // 2 + 1, dtype=torch.float64, device=device)
-        square = square + (k * k).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    return square.sqrt()
+    axes = [signed_frequency_px(n, device).to(torch.float64) for n in shape[:-1]]
+    axes.append(torch.arange(shape[-1] // 2 + 1, dtype=torch.float64, device=device))
+    return squared_radius(*axes).sqrt()
 
 
 def shell_index(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Int[Tensor, ...]:

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from napari_sta.kernels.grids import squared_radius
+
 DOSE_CUTOFF = 0.01
 """RELION leaves out frequencies that dose has weakened below this."""
 
@@ -99,7 +101,7 @@ def dose_weight(
 
 
 def zernike_phase(
-    even: tuple[float, ...] | list[float],
+    coefficients: tuple[float, ...] | list[float],
     ky_inv_angst: Float[ndarray, "h"],
     kx_inv_angst: Float[ndarray, "w"],
     *,
@@ -109,8 +111,12 @@ def zernike_phase(
 
     Parameters
     ----------
-    even
-        Coefficients (``rlnEvenZernike``, or ``rlnOddZernike`` with ``odd``).
+    coefficients
+        ``rlnEvenZernike``; with ``odd``, ``rlnOddZernike``.
+    ky_inv_angst, kx_inv_angst
+        Frequencies of rows and columns.
+    odd
+        They are of the odd polynomials: antisymmetric aberrations.
 
     Notes
     -----
@@ -119,7 +125,7 @@ def zernike_phase(
     y, x = np.meshgrid(ky_inv_angst, kx_inv_angst, indexing="ij")
     rho, phi = np.hypot(y, x), np.arctan2(y, x)
     phase = np.zeros_like(rho)
-    for i, coefficient in enumerate(even):
+    for i, coefficient in enumerate(coefficients):
         if odd:
             q = int((np.sqrt(1 + 4 * i) - 1) / 2)
             n = 2 * q + 1
@@ -164,9 +170,10 @@ def tilt_envelope(
     """
     y = np.arange(size) - size // 2
     x = np.arange(size // 2 + 1)
-    k = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2) / (size * pixel_size_angst)
+    square = squared_radius(y, x)
+    k = np.sqrt(square) / (size * pixel_size_angst)
     weight = dose_weight(k, dose_e_per_angst2, bfactor_per_dose)
-    inside = (y[:, None] ** 2 + x[None, :] ** 2) <= size * size // 4
+    inside = square <= size * size // 4
     useful = inside & (weight > DOSE_CUTOFF)
     last = np.where(useful.any(axis=1), size // 2 + 1 - useful[:, ::-1].argmax(axis=1), 0)
     envelope = scale * np.exp(-bfactor_angst2 * k * k / 4) * weight

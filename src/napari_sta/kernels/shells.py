@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from napari_sta.kernels.grids import squared_radius
+
 
 def correlate_shells(
     a: Float[ndarray, "n n n"], b: Float[ndarray, "n n n"], threads: int = 1
@@ -18,7 +20,7 @@ def correlate_shells(
     size = len(a)
     one, two = (scipy.fft.rfftn(volume.astype(np.float64), workers=threads) for volume in (a, b))
     k = np.fft.fftfreq(size, 1 / size)
-    square = k[:, None, None] ** 2 + k[:, None] ** 2 + np.arange(size // 2 + 1) ** 2
+    square = squared_radius(k, k, np.arange(size // 2 + 1))
     shells = np.floor(np.sqrt(square) + 0.5).astype(np.int64).ravel()
 
     def summed(x: ndarray, y: ndarray) -> ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from napari_sta.kernels.devices import run_in_threads
+from napari_sta.kernels.devices import run_each
 
 _SLAB_PX = 16
 """Planes that a thread turns at a time; fixed, so that results do not depend on the number of threads."""
@@ -127,26 +127,25 @@ def symmetrise_in_steps(
     total = np.asarray(volume, dtype=np.float64).copy()
     count = np.ones((n, n, n), dtype=np.int32)
 
-    def add(rotation: ndarray, first_slab: int, last_slab: int) -> None:
-        for slab in range(first_slab, last_slab):
-            planes = slice(slab * _SLAB_PX, (slab + 1) * _SLAB_PX)
-            z = index[planes]
-            inside = np.ones((len(z), n, n), dtype=bool)
-            for row in rotation:
-                at = row[0] * z[:, None, None] + row[1] * index[:, None] + row[2] * index + centre
-                inside &= (at >= -_INSIDE_PX) & (at <= n - 1 + _INSIDE_PX)
-            corner = rotation @ np.array([z[0], -centre, -centre]) + centre
-            turned = affine_transform(
-                coefficients, rotation, corner, inside.shape, order=3, mode="mirror", prefilter=False
-            )
-            total[planes][inside] += turned[inside]
-            count[planes] += inside
+    def add(rotation: ndarray, slab: int) -> None:
+        planes = slice(slab * _SLAB_PX, (slab + 1) * _SLAB_PX)
+        z = index[planes]
+        inside = np.ones((len(z), n, n), dtype=bool)
+        for row in rotation:
+            at = row[0] * z[:, None, None] + row[1] * index[:, None] + row[2] * index + centre
+            inside &= (at >= -_INSIDE_PX) & (at <= n - 1 + _INSIDE_PX)
+        corner = rotation @ np.array([z[0], -centre, -centre]) + centre
+        turned = affine_transform(
+            coefficients, rotation, corner, inside.shape, order=3, mode="mirror", prefilter=False
+        )
+        total[planes][inside] += turned[inside]
+        count[planes] += inside
 
     identity = np.abs(operators_zyx - np.eye(3)).max(axis=(1, 2)) < 1e-6
     done = 1
     yield done
     for rotation in operators_zyx[~identity]:
-        run_in_threads(partial(add, rotation), -(-n // _SLAB_PX), threads)
+        run_each(partial(add, rotation), range(-(-n // _SLAB_PX)), threads)
         done += 1
         yield done
     return (total / count).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 def warm_up() -> None:
     """Call every compiled kernel once on arrays of a few elements."""
     from napari_sta.kernels import reconstruction
-    from napari_sta.kernels.compiled import bricks, float16, random, scatter, windows
+    from napari_sta.kernels.compiled import backprojection, bricks, float16, random, scatter, windows
 
     f4 = np.float32
     size, half = 8, 5
@@ -41,6 +41,7 @@ def warm_up() -> None:
         np.zeros((0, 0, 0), f4), np.zeros(size, np.int64), np.zeros((size, size), f4),
         np.zeros((size, 4), np.int64), slices,
     )  # fmt: skip
+    backprojection.add_views(0, 1, small[0], np.zeros((4, 2, 4)), small[0].copy())
     float16.sum_up(np.zeros(4, f4))
     float16.round_to_half(np.zeros(4, f4), np.zeros(4, np.uint16))
     random.additive_generator(np.zeros(31, np.uint32), 1)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int
 from numpy import ndarray
 
 from napari_sta.kernels.devices import run_each
+from napari_sta.kernels.grids import squared_radius
 
 CIRCLE_FALLOFF_PX = 5.0
 """Width of the soft edge of RELION's circle crop."""
@@ -49,7 +50,7 @@ def circle_factor_2d(
 ) -> tuple[Float32[ndarray, "s s"], Float32[ndarray, "s s"]]:
     """Fading factor of RELION's circle crop about pixel size // 2, and 1 outside the circle."""
     index = np.arange(size, dtype=np.float64) - size // 2
-    r = np.sqrt(index[:, None] ** 2 + index[None, :] ** 2)
+    r = np.sqrt(squared_radius(index, index))
     edge = 0.5 - 0.5 * np.cos(np.pi * (radius_px - r) / falloff_px)
     factor = np.where(r < radius_px - falloff_px, 1.0, edge)
     factor = np.where(r < radius_px, factor, 0.0)

@@ -8,10 +8,9 @@ import torch
 
 from napari_sta.kernels.refine import on_device
 from napari_sta.kernels.refine import sums as sums_of
-from napari_sta.kernels.refine.backend import placed
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.posterior import Posterior
-from napari_sta.kernels.refine.projector import make_projector
+from napari_sta.kernels.refine.projector import make_projector, placed
 from napari_sta.kernels.refine.scores import score_poses, score_shared
 from napari_sta.kernels.refine.voxels import make_voxel_list
 from napari_sta.kernels.rotations import euler_to_matrix_zyx

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from napari_sta.kernels.refine import on_cpu, on_device
-from napari_sta.kernels.refine.backend import placed
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import half_plane_shells, make_pixel_list
-from napari_sta.kernels.refine.projector import slice_axes
+from napari_sta.kernels.refine.projector import placed, slice_axes
 from napari_sta.kernels.refine.scores import evidence_constant, score_poses, score_shared
 from napari_sta.kernels.refine.voxels import make_voxel_list, voxels_per_shell
 from toy_refinement import (

@@ -26,7 +26,11 @@ _MOST_TOMOGRAM_PX = 1_000_000
 
 
 def read_tilt_series_set(
-    path: str | Path, names: Collection[str] | None = None, *, check_images: bool = True
+    path: str | Path,
+    names: Collection[str] | None = None,
+    *,
+    check_images: bool = True,
+    may_lack_size: bool = False,
 ) -> dict[str, TiltSeries]:
     """Read a tomogram set with the tables of its tilt series.
 
@@ -38,6 +42,8 @@ def read_tilt_series_set(
         Read only these tomograms; those the set does not have are left out.
     check_images
         Refuse if a tilt image file does not exist.
+    may_lack_size
+        Take the set of a job before the tomograms were reconstructed: a size that it does not state is 0.
 
     Returns
     -------
@@ -76,13 +82,14 @@ def read_tilt_series_set(
         if name not in tilt_tables:
             held = ", ".join(f"data_{one}" for one in tilt_tables)
             raise InputError(f"{tilt_path} has no table data_{name} for tomogram {name} (it holds {held})")
-        found[name] = _tilt_series(name, row, tilt_tables[name], path, tilt_path, check_images)
+        found[name] = _tilt_series(name, row, tilt_tables[name], path, tilt_path, check_images, may_lack_size)
     return found
 
 
 def _tilt_series(
-    name: str, row: dict[str, str], table: Table, path: str | Path, tilt_path: str | Path, check_images: bool
-) -> TiltSeries:
+    name: str, row: dict[str, str], table: Table, path: str | Path, tilt_path: str | Path, check_images: bool,
+    may_lack_size: bool,
+) -> TiltSeries:  # fmt: skip
     where = f"{path}, tomogram {name}"
     if len(table) == 0:
         raise InputError(f"{tilt_path}: table data_{name} has no rows; remove tomogram {name} from the set")
@@ -119,7 +126,7 @@ def _tilt_series(
         label = f"rlnTomoSize{axis}"
         cure = "RELION's tomogram reconstruction job writes it, use the tomogram set of that job"
         length = length_px(row, label, where, _MOST_TOMOGRAM_PX, cure)
-        if length == 0:
+        if length == 0 and not may_lack_size:
             raise InputError(f"{where}: {label} is missing or not a positive whole number; {cure}")
         size.append(length)
 

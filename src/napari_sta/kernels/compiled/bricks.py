@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from napari_sta.kernels.compiled.jit import fast, inlined
 from napari_sta.kernels.compiled.vectors import (
     FAST,
     FLOAT,
@@ -23,8 +24,6 @@ from napari_sta.kernels.compiled.vectors import (
     splat,
 )
 
-_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-_inlined = njit(inline="always", error_model="numpy", fastmath=True)
 _EIGHT = 8
 _F8, _I8 = ir.VectorType(FLOAT, _EIGHT), ir.VectorType(INT, _EIGHT)
 
@@ -202,7 +201,7 @@ def _fetcher(which):  # type: ignore[no-untyped-def]
 _fetch_pixel, _fetch_voxel = _fetcher(_PIXEL), _fetcher(_VOXEL)
 
 
-@_inlined
+@inlined
 def _add_columns(fields, base, stride, n_thick, count, slices, first, below, volume, origin):  # type: ignore[no-untyped-def]
     """Add the candidates of some columns."""
     for k in range(n_thick):
@@ -210,7 +209,7 @@ def _add_columns(fields, base, stride, n_thick, count, slices, first, below, vol
             _add_candidate(fields, base, j, slices, first, below, volume, origin)
 
 
-@_fast
+@fast
 def add_to_brick(z_first, z_last, y_first, y_last, slices, matrices, radii, volume):  # type: ignore[no-untyped-def]
     """Add central slices to the voxels of some planes and rows of a half-transform volume.
 
@@ -370,7 +369,7 @@ def _add_turned(_, total, at, volume, index, dy, dz, fx, fy, fz, sign):  # type:
     return signature, generate
 
 
-@_fast
+@fast
 def symmetrise_planes(first, step, volume, operators, out):  # type: ignore[no-untyped-def]
     """Average a half-transform volume over rotations, for every ``step``-th plane.
 
@@ -421,7 +420,7 @@ def symmetrise_planes(first, step, volume, operators, out):  # type: ignore[no-u
                 total[k] *= share
 
 
-@_fast
+@fast
 def numerator_planes(first, step, volume, out):  # type: ignore[no-untyped-def]
     """Put the data of every ``step``-th plane into FFTW order with their phase origin in pixel 0.
 
@@ -440,7 +439,7 @@ def numerator_planes(first, step, volume, out):  # type: ignore[no-untyped-def]
                 sign = -sign
 
 
-@_fast
+@fast
 def weights_by_radius(first, step, volume, sums, counts):  # type: ignore[no-untyped-def]
     """Sum the weights of every ``step``-th plane by radius, each split between its two nearest whole ones.
 
@@ -464,7 +463,7 @@ def weights_by_radius(first, step, volume, sums, counts):  # type: ignore[no-unt
                 counts[z, b] += part
 
 
-@_fast
+@fast
 def divide_planes(first, step, spectrum, volume, least, wiener):  # type: ignore[no-untyped-def]
     """Divide every ``step``-th plane of a transform by its weights.
 
@@ -500,7 +499,7 @@ def divide_planes(first, step, spectrum, volume, least, wiener):  # type: ignore
                 row[2 * x + 1] *= factor
 
 
-@_fast
+@fast
 def full_weight_planes(first, step, volume, out):  # type: ignore[no-untyped-def]
     """Expand the weights to every ``step``-th plane of ``out`` (s, s, s); both in centred order."""
     size = volume.shape[0]
@@ -515,7 +514,7 @@ def full_weight_planes(first, step, volume, out):  # type: ignore[no-untyped-def
                 out[z, y, x] = volume[z, y, x - half, 2]
 
 
-@_fast
+@fast
 def scale_planes(first, step, volume, offset, factor):  # type: ignore[no-untyped-def]
     """Subtract ``offset`` and multiply by a table of squared distances from voxel n // 2, in place."""
     size = volume.shape[0]
@@ -529,7 +528,7 @@ def scale_planes(first, step, volume, offset, factor):  # type: ignore[no-untype
                 row[x] = (row[x] - offset) * factor[square + (x - half) * (x - half)]
 
 
-@_fast
+@fast
 def sum_planes(first, step, volume, factor, sums):  # type: ignore[no-untyped-def]
     """Sum every ``step``-th plane times such a table, and the table, into ``sums`` (n, 2) float64."""
     size = volume.shape[0]

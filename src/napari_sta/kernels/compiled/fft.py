@@ -6,21 +6,18 @@ A transposition between rows and columns comes in between the two directions.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from napari_sta.kernels.compiled.jit import fast, inlined
 from napari_sta.kernels.compiled.lanes import LANES, every_lane, load, store, transpose_block
 
-_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-_inlined = njit(inline="always", error_model="numpy", fastmath=True)
 
-
-@_inlined
+@inlined
 def padded(n):  # type: ignore[no-untyped-def]
     """Round up to a multiple of the lanes."""
     return (n + LANES - 1) // LANES * LANES
 
 
-@_inlined
+@inlined
 def clear(values, first, last):  # type: ignore[no-untyped-def]
     """Set values to 0."""
     # Assigning to slices takes numba seconds to compile.
@@ -28,7 +25,7 @@ def clear(values, first, last):  # type: ignore[no-untyped-def]
         values[k] = 0
 
 
-@_fast
+@fast
 def factors_of(n):  # type: ignore[no-untyped-def]
     """Fours, then twos, threes and other primes whose product is ``n``."""
     found = np.empty(64, np.int64)
@@ -46,14 +43,14 @@ def factors_of(n):  # type: ignore[no-untyped-def]
     return found[:count]
 
 
-@_inlined
+@inlined
 def store_turned(re, im, at, a, b, c, d):  # type: ignore[no-untyped-def]
     """Store (a + ib)(c + id)."""
     store(re, at, a * c - b * d)
     store(im, at, a * d + b * c)
 
 
-@_fast
+@fast
 def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, n):  # type: ignore[no-untyped-def]
     """Unnormalised forward transform over the rows of an array, for all its columns.
 
@@ -147,7 +144,7 @@ def transform_rows(re, im, re_2, im_2, width, factors, cos, sin, n):  # type: ig
     return re, im, re_2, im_2
 
 
-@_fast
+@fast
 def untangle(re, im, re_2, im_2, width, half, cos, sin):  # type: ignore[no-untyped-def]
     """From the transform of even + i odd rows to rows 0 ... ``half`` - 1 of that of all n real rows."""
     m = len(cos) // 2
@@ -163,7 +160,7 @@ def untangle(re, im, re_2, im_2, width, half, cos, sin):  # type: ignore[no-unty
             store(im_2, k * width + x, ei + (fr * d + fi * c))
 
 
-@_fast
+@fast
 def tangle(re, im, width, cos, sin):  # type: ignore[no-untyped-def]
     """Make of rows 0 ... n/2 of a half transform what is transformed into even + i odd rows, in place."""
     m = len(cos) // 2
@@ -186,7 +183,7 @@ def tangle(re, im, width, cos, sin):  # type: ignore[no-untyped-def]
                 store(im, b + x, gi - ei)
 
 
-@_fast
+@fast
 def transpose(source, width, target, width_target, rows, columns):  # type: ignore[no-untyped-def]
     """Transpose ``rows`` x ``columns``, both rounded up to ``LANES``."""
     for y in range(0, rows, LANES):
@@ -194,7 +191,7 @@ def transpose(source, width, target, width_target, rows, columns):  # type: igno
             transpose_block(source, y * width + x, width, target, x * width_target + y, width_target)
 
 
-@_inlined
+@inlined
 def turns_of(n):  # type: ignore[no-untyped-def]
     """Cosines and sines of -2 pi k / n."""
     angles = -2 * np.pi * np.arange(n) / n

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-
+from napari_sta.kernels.compiled.jit import fast
 
 _CHUNK = 4096
 
 
-@_fast
+@fast
 def round_to_half(values, halves):  # type: ignore[no-untyped-def]
     """Round finite float32 to float16, nearest even, and say what is read back.
 
@@ -102,7 +101,7 @@ def sum_up(values):  # type: ignore[no-untyped-def]
     return low, high, total, square
 
 
-@_fast
+@fast
 def _in_order(lowest, highest):  # type: ignore[no-untyped-def]
     """Return the two numbers whose places in the order of all float32 these are."""
     ends = np.empty(2, np.int32)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from napari_sta.kernels.compiled.jit import fast, inlined
 
 
-@njit(nogil=True, error_model="numpy", fastmath=True, inline="always")
+@inlined
 def _tile(slices, ramps, a0, a1, a2, a3, b0, b1, b2, b3, into):  # type: ignore[no-untyped-def]
     """Dot products of four rows with four: 16 sums that stay in registers; (4, 4) float32."""
     s00 = s01 = s02 = s03 = np.float32(0)
@@ -38,7 +39,7 @@ def _tile(slices, ramps, a0, a1, a2, a3, b0, b1, b2, b3, into):  # type: ignore[
     into[3, 0], into[3, 1], into[3, 2], into[3, 3] = s30, s31, s32, s33
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def add_products(slices, ramps, out):  # type: ignore[no-untyped-def]
     """Add the product of ``slices`` (o, m) and transposed ``ramps`` (s, m) to ``out`` (o, s) float64.
 
@@ -60,7 +61,7 @@ def add_products(slices, ramps, out):  # type: ignore[no-untyped-def]
                     out[a + i, b + j] += tile[i, j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def add_pair_products(slices, ramps, parent, step, n_c, n_d, out):  # type: ignore[no-untyped-def]
     """Add dot products of the children of chosen pairs; ``n_c`` and ``n_d`` children each, multiples of 4.
 

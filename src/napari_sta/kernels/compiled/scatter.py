@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from napari_sta.kernels.compiled.jit import fast
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def scatter_slices(  # type: ignore[no-untyped-def]
     first, last, spectra, weights, axes, x_end, data, weight, multiplicity
 ):

@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from napari_sta.kernels.compiled.jit import fast
 from napari_sta.kernels.compiled.vectors import FAST, between, lanes, pointer, splat
 
 
@@ -70,7 +71,7 @@ TILE = 128
 """Pixels of a row of orientations that are read together: their neighbourhood stays in the first cache."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def gather_rows(volume, depth, width, axes, kv, ku, weight, out, norm):  # type: ignore[no-untyped-def]
     """Sample slices of a volume at listed pixels; add half their weighted norm.
 
@@ -129,7 +130,7 @@ def gather_rows(volume, depth, width, axes, kv, ku, weight, out, norm):  # type:
             norm[o] += np.float32(0.5) * total
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def shift_rows(image, shift, size, row_v, row_u, row_n, row_start, out):  # type: ignore[no-untyped-def]
     """Multiply one image by the phase ramps of many shifts.
 
@@ -167,7 +168,7 @@ def shift_rows(image, shift, size, row_v, row_u, row_n, row_start, out):  # type
                 out[i, n + begin + j] = a * ps + b * pc
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def scatter_rows(data, weights, weight_of, axes, kv, ku, volume):  # type: ignore[no-untyped-def]
     """Spread slices at listed pixels into a half volume, trilinearly.
 
@@ -219,7 +220,7 @@ def scatter_rows(data, weights, weight_of, axes, kv, ku, volume):  # type: ignor
                 )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def add_statistics(slices, sums, weight, model, shell, cross, norm):  # type: ignore[no-untyped-def]
     """Shell sums of what residuals and scales need, over the kept orientations of one image.
 

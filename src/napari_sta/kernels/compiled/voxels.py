@@ -8,12 +8,12 @@ Voxels are listed row by row: row ``r`` has frequencies ``row_w[r]``, ``row_v[r]
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from napari_sta.kernels.compiled.jit import fast
 from napari_sta.kernels.compiled.slices import TILE, spread, trilinear
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def gather_voxels(volume, depth, width, axes, kw, kv, ku, weight, out, norm):  # type: ignore[no-untyped-def]
     """Sample turned volumes at listed voxels; add half their weighted norm.
 
@@ -60,7 +60,7 @@ def gather_voxels(volume, depth, width, axes, kw, kv, ku, weight, out, norm):  #
             norm[o] += np.float32(0.5) * total
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def shift_voxels(part, shift, size, reach, row_w, row_v, row_u, row_n, row_start, out):  # type: ignore[no-untyped-def]
     """Multiply some voxels of a transform by the phase ramps of many shifts.
 
@@ -100,7 +100,7 @@ def shift_voxels(part, shift, size, reach, row_w, row_v, row_u, row_n, row_start
             out[i, n + k] = 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@fast
 def scatter_voxels(data, weights, weight_of, axes, kw, kv, ku, volume):  # type: ignore[no-untyped-def]
     """Spread turned volumes at listed voxels into a half volume, trilinearly.
 

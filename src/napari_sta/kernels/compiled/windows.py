@@ -7,7 +7,6 @@ Everything of one image stays in the second-level cache. The plain twin is torch
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from napari_sta.kernels.compiled.fft import (
     clear,
@@ -20,11 +19,8 @@ from napari_sta.kernels.compiled.fft import (
     turns_of,
     untangle,
 )
+from napari_sta.kernels.compiled.jit import fast, inlined
 from napari_sta.kernels.compiled.lanes import LANES, every_lane, folded, load, phase_half_turns, store
-
-_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-_inlined = njit(inline="always", error_model="numpy", fastmath=True)
-
 
 _SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
     np.float32(-5.16771278), np.float32(2.55016404), np.float32(-0.59926453), np.float32(0.08214588),
@@ -32,7 +28,7 @@ _SIN_3, _SIN_5, _SIN_7, _SIN_9 = (
 _PI = np.float32(np.pi)
 
 
-@_fast
+@fast
 def _cut_transposed(re, im, width, image, x0, y0, size):  # type: ignore[no-untyped-def]
     """Even columns of a window to the rows of ``re``, odd ones to ``im``; pixels outside repeat the edge."""
     n_x, n_y = image.shape
@@ -51,7 +47,7 @@ def _cut_transposed(re, im, width, image, x0, y0, size):  # type: ignore[no-unty
             target[start + y] = column[n_y - 1]
 
 
-@_inlined
+@inlined
 def _contrast_row(g, end, y, ky, kx, phase, terms, row_terms, envelope, extra_phase):  # type: ignore[no-untyped-def]
     """Fill row ``y`` of -CTF * envelope below column ``end``, and zeros from there on.
 
@@ -81,7 +77,7 @@ def _contrast_row(g, end, y, ky, kx, phase, terms, row_terms, envelope, extra_ph
     clear(g, end, len(g))
 
 
-@_inlined
+@inlined
 def _fill_terms(terms, kx, phase):  # type: ignore[no-untyped-def]
     """Fill with what of the CTF's phase depends on the column only."""
     if phase.shape[0] > 0:
@@ -90,7 +86,7 @@ def _fill_terms(terms, kx, phase):  # type: ignore[no-untyped-def]
             terms[x] = (phase[2] + phase[3] * square) * square
 
 
-@_inlined
+@inlined
 def _fill_ramp(re, im, shift, n, count, scale):  # type: ignore[no-untyped-def]
     """Fill with ``scale`` exp(2 pi i shift k / n), k = 0 ... count - 1."""
     c, s = np.cos(2 * np.pi * shift / n), np.sin(2 * np.pi * shift / n)
@@ -100,7 +96,7 @@ def _fill_ramp(re, im, shift, n, count, scale):  # type: ignore[no-untyped-def]
         a, b = a * c - b * s, a * s + b * c
 
 
-@_fast
+@fast
 def _transform_window(  # type: ignore[no-untyped-def]
     a_re, a_im, b_re, b_im, window, half, factors_half, factors, cos, sin
 ):  # fmt: skip
@@ -115,7 +111,7 @@ def _transform_window(  # type: ignore[no-untyped-def]
     return transform_rows(a_re, a_im, b_re, b_im, narrow, factors, cos, sin, window)
 
 
-@_inlined
+@inlined
 def _filter_row(  # type: ignore[no-untyped-def]
     re, im, source, re_2, im_2, target, ry, iy, column_re, column_im, g, odd_factor, y, half
 ):  # fmt: skip
@@ -132,7 +128,7 @@ def _filter_row(  # type: ignore[no-untyped-def]
             re_2[target + x], im_2[target + x] = a * cr - b * ci, a * ci + b * cr
 
 
-@_fast
+@fast
 def subtomogram_images(  # type: ignore[no-untyped-def]
     image, corners, shifts, window, scale, coefficients, ky, kx, envelope, even_phase, odd_factor,
     factor, inside, slots, out,
@@ -266,7 +262,7 @@ def subtomogram_images(  # type: ignore[no-untyped-def]
                 result[y, x] = (b_im[y * middle + x] - mean) * factor[y, x]
 
 
-@_fast
+@fast
 def _cut_faded_transposed(re, im, width, image, x0, y0, size, factor, ends):  # type: ignore[no-untyped-def]
     """As :func:`_cut_transposed`, less the mean outside a circle, and faded to zero towards it.
 
@@ -307,7 +303,7 @@ def _cut_faded_transposed(re, im, width, image, x0, y0, size, factor, ends):  # 
                 target[start + y] = (column[min(max(y0 + y, 0), n_y - 1)] - mean) * factor[x, y]
 
 
-@_fast
+@fast
 def weighed_slices(  # type: ignore[no-untyped-def]
     image, corners, shifts, window, scale, coefficients, ky, kx, envelope, even_phase, odd_factor, x_end,
     factor, ends, out,

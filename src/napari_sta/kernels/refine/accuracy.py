@@ -13,6 +13,7 @@ from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import PixelList
 from napari_sta.kernels.refine.projector import Projector, slice_axes
 from napari_sta.kernels.refine.voxels import VoxelList
+from napari_sta.kernels.rotations import euler_to_matrix_zyx
 
 _EVIDENCE = -np.log(0.01)
 """Two poses can be told apart when their images differ by this much (log-likelihood)."""
@@ -46,8 +47,6 @@ def expected_accuracy(
     RELION: an angle (or axis) is disturbed more and more until
     sum abs(M (V1 - V2))² / 2 sigma² exceeds -ln 0.01; at most 30 degrees and 10 pixels. No scale correction.
     """
-    from napari_sta.kernels.rotations import euler_to_matrix_zyx
-
     n, n_tilts = len(pixels), particle.n_tilts
     n_images = particle.n_images
     angle_axis = np.resize(generator.integers(0, 3, n_images), n_tilts)

@@ -5,62 +5,24 @@ wherever there is no GPU, and for single slices (accuracy, calibration) everywhe
 values on the host too. On a GPU the torch operations of :mod:`.on_device` do: whole tilt series at a time,
 because a launch costs as much as thousands of pixels; on the CPU they are the oracle of the tests.
 
-Both give a tilt's *terms* (:class:`Terms`), and :func:`combined` says what is made of them: the score formula
-stands here once.
+Both give a tilt's terms; what is made of them is said in :mod:`.terms`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from napari_sta.kernels.refine.on_cpu import OnCpu
+from napari_sta.kernels.refine.on_device import OnDevice
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import PixelList
 from napari_sta.kernels.refine.projector import Projector
+from napari_sta.kernels.refine.terms import Terms, View
 from napari_sta.kernels.refine.voxels import VoxelList
-
-_TINY = 1e-300
-"""Correlations with a blank image are 0, not 0 / 0."""
-
-
-class View(NamedTuple):
-    """A direction of view, and the images that see the reference from it.
-
-    Attributes
-    ----------
-    matrix_zyx
-        (3, 3) from what orientations lead to (subtomogram, or tomogram) to the image (or part).
-    images
-        (particle, tilt) of each, counted in the sequence of particles and in the images of each.
-    """
-
-    matrix_zyx: ndarray
-    images: Sequence[tuple[int, int]]
-
-
-class Terms(NamedTuple):
-    """What a score is made of, for some images and some orientations; arrays of the backend's own kind.
-
-    Attributes
-    ----------
-    images
-        (particle, tilt) of each of the k images.
-    rows
-        Which orientations.
-    cross
-        (k, o, s) float64 weighed products of slices and shifted images; -inf for pairs that are not tried.
-    norm
-        (k, o) float64 halves of the slices' weighed squared norms.
-    """
-
-    images: Sequence[tuple[int, int]]
-    rows: slice
-    cross: Any
-    norm: Any
 
 
 @runtime_checkable
@@ -140,35 +102,5 @@ class Backend(Protocol):
 def backend_of(projector: Projector) -> Backend:
     """Return what reads slices of a projector: the compiled loops, or torch on the device it lies on."""
     if projector.on_device is None:
-        from napari_sta.kernels.refine.on_cpu import OnCpu
-
         return OnCpu()
-    from napari_sta.kernels.refine.on_device import OnDevice
-
     return OnDevice(projector.on_device.device)
-
-
-def placed(projector: Projector, device: torch.device | str) -> Projector:
-    """Return the projector with its volume on a torch device as well, which then does the work."""
-    from napari_sta.kernels.refine.on_device import placed as placed_there
-
-    return placed_there(projector, device)
-
-
-def combined(cross: Any, norm: Any, power: Any = None) -> Any:
-    """Turn terms into scores: the log-likelihood up to a constant, or the correlation coefficient.
-
-    Parameters
-    ----------
-    cross, norm
-        (…, o, s) and (…, o), numpy arrays or tensors.
-    power
-        (…, 1) of the images, sum abs(X)² over the window: then correlation. None: log-likelihood.
-
-    Notes
-    -----
-    Log-likelihood: sum of Re(conj(s M V) X) / sigma² - abs(s M V)² / 2 sigma², weighed in the terms.
-    """
-    if power is None:
-        return cross - norm[..., None]
-    return cross / ((2 * norm * power).clip(min=_TINY) ** 0.5)[..., None]

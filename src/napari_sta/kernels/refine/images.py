@@ -9,6 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels import fourier
+from napari_sta.kernels.grids import squared_radius
 from napari_sta.kernels.refine.pixels import PixelList
 
 
@@ -17,10 +18,7 @@ def soft_disc(
 ) -> Float[Tensor, ...]:
     """Disc or ball about pixel size // 2: 1 inside the radius, raised cosine over the edge outside it."""
     index = torch.arange(size, dtype=torch.float64, device=device) - size // 2
-    square = torch.zeros((), dtype=torch.float64, device=device)
-    for axis in range(n_dim):
-        square = square + (index * index).reshape([-1 if a == axis else 1 for a in range(n_dim)])
-    t = ((square.sqrt() - radius_px) / edge_px).clamp(0, 1)
+    t = ((squared_radius(*[index] * n_dim).sqrt() - radius_px) / edge_px).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(torch.pi * t)
 
 

@@ -18,6 +18,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from napari_sta.kernels import fsc
+from napari_sta.kernels.devices import run_interleaved
+from napari_sta.kernels.grids import squared_radius
 from napari_sta.kernels.refine.images import fill_outside, soft_disc
 from napari_sta.kernels.refine.projector import interpolation_falloff, padded_radius, radius_grid
 
@@ -37,7 +40,6 @@ def complete_sums(
     Sums, not means: a volume of n operators holds n times the weight.
     """
     from napari_sta.kernels.compiled.slices import add_symmetry_copies
-    from napari_sta.kernels.devices import run_interleaved
 
     full = volume.astype(np.float64)
     plane = full[:, :, 0].copy()
@@ -220,8 +222,6 @@ def solvent_corrected_fsc(
     ----------
     Chen et al. (2013), Ultramicroscopy 135, 24.
     """
-    from napari_sta.kernels import fsc
-
     try:
         curves = fsc.masked_fsc(half1, half2, mask, 0.8, seed=seed)
     except ValueError:  # never below 0.8: nothing to randomise
@@ -278,7 +278,7 @@ def average_fsc(
         transforms.append(torch.complex(parts[0] / divisor, parts[1] / divisor) * good)
     kz = torch.arange(-span, span + 1).double()
     kx = torch.arange(columns).double()
-    square = (kz * kz)[:, None, None] + (kz * kz)[None, :, None] + (kx * kx)[None, None, :]
+    square = squared_radius(kz, kz, kx)
     shell = torch.floor(square.sqrt() + 0.5).long()
     shell = torch.where(square <= radius * radius, shell, n_shells).clamp(max=n_shells).flatten()
 
@@ -314,8 +314,7 @@ def lowpass_to_shell(volume: Float[Tensor, "n n n"], shell: float) -> Float[Tens
     size = volume.shape[0]
     index = torch.fft.fftfreq(size, dtype=torch.float64) * size
     last = torch.arange(size // 2 + 1, dtype=torch.float64)
-    square = (index * index)[:, None, None] + (index * index)[None, :, None] + (last * last)[None, None, :]
-    t = ((square.sqrt() - (shell - 1)) / 2).clamp(0, 1)
+    t = ((squared_radius(index, index, last).sqrt() - (shell - 1)) / 2).clamp(0, 1)
     factor = 0.5 + 0.5 * torch.cos(torch.pi * t)
     return torch.fft.irfftn(torch.fft.rfftn(volume.double()) * factor, s=(size,) * 3)
 
@@ -338,8 +337,6 @@ def current_resolution_shell(ssnr: Float[ndarray, "shells"]) -> int:
 
 def resolution_of(references: list[Tensor] | None, edge_angst: float) -> float:
     """Resolution (Å) to which two start maps agree (FSC 0.5); for the same map twice: Nyquist."""
-    from napari_sta.kernels import fsc
-
     if references is None:
         return edge_angst / 5
     curve = fsc.fourier_shell_correlation(references[0].double(), references[1].double())

@@ -8,6 +8,7 @@ from numpy import ndarray
 
 from napari_sta.kernels.refine.pixels import pixels_per_shell
 from napari_sta.kernels.refine.sums import Sums
+from napari_sta.kernels.refine.voxels import voxels_per_shell
 
 _PRIOR_PIXELS = 40.0
 """A tilt's noise in a shell counts like so many pixels of what the other tilts of its series show."""
@@ -56,9 +57,6 @@ def noise_by_tilt(
 
 
 def _pixels(n_shells: int, n_dim: int) -> Float[ndarray, "shells"]:
-    from napari_sta.kernels.refine.pixels import pixels_per_shell
-    from napari_sta.kernels.refine.voxels import voxels_per_shell
-
     if n_dim == 3:
         return voxels_per_shell(2 * (n_shells - 1))
     return pixels_per_shell(2 * (n_shells - 1))

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from napari_sta.kernels.refine.backend import Terms, View
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import PixelList
 from napari_sta.kernels.refine.projector import Projector, slice_axes
+from napari_sta.kernels.refine.terms import Terms, View
 from napari_sta.kernels.refine.voxels import VoxelList, VoxelPart
 
 _MOST_ROWS = 192

@@ -7,7 +7,6 @@ order of work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from jaxtyping import Bool, Complex, Float
 from numpy import ndarray
 from torch import Tensor
 
-from napari_sta.kernels.refine.backend import Terms, View
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import PixelList
 from napari_sta.kernels.refine.projector import Projector, slice_axes
+from napari_sta.kernels.refine.terms import Terms, View
 from napari_sta.kernels.refine.voxels import VoxelList
 
 _BYTES = {"cuda": 1_000_000_000, "cpu": 64_000_000}
@@ -26,13 +25,6 @@ _BYTES = {"cuda": 1_000_000_000, "cpu": 64_000_000}
 
 _SAMPLE_BYTES = 100
 """Of a sample of a slice while it is read: indices, fractions, eight neighbours in turn."""
-
-
-def placed(projector: Projector, device: torch.device | str) -> Projector:
-    """Return the projector with its volume on a device as well."""
-    shape = (projector.depth, projector.depth, projector.width, 2)
-    values = torch.as_tensor(projector.values, device=device).reshape(shape)
-    return replace(projector, on_device=torch.view_as_complex(values))
 
 
 def _frequencies(pixels: PixelList | VoxelList, images: Sequence[int], device: torch.device) -> Tensor:

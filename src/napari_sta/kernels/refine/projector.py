@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
+
+from napari_sta.kernels.grids import squared_radius
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,13 @@ def radius_grid(half: int, width: int, device: torch.device | str = "cpu") -> Te
     """Squared radius on a (2 half + 1)² × width grid in centred order, float64."""
     k = torch.arange(-half, half + 1, dtype=torch.float64, device=device)
     x = torch.arange(width, dtype=torch.float64, device=device)
-    return (k * k)[:, None, None] + (k * k)[None, :, None] + (x * x)[None, None, :]
+    return squared_radius(k, k, x)
 
 
 def interpolation_falloff(size: int, padding: float) -> Float[Tensor, "n n n"]:
     """sinc²(r / (padding · size)): what trilinear interpolation of the transform does to the map."""
     index = torch.arange(size, dtype=torch.float64) - size // 2
-    square = (index * index)[:, None, None] + (index * index)[None, :, None] + (index * index)[None, None, :]
-    return torch.sinc(square.sqrt() / (padding * size)) ** 2
+    return torch.sinc(squared_radius(index, index, index).sqrt() / (padding * size)) ** 2
 
 
 def make_projector(
@@ -90,6 +91,13 @@ def make_projector(
     cube = torch.where(radius_grid(half, width) <= reach * reach, cube, torch.zeros((), dtype=cube.dtype))
     values = torch.view_as_real(cube.to(torch.complex64)).contiguous().flatten().numpy()
     return Projector(values, 2 * half + 1, width, padding, radius)
+
+
+def placed(projector: Projector, device: torch.device | str) -> Projector:
+    """Return the projector with its volume on a torch device as well, which then does the work."""
+    shape = (projector.depth, projector.depth, projector.width, 2)
+    values = torch.as_tensor(projector.values, device=device).reshape(shape)
+    return replace(projector, on_device=torch.view_as_complex(values))
 
 
 def slice_axes(

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from napari_sta.kernels.refine.backend import Terms, View, backend_of, combined
+from napari_sta.kernels.refine.backend import backend_of
 from napari_sta.kernels.refine.particle import ParticleImages
 from napari_sta.kernels.refine.pixels import PixelList, half_plane_shells
 from napari_sta.kernels.refine.projector import Projector
+from napari_sta.kernels.refine.terms import Terms, View, combined
 from napari_sta.kernels.refine.voxels import VoxelList, half_space_shells
 
 

@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels import fourier
+from napari_sta.kernels.refine.images import filled_noise, shell_powers
 from napari_sta.kernels.refine.voxels import half_space_shells
 
 
@@ -86,8 +87,6 @@ def initial_volume_noise(
 
     As :func:`~napari_sta.kernels.refine.images.initial_noise` of images.
     """
-    from napari_sta.kernels.refine.images import filled_noise, shell_powers
-
     size = spectra[0].shape[0]
     shells, n_shells = half_space_shells(size), size // 2 + 1
     n = len(spectra)
