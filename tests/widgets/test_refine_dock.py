@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from refinements import BOX_PX, PIXEL_ANGST, VALUES
 
-from napari_sta.cli import step_words
 from napari_sta.data.progress import Progress
 from napari_sta.io.mrc import read_volume
 from napari_sta.jobs._job import job_named
+from napari_sta.jobs._words import step_words
 from napari_sta.widgets.inspect_dock import InspectDock
 from napari_sta.widgets.job_dock import JobDock
 from napari_sta.widgets.project_dock import ProjectDock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Thread
@@ -151,7 +150,7 @@ class Reconstruct(StaInputsJob):
             for one in filling:
                 one.result()
             # What makes the maps is imported while particles are inserted.
-            Thread(target=importlib.import_module, args=("scipy.fft",), daemon=True).start()
+            Thread(target=_load_fft, daemon=True).start()
         done = 0
         for group in particles.by_tomogram():
             series = inputs.tilt_series[group.tomogram[0]]
@@ -445,6 +444,10 @@ class _Inserter:
                     self.context.threads,
                 )  # fmt: skip
             yield 1, sum(len(members) for *_, members in batches)
+
+
+def _load_fft() -> None:
+    import scipy.fft  # noqa: F401
 
 
 def _no_sums(size: int, device: Any) -> Any:

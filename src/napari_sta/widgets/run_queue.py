@@ -14,10 +14,10 @@ from qtpy.QtCore import QEventLoop, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 from superqt.utils import create_worker
 
-from napari_sta.cli import words_of
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
 from napari_sta.data.progress import Progress
 from napari_sta.jobs._job import Job
+from napari_sta.jobs._words import words_of
 from napari_sta.widgets._background import Outcome, guarded, in_background
 from napari_sta.widgets._detached import Detached, Line, resume_words
 from napari_sta.widgets.dock import PLUGIN
