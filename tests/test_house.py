@@ -14,7 +14,7 @@ SOURCE = ROOT / "src/napari_sta"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
 MOST_LINES, MEDIAN_LINES = 700, 180
 
-TOO_LONG = {"io/project.py", "jobs/_run.py"}
+TOO_LONG: set[str] = set()
 UNTESTED_BY_NAME = {
     *(
         f"kernels/compiled/{name}.py"
@@ -25,7 +25,7 @@ UNTESTED_BY_NAME = {
     ),
     *(f"kernels/{name}.py" for name in ("grids", "refine/backend", "refine/particle", "refine/terms", "shells", "warm_up")),
 }  # fmt: skip
-IMPORTED_AS_TEXT = {"cli.py", "demo.py"}
+IMPORTED_AS_TEXT: set[str] = set()
 """What still breaks a rule: mended one by one, and struck off here, because these tests must fail until then."""
 
 
