@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from map_jobs import ball, noise, write
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
@@ -71,3 +72,10 @@ def converged(refinable, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     assert phases >= {"accuracy", "expectation", "maximisation", "done"}
     assert run.out is not None
     return run.out, record
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Half maps and a mask on one grid."""
+    names = {f"half{i}": write(tmp_path / f"half{i}.mrc", noise(i)) for i in (1, 2)}
+    return names | {"mask": write(tmp_path / "mask.mrc", ball())}
