@@ -11,10 +11,8 @@ from pydantic import field_validator, model_validator
 from napari_sta.data.errors import InputError
 from napari_sta.data.progress import Progress
 from napari_sta.io.files import inside
-from napari_sta.jobs._cutter import Cutter, floats_of_first_batch
 from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_boxes, check_window
-from napari_sta.jobs._subtomogram_files import Writer
 
 if TYPE_CHECKING:
     from napari_sta.data.particles import Particles
@@ -106,6 +104,8 @@ class Extract(StaInputsJob):
         from napari_sta.data.particles import concatenate
         from napari_sta.io.relion.particles import write_particles
         from napari_sta.io.relion.trajectories import write_trajectories
+        from napari_sta.jobs._cutter import Cutter, floats_of_first_batch
+        from napari_sta.jobs._subtomogram_files import Writer
         from napari_sta.kernels.devices import surely_cpu
 
         inputs = self._checked_inputs()

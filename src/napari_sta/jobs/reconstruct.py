@@ -12,7 +12,6 @@ from pydantic import field_validator, model_validator
 from napari_sta.data.errors import InputError
 from napari_sta.data.memory import check_memory
 from napari_sta.data.progress import Progress
-from napari_sta.jobs._inserter import Inserter
 from napari_sta.jobs._job import Context, Node, RunSteps, param
 from napari_sta.jobs._params import StaInputsJob, check_boxes, check_symmetry, check_window, window_px
 
@@ -107,6 +106,7 @@ class Reconstruct(StaInputsJob):
         """Insert every particle, then make the maps."""
         import numpy as np
 
+        from napari_sta.jobs._inserter import Inserter
         from napari_sta.kernels.devices import surely_cpu
         from napari_sta.kernels.windows import load_kernels
 

@@ -1,4 +1,4 @@
-"""Projects, the folders of jobs, and the files that belong to them."""
+"""Projects, and the folders of jobs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ from napari_sta.io.project.project import Project
 from napari_sta.io.star import Table
 
 
-def describe_job_star(found: Description, path: Path, tables: dict[str, Table]) -> None:
-    """Tell the options of a job."""
-    job = read_job_star(path)
-    given = {name: value for name, value in job.options.items() if value}
-    found.lines.append(
-        f"{path.name}: settings of a {job.type_label} job, {count(len(given), 'option')} given"
-    )
-    found.lines += [f"  {name} = {value}" for name, value in sorted(given.items())]
-
-
 def describe_pipeline(found: Description, path: Path, tables: dict[str, Table]) -> None:
     """Tell the jobs of a project by its pipeline file."""
     found.lines.append(f"{path.name}: pipeline file of a RELION project")
@@ -32,13 +22,6 @@ def describe_pipeline(found: Description, path: Path, tables: dict[str, Table]) 
         _tell_jobs(found, Project(path.parent))
     else:
         describe_tables(found, tables)
-
-
-def describe_output_nodes(found: Description, path: Path, tables: dict[str, Table]) -> None:
-    """Tell which files a job made."""
-    table = tables["output_nodes"]
-    found.lines.append(f"{path.name}: {count(len(table), 'file')} that a job made")
-    found.lines += [f"  {name}" for name in table.columns.get("rlnPipeLineNodeName", ())]
 
 
 def describe_folder(path: Path) -> Description:
