@@ -22,7 +22,8 @@ from napari_sta.io.star import Table, read_star, write_star
 from napari_sta.jobs._job import Job, job_named, value_as_text
 from napari_sta.jobs._refine_folder import checkpoint_path
 from napari_sta.jobs._refine_inputs import Prepared, prepare
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 from napari_sta.phantoms.simulation import Phantom
 from napari_sta.phantoms.spec import dose_symmetric

@@ -14,7 +14,7 @@ import pytest
 
 import napari_sta.jobs
 from napari_sta.cli import main
-from napari_sta.io.project import status_of
+from napari_sta.io.project.markers import status_of
 from napari_sta.jobs._job import all_jobs
 
 EXTRA = Path(__file__).parent / "jobs/extra"

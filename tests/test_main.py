@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_sta.cli import words_of
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.io.project import status_of
+from napari_sta.io.project.markers import status_of
 from napari_sta.jobs._job import job_named
+from napari_sta.jobs._words import words_of
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 # What the console script that an installation makes holds.

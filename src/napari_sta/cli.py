@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import difflib
 import gc
-import importlib
 import json
 import logging
 import re
@@ -35,9 +34,9 @@ from napari_sta import _interrupt
 from napari_sta.data.errors import InputError, StaError, Stopped
 
 if TYPE_CHECKING:
-    from napari_sta.data.progress import Progress
     from napari_sta.jobs._job import Job
-    from napari_sta.jobs._run import JobRun, RunOptions
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
 
 EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED = 1, 2, _interrupt.STOPPED
 
@@ -96,7 +95,7 @@ def _tell_relion(words: Sequence[str], status: str) -> None:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, _, value = word.replace("-", "_").partition("=")
         if name == "__pipeline_control":
-            from napari_sta.jobs._run import tell_relion
+            from napari_sta.jobs._ownership import tell_relion
 
             tell_relion(word.partition("=")[2] if value else following, status)
 
@@ -247,23 +246,6 @@ def _rank() -> int:
     return found["RANK"]
 
 
-def words_of(job: Job, out: str = "", threads: int = 0, device: str = "auto") -> list[str]:
-    """Return the words after ``napari-sta`` that run a job.
-
-    Parameters
-    ----------
-    out
-        Output folder; empty: the next job folder of the project.
-    threads, device
-        As for any job; 0 threads: all there are.
-    """
-    # A value is one word with its option, because it may begin with a dash.
-    words = [job.name(), *(f"--{key}={value}" for key, value in job.as_text(only_given=True).items())]
-    words += [f"--o={out}"] if out else []
-    words += [f"--j={threads}"] if threads else []
-    return words + ([f"--device={device}"] if device != "auto" else [])
-
-
 def job_parser(job_class: type[Job]) -> _Parser:
     """Build the parser of a job from its declaration; every value stays text for the model to check."""
     from napari_sta.jobs._job import extra_of
@@ -324,7 +306,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_options(found: dict[str, Any], out: Path | None) -> RunOptions:
-    from napari_sta.jobs._run import RunOptions
+    from napari_sta.jobs._run_options import RunOptions
 
     if not re.fullmatch(r"[0-9]+", str(found["j"])):
         raise InputError(f"--j {str(found['j'])[:40]}: give the number of threads, 0 for all")
@@ -379,6 +361,8 @@ def _with_lines(steps: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
 def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
+    from napari_sta.jobs._words import step_words
+
     with tqdm(disable=quiet, file=sys.stderr, desc=name, leave=False, dynamic_ncols=True) as bar:
         short = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
         try:
@@ -404,23 +388,6 @@ def _with_bar(steps: Generator[Any, None, dict[str, Any]], name: str, quiet: boo
                 bar.update(progress.done - bar.n)
         finally:
             steps.close()
-
-
-_PHASES = {
-    "accuracy": "estimating accuracy",
-    "expectation": "aligning particles",
-    "maximisation": "reconstructing",
-}
-
-
-def step_words(progress: Progress) -> str:
-    """Say in a few plain words what a job is at: ``iteration 3, aligning particles``."""
-    data = progress.data
-    phase = _PHASES.get(str(data.get("phase", "")))
-    if phase is None or "iteration" not in data:
-        return progress.message
-    last = " (the last)" if data.get("last") else ""
-    return f"iteration {data['iteration']}{last}, {phase}"
 
 
 class _BarHandler(logging.Handler):
@@ -456,7 +423,9 @@ def _plain(value: Any) -> Any:
 
 
 def _resume(words: list[str]) -> int:
-    from napari_sta.jobs._run import RunOptions, options_of, read_record, resume
+    from napari_sta.jobs._records import options_of, read_record
+    from napari_sta.jobs._run import resume
+    from napari_sta.jobs._run_options import RunOptions
 
     parser = _Parser(prog="napari-sta resume", description=_COMMANDS["resume"].capitalize() + ".")
     parser.add_argument("folder", metavar="DIR", help="the job's folder")
@@ -499,21 +468,19 @@ def _open(words: list[str]) -> int:
     for path in found.paths:
         if not os.path.exists(path):  # that of Path fails for names that no file can have
             raise InputError(f"{path} does not exist; check the path")
-    _gui("open_viewer", found.paths)
+    _open_viewer(found.paths)
     return 0
 
 
-def _gui(function: str, paths: list[str]) -> None:
-    # By name: the command line lies below the widgets and must work without Qt.
+def _open_viewer(paths: list[str]) -> None:
     try:
-        widgets = importlib.import_module("napari_sta.widgets")
-        action = getattr(widgets, function)
+        from napari_sta.widgets import open_viewer  # only here: the command line must work without Qt
     except ImportError as error:
         raise InputError(
             f"the viewer is not installed ({error.name or error} is missing); install it with "
             "pip install 'napari-sta[all]'"
         ) from error
-    action(paths)
+    open_viewer(paths)
 
 
 def _demo(words: list[str]) -> int:
@@ -522,9 +489,10 @@ def _demo(words: list[str]) -> int:
     _add_run_options(parser)
     found = vars(parser.read(words))
     options = _run_options(found, Path(found["o"]) if found["o"] else None)
-    demo = importlib.import_module("napari_sta.demo")
+    from napari_sta.demo import run_demo  # only here: for --help to answer at once
+
     with _messages(found["quiet"]), _interrupt.running():
-        record = demo.run_demo(
+        record = run_demo(
             options.out or Path("napari-sta-demo"),
             headless=found["headless"],
             threads=options.n_threads,

@@ -7,7 +7,6 @@ reconstruct at the refined poses, post-process; then compare with what was hidde
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import shlex
 import shutil
@@ -342,7 +341,8 @@ class _Runner:
 
     def __call__(self, job_name: str, **values: object) -> dict[str, Any]:
         from napari_sta.jobs._job import job_named, value_as_text
-        from napari_sta.jobs._run import JobRun, RunOptions
+        from napari_sta.jobs._run import JobRun
+        from napari_sta.jobs._run_options import RunOptions
 
         start = time.monotonic()
         job = job_named(job_name).from_text({key: value_as_text(value) for key, value in values.items()})
@@ -363,9 +363,10 @@ class _Runner:
 def _open(out: Path, average: Path, final: Path, mask: Path) -> None:
     """Open napari with the docks on the project, the recentred map, the mask and the sharpened map."""
     shown = [str(path) for path in (out, final, average / "merged.mrc", mask)]
-    # By name: this module lies below the widgets and must work without Qt.
     try:
-        importlib.import_module("napari_sta.widgets").open_viewer(shown)
+        from napari_sta.widgets import open_viewer  # only here: the demo must work without Qt
+
+        open_viewer(shown)
     except ImportError as error:
         raise InputError(
             f"the viewer is not installed ({error.name or error} is missing); install it with "

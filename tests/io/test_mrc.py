@@ -47,13 +47,18 @@ def test_round_trip_and_a_valid_header(tmp_path, volume, float16):
 
 def test_compiled_rounding_writes_the_same_file(tmp_path, monkeypatch, rng):
     """With and without the kernel that is there when many stacks are written."""
-    import numba  # noqa: F401
+    from napari_sta.kernels.compiled import float16
 
+    rounded = []
+    round_to_half = float16.round_to_half
+    monkeypatch.setattr(float16, "round_to_half", lambda *given: rounded.append(1) or round_to_half(*given))
     stack = (rng.normal(2, 3, (3, 40, 50)) * rng.choice([1, 1e-6, 100], (3, 40, 50))).astype(np.float32)
     stack[1] = 0
     mrc.write_stack(tmp_path / "compiled.mrcs", stack, 1.35, float16=True)
+    assert rounded == [1], "the compiled kernel wrote the first file"
     monkeypatch.delitem(sys.modules, "numba")
     mrc.write_stack(tmp_path / "plain.mrcs", stack, 1.35, float16=True)
+    assert rounded == [1], "and not the second"
     one, two = ((tmp_path / f"{name}.mrcs").read_bytes() for name in ("compiled", "plain"))
     assert one[1024:] == two[1024:]
     np.testing.assert_array_equal(np.frombuffer(two[1024:], "<f2"), stack.astype("<f2").ravel())

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import napari_sta.jobs
+from map_jobs import ball, noise, write
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
+from practise_runs import EXTRA
 from refine_project import (
     BOX_PX,
     PIXEL_ANGST,
@@ -70,3 +74,16 @@ def converged(refinable, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     assert phases >= {"accuracy", "expectation", "maximisation", "done"}
     assert run.out is not None
     return run.out, record
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Half maps and a mask on one grid."""
+    names = {f"half{i}": write(tmp_path / f"half{i}.mrc", noise(i)) for i in (1, 2)}
+    return names | {"mask": write(tmp_path / "mask.mrc", ball())}
+
+
+@pytest.fixture
+def extra_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the jobs of the folder ``extra`` be found among the others."""
+    monkeypatch.setattr(napari_sta.jobs, "__path__", [*napari_sta.jobs.__path__, str(EXTRA)])

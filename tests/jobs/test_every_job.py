@@ -16,11 +16,11 @@ from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import write_volume
-from napari_sta.io.project import read_job_star, write_job_star
+from napari_sta.io.project.job_star import read_job_star, write_job_star
 from napari_sta.io.relion.particles import read_particles, write_particles
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Job, all_jobs, extra_of
-from napari_sta.jobs._run import job_from_star, job_star
+from napari_sta.jobs._job_star import job_from_star, job_star
 from tiny_project import LOPSIDED, likeness
 
 JOBS = all_jobs()

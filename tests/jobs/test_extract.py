@@ -30,7 +30,8 @@ from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.relion.trajectories import read_trajectories, write_trajectories
 from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
-from napari_sta.jobs._run import JobRun, RunOptions, resume
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_options import RunOptions
 from napari_sta.kernels.ctf import zernike_phase
 from napari_sta.phantoms.density import Blobs
 from napari_sta.phantoms.project import write_project
@@ -839,18 +840,18 @@ def same_files(one: Path, two: Path, rtol: float) -> None:
 @pytest.mark.parametrize("circle_crop", ["Yes", "No"])
 def test_the_path_of_gpus_writes_the_same(noise, tmp_path, monkeypatch, stack2d, circle_crop):
     """On the CPU here: batches, staging and places in the stacks are those of a GPU."""
-    import napari_sta.jobs.extract as module
+    import napari_sta.jobs._cutter as module
 
     values = {"binning": 1.5, "box_size_px": 20, "crop_size_px": 16, "stack2d": stack2d}
     values["circle_crop"] = circle_crop
     extract(noise, tmp_path / "compiled", **values)
-    plain = module._Cutter.__init__
+    plain = module.Cutter.__init__
 
     def by_torch(self, *arguments):
         plain(self, *arguments)
         self.compiled, self.device = False, torch.device("cpu")
 
-    monkeypatch.setattr(module._Cutter, "__init__", by_torch)
+    monkeypatch.setattr(module.Cutter, "__init__", by_torch)
     monkeypatch.setattr(module, "_FFT_BATCH", 3)
     extract(noise, tmp_path / "torch", 2, **values)
     same_files(tmp_path / "compiled", tmp_path / "torch", 1e-5)
@@ -859,12 +860,12 @@ def test_the_path_of_gpus_writes_the_same(noise, tmp_path, monkeypatch, stack2d,
 @pytest.mark.parametrize("stack2d", ["Yes", "No"])
 def test_tilt_series_too_large_to_keep(noise, tmp_path, monkeypatch, stack2d):
     """Images are read again for every batch, and fewer batches are made."""
-    import napari_sta.jobs.extract as module
+    import napari_sta.jobs._cutter as module
 
     extract(noise, tmp_path / "kept", stack2d=stack2d)
     reads = []
-    image = module._Cutter._image
-    monkeypatch.setattr(module._Cutter, "_image", lambda self, tilt: reads.append(tilt) or image(self, tilt))
+    image = module.Cutter._image
+    monkeypatch.setattr(module.Cutter, "_image", lambda self, tilt: reads.append(tilt) or image(self, tilt))
     monkeypatch.setattr(module, "_CACHE_BYTES", 0)
     monkeypatch.setattr(module, "_LARGE_BUFFER_BYTES", 1)  # one particle a batch
     extract(noise, tmp_path / "read again", 2, stack2d=stack2d)
@@ -908,7 +909,8 @@ _KILLED = """
 import sys
 from pathlib import Path
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run_options import RunOptions
+from napari_sta.jobs._run import JobRun
 
 job = job_named("extract").from_text({"in_optimisation_set": sys.argv[1], "box_size_px": 48, "float16": "No"})
 for _ in JobRun(job, RunOptions(out=Path(sys.argv[2]), threads=2, device="cpu")).steps():
@@ -946,10 +948,10 @@ def test_killed_while_writing(copy, tmp_path, monkeypatch):
 _MEMORY = """
 import resource, sys
 from pathlib import Path
-from napari_sta.jobs import extract
+from napari_sta.jobs import _cutter
 from napari_sta.jobs._job import Context, job_named
 
-extract._BUFFER_BYTES //= 12  # so that fewer particles fill several batches
+_cutter._BUFFER_BYTES //= 12  # so that fewer particles fill several batches
 job = job_named("extract").from_text(
     {"in_optimisation_set": sys.argv[1], "box_size_px": 64, "crop_size_px": sys.argv[4], "stack2d": sys.argv[3]}
 )

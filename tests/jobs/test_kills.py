@@ -13,10 +13,13 @@ import napari_sta.jobs
 from napari_sta.data.errors import InputError
 from napari_sta.io.files import WRITTEN
 from napari_sta.io.mrc import read_volume
-from napari_sta.io.project import Project, status_of
+from napari_sta.io.project.markers import status_of
+from napari_sta.io.project.project import Project
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions, read_record, resume
+from napari_sta.jobs._records import read_record
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_options import RunOptions
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -331,7 +331,8 @@ def rename(out: Path) -> None:
 def test_a_folder_removed_meanwhile_stops_the_job(root, tmp_path, monkeypatch, how: Callable[[Path], None]):
     from napari_sta.data.errors import JobError
     from napari_sta.jobs._job import job_named
-    from napari_sta.jobs._run import JobRun, RunOptions
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
 
     monkeypatch.chdir(root)
     out = tmp_path / "out"

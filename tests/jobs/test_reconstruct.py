@@ -325,11 +325,11 @@ def test_the_path_of_gpus_gives_the_same_maps(tiny, tmp_path, monkeypatch):
     """On the CPU here, and as if there were two devices: tilts are dealt out and summed at the end."""
     import torch
 
-    import napari_sta.jobs.reconstruct as module
+    import napari_sta.jobs._inserter as module
 
     options = {"binning": 1.5, "box_size_px": 22, "crop_size_px": 18}
     reconstruct(tiny, tmp_path / "compiled", **options)
-    by_torch = module._Inserter.on_gpus
+    by_torch = module.Inserter.on_gpus
     cpu = torch.device("cpu")
 
     class Second:
@@ -349,7 +349,7 @@ def test_the_path_of_gpus_gives_the_same_maps(tiny, tmp_path, monkeypatch):
         for (half, _), value in both.items():
             sums[(half, None)][:] += value.numpy()
 
-    monkeypatch.setattr(module._Inserter, "on_cpu", on_cpu)
+    monkeypatch.setattr(module.Inserter, "on_cpu", on_cpu)
     reconstruct(tiny, tmp_path / "torch", **options)
     for tag in ("half1", "merged", "data_half2", "weight_half1"):
         one, two = (read_volume(tmp_path / f"{n}/{tag}.mrc").data for n in ("compiled", "torch"))
@@ -359,12 +359,13 @@ def test_the_path_of_gpus_gives_the_same_maps(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("room", "images"), [(1, 10**9), (20_000, 10**9), (10**9, 10**9), (10**9, 1)])
 def test_how_many_slices_go_in_at_once_changes_nothing(tiny, tmp_path, monkeypatch, room, images):
     """Parts of one image, images, whole tilt series; and one image at a time where images are large."""
-    import napari_sta.jobs.reconstruct as module
+    import napari_sta.jobs._inserter as module
+    import napari_sta.jobs.reconstruct as job_module
     from napari_sta.kernels import windows
 
     plain = {"box_size_px": 22, "symmetry": "C2"}
     reconstruct(tiny, tmp_path / "plain", **plain)
-    monkeypatch.setattr(module, "_SLICES_BYTES", room)
+    monkeypatch.setattr(job_module, "_SLICES_BYTES", room)
     monkeypatch.setattr(module, "_IMAGES_BYTES", images)
     at_once = []
     add = windows.add_slices

@@ -95,7 +95,8 @@ def test_two_halves_of_the_tilts(project):
 
 
 def test_what_is_finished_is_kept(project, tmp_path):
-    from napari_sta.jobs._run import JobRun, RunOptions
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
 
     out = tmp_path / "out"
     for _ in JobRun(job(project, tomogram_name="TS_01"), RunOptions(out=out, threads=1)).steps():

@@ -14,7 +14,8 @@ from napari_sta.data.errors import Stopped
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.project import ABORT_NOW, Project
+from napari_sta.io.project.markers import ABORT_NOW
+from napari_sta.io.project.project import Project
 from napari_sta.io.refinement.model import read_model
 from napari_sta.io.refinement.optimiser import read_optimiser
 from napari_sta.io.refinement.sampling import read_sampling
@@ -23,7 +24,8 @@ from napari_sta.io.relion.tilt_series import read_tilt_series_set
 from napari_sta.io.star import read_star
 from napari_sta.jobs._job import Context, Job, job_named
 from napari_sta.jobs._refine_folder import checkpoint_path, read_checkpoint_of
-from napari_sta.jobs._run import JobRun, RunOptions
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
 from napari_sta.kernels.fsc import fourier_shell_correlation
 from napari_sta.kernels.rotations import angular_distance_deg, euler_to_matrix_zyx
 from napari_sta.phantoms.density import Blobs

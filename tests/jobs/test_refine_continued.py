@@ -25,7 +25,8 @@ from napari_sta.io.relion import inputs
 from napari_sta.io.star import Table, read_star, text_column
 from napari_sta.jobs import _params
 from napari_sta.jobs._refine_folder import checkpoint_path, latest_checkpoint, read_checkpoint_of
-from napari_sta.jobs._run import JobRun, RunOptions, resume
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_options import RunOptions
 from refine_project import (
     BOX_PX,
     DIAMETER_ANGST,

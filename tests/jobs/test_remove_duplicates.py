@@ -13,12 +13,14 @@ from extraction_oracle import relion_rotation_xyz
 from napari_sta.cli import main
 from napari_sta.data.errors import InputError
 from napari_sta.data.particles import Particles
-from napari_sta.io.project import JobStar, read_job_star
+from napari_sta.io.project.job_star import JobStar, read_job_star
 from napari_sta.io.relion.optimisation_set import read_optimisation_set
 from napari_sta.io.relion.particles import read_particles, with_text, write_particles
 from napari_sta.io.star import read_star, table, text_column, write_star
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions, job_from_star
+from napari_sta.jobs._job_star import job_from_star
+from napari_sta.jobs._run import JobRun
+from napari_sta.jobs._run_options import RunOptions
 from tiny_project import finish
 
 

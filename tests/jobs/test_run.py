@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
-import logging
 import os
 import shutil
 import signal
@@ -13,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,38 +19,17 @@ import napari_sta.jobs
 from napari_sta.data.errors import InputError, JobError, Stopped
 from napari_sta.data.progress import Progress
 from napari_sta.data.volume import Volume
-from napari_sta.io.files import sentence_for
 from napari_sta.io.mrc import read_volume, write_stack, write_volume
-from napari_sta.io.project import JobStar, Project, read_job_star, status_of
+from napari_sta.io.project.markers import status_of
+from napari_sta.io.project.project import Project
 from napari_sta.io.star import read_star
-from napari_sta.jobs._job import Job, all_jobs, job_named
-from napari_sta.jobs._run import (
-    JobRun,
-    RunOptions,
-    _log_files,
-    job_from_star,
-    job_star,
-    read_record,
-    resume,
-)
-
-EXTRA = Path(__file__).parent / "extra"
-
-# Runs Practise in a process of its own: folder, then field=value words.
-SCRIPT = f"""
-import sys, pathlib, napari_sta.jobs
-napari_sta.jobs.__path__.append({str(EXTRA)!r})
 from napari_sta.jobs._job import job_named
-from napari_sta.jobs._run import JobRun, RunOptions
-job = job_named("practise").from_text(dict(word.split("=") for word in sys.argv[2:]))
-for progress in JobRun(job, RunOptions(out=pathlib.Path(sys.argv[1]))).steps():
-    print(progress.message, flush=True)
-"""
+from napari_sta.jobs._records import read_record
+from napari_sta.jobs._run import JobRun, resume
+from napari_sta.jobs._run_options import RunOptions
+from practise_runs import EXTRA, practise, run_to_end
 
-
-@pytest.fixture(autouse=True)
-def _extra_job(monkeypatch):
-    monkeypatch.setattr(napari_sta.jobs, "__path__", [*napari_sta.jobs.__path__, str(EXTRA)])
+pytestmark = pytest.mark.usefixtures("extra_jobs")
 
 
 @pytest.fixture
@@ -64,18 +40,17 @@ def project(data, tmp_path, monkeypatch) -> Project:
     return Project(tmp_path / "project")
 
 
-def practise(**values: Any) -> Job:
-    return job_named("practise").from_text({"needed_angst": 4.5, **values})
-
-
-def run_to_end(run: JobRun) -> tuple[list[Progress], dict[str, Any]]:
-    steps = run.steps()
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return seen, end.value
+# Runs Practise in a process of its own: folder, then field=value words.
+SCRIPT = f"""
+import sys, pathlib, napari_sta.jobs
+napari_sta.jobs.__path__.append({str(EXTRA)!r})
+from napari_sta.jobs._job import job_named
+from napari_sta.jobs._run_options import RunOptions
+from napari_sta.jobs._run import JobRun
+job = job_named("practise").from_text(dict(word.split("=") for word in sys.argv[2:]))
+for progress in JobRun(job, RunOptions(out=pathlib.Path(sys.argv[1]))).steps():
+    print(progress.message, flush=True)
+"""
 
 
 def test_in_a_project(project):
@@ -173,27 +148,6 @@ def test_into_a_folder(tmp_path, monkeypatch):
     assert record["warnings"] == ["a zero looks odd"]
     assert "a zero looks odd" in (tmp_path / "deep/out/run.err").read_text()
     assert not (tmp_path / "default_pipeline.star").exists()
-
-
-def test_a_disk_full_from_the_start(tmp_path):
-    """The sentence about the disk must survive that not even the log can be written."""
-
-    class FullDisk(io.TextIOBase):
-        def write(self, text: str) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def flush(self) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    warnings: list[str] = []
-    with _log_files(tmp_path, warnings) as log:
-        for handler in log.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.stream.close()
-                handler.stream = FullDisk()
-        log.warning("not written anywhere")
-    assert warnings == ["not written anywhere"]
-    assert "disk is full" in sentence_for(OSError("Not enough free space to write 28 bytes"), "map.mrc")
 
 
 def test_the_marker_is_left_where_the_record_finds_no_room(tmp_path, monkeypatch):
@@ -411,79 +365,12 @@ def test_stop_takes_effect_at_once(tmp_path):
     assert time.monotonic() - began < 0.5
 
 
-# ---- job.star
-
-
-def test_external_job_star(project):
-    job = practise(in_mask="masks/mask.mrc", **{f"p{n}": str(n) for n in range(1, 7)})
-    run_to_end(JobRun(job, RunOptions(threads=2)))
-    star = read_job_star(project.root / "External/job038/job.star")
-    options = star.options
-    assert star.type_label == "relion.external"
-    assert options["fn_exe"] == "napari-sta practise"
-    assert (options["in_mask"], options["in_3dref"], options["nr_threads"]) == ("masks/mask.mrc", "", "2")
-    assert (options["param1_label"], options["param1_value"]) == ("n_steps", "3")
-    assert (options["param3_label"], options["param3_value"]) == ("careful", "Yes")
-    assert (options["param10_label"], options["other_args"]) == ("p5", "--p6 6")
-    assert job_from_star(star) == job
-
-
-def test_relions_own_job_star(monkeypatch):
-    job_class = job_named("reconstruct")
-    job = job_class.from_text(
-        {"in_optimisation_set": "Extract/job010/optimisation_set.star", "crop_size_px": 64, "symmetry": "C6"}
-    )
-    star = job_star(job)
-    assert star.type_label == "relion.reconstructparticletomo"
-    assert star.options["in_optimisation"] == "Extract/job010/optimisation_set.star"
-    assert (star.options["sym_name"], star.options["crop_size"]) == ("C6", "64")
-    assert star.options["use_direct_entries"] == "No"
-    assert job_from_star(star) == job
-    # As RELION writes it: further levels of the label, unknown options, old direct entries.
-    relions = JobStar(
-        "relion.reconstructparticletomo.more", {**star.options, "in_particles": "left.star", "nr_mpi": "1"}
-    )
-    assert job_from_star(relions) == job
-    with pytest.raises(InputError, match=r"no job for RELION's relion\.import"):
-        job_from_star(JobStar("relion.import", {}))
-    with pytest.raises(InputError, match="no job of napari-sta"):
-        job_from_star(JobStar("relion.external", {"fn_exe": "other.py"}))
-
-
 def test_a_job_star_of_relions_gui_is_left_alone(tmp_path):
     out = tmp_path / "External/job001"
     out.mkdir(parents=True)
     (out / "job.star").write_text("data_job\n\n_rlnJobTypeLabel relion.external\n")
     run_to_end(JobRun(practise(), RunOptions(out=out)))
     assert (out / "job.star").read_text() == "data_job\n\n_rlnJobTypeLabel relion.external\n"
-
-
-def _filled(job_class: type[Job]) -> Job | None:
-    for values in (
-        {},
-        {"in_optimisation_set": "set.star"},
-        {"in_3dref": "a.mrc", "in_mask": "b.mrc"},
-        {"in_3dref": "a.mrc"},
-        {"in_3dref": "a.mrc", "lowpass_angst": "10"},
-        {"in_half_map": "half1.mrc", "in_mask": "b.mrc"},
-        {"in_optimisation_set": "set.star", "in_3dref": "a.mrc"},
-        {"in_tomograms": "tomograms.star"},
-        {"needed_angst": "1"},
-    ):
-        try:
-            return job_class.from_text(values)
-        except InputError:
-            continue
-    return None
-
-
-def test_every_job_comes_back_from_its_job_star_and_its_record():
-    for name, job_class in all_jobs().items():
-        job = _filled(job_class)
-        assert job is not None, f"add values for {name} to _filled"
-        assert job_from_star(job_star(job)) == job
-        assert job_class.from_text(json.loads(job.model_dump_json(exclude_none=True))) == job
-        assert job_class.from_text(job.as_text()) == job
 
 
 def test_inputs_are_read_once_a_run(small_project, tmp_path, monkeypatch):

@@ -175,15 +175,15 @@ def _optimisation_set(path: Path) -> object:
 
 @_reader
 def _job_star(path: Path) -> object:
-    from napari_sta.io.project import read_job_star
-    from napari_sta.jobs._run import job_from_star
+    from napari_sta.io.project.job_star import read_job_star
+    from napari_sta.jobs._job_star import job_from_star
 
     return job_from_star(read_job_star(path))
 
 
 @_reader
 def _pipeline(_: Path) -> object:
-    from napari_sta.io.project import Project
+    from napari_sta.io.project.project import Project
 
     project = Project(Path.cwd())
     return project.jobs(), project.nodes(), project.next_job, project.downstream(EXTRACT)
@@ -191,7 +191,8 @@ def _pipeline(_: Path) -> object:
 
 @_reader
 def _pipeline_grows(_: Path) -> object:
-    from napari_sta.io.project import PipelineNode, Project
+    from napari_sta.io.project.project import Project
+    from napari_sta.io.project.tables import PipelineNode
 
     project = Project(Path.cwd())
     name = project.add_job("External", "relion.external", [PipelineNode(PICKS, "TomoOptimisationSet.star")])
@@ -200,8 +201,9 @@ def _pipeline_grows(_: Path) -> object:
 
 @_reader
 def _record(path: Path) -> object:
-    from napari_sta.io.project import was_killed
-    from napari_sta.jobs._run import job_from_record, read_record, resume
+    from napari_sta.io.project.status import was_killed
+    from napari_sta.jobs._records import job_from_record, read_record
+    from napari_sta.jobs._run import resume
 
     was_killed(path.parent)
     job_from_record(read_record(path.parent), path.parent)

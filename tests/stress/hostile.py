@@ -141,7 +141,7 @@ _ALIASES = ("../victim/data/", "../../victim/data/", "VICTIM/link/", "External/a
 
 def _discard_and_restore(root: str, job: str) -> None:
     from napari_sta.data.errors import StaError
-    from napari_sta.io.project import Project
+    from napari_sta.io.project.project import Project
 
     project = Project(root)
     wanted = [job] if job else [one.name for one in project.jobs()]

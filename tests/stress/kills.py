@@ -179,7 +179,7 @@ class Killer:
 def state(root: Path) -> list[str]:
     """Say what is wrong with a project in which nothing runs."""
     from napari_sta.data.errors import StaError
-    from napari_sta.io.project import Project
+    from napari_sta.io.project.project import Project
 
     problems = []
     project = Project(root)
@@ -197,7 +197,7 @@ def state(root: Path) -> list[str]:
 
 def _discard(root: Path, out: Path) -> str:
     from napari_sta.data.errors import StaError
-    from napari_sta.io.project import Project
+    from napari_sta.io.project.project import Project
 
     try:
         Project(root).trash_job(str(out.relative_to(root)))
@@ -212,7 +212,7 @@ def _words(case: str, numbered: bool) -> list[str]:
 
 def _out(root: Path, case: str, numbered: bool, project: Path) -> Path:
     """Name the folder that a case writes to: in a copy of the project, the next number is always the same."""
-    from napari_sta.io.project import Project
+    from napari_sta.io.project.project import Project
     from napari_sta.jobs._job import all_jobs
 
     if not numbered:

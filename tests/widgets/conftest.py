@@ -79,7 +79,8 @@ def wait():
 def processed(small_project, tmp_path_factory) -> Path:
     """The practice project with two finished Post-processing jobs."""
     from napari_sta.jobs._job import job_named
-    from napari_sta.jobs._run import JobRun, RunOptions
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
 
     root = Path(shutil.copytree(small_project.root, tmp_path_factory.mktemp("inspect") / "project"))
     for b in (-100.0, -300.0):
@@ -130,7 +131,8 @@ def finished(extracted, tmp_path_factory) -> Path:
     from refinements import VALUES
 
     from napari_sta.jobs._job import job_named
-    from napari_sta.jobs._run import JobRun, RunOptions
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
 
     root = Path(shutil.copytree(extracted, tmp_path_factory.mktemp("finished") / "project"))
     values = VALUES | {name: str(root / VALUES[name]) for name in ("in_optimisation_set", "in_3dref")}

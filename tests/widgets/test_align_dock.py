@@ -12,7 +12,7 @@ from qtpy.QtGui import QTextDocument
 
 from napari_sta.data.volume import Volume
 from napari_sta.io.mrc import read_volume, write_volume
-from napari_sta.io.project import Project
+from napari_sta.io.project.project import Project
 from napari_sta.io.relion.particles import read_particles
 from napari_sta.layers.read import read_layers
 from napari_sta.widgets.align_dock import AlignDock

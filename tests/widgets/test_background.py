@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject
 
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
 from napari_sta.data.progress import Progress
-from napari_sta.widgets._background import Latest, Outcome, guarded, in_background, in_words
+from napari_sta.widgets._background import Latest, Outcome, guarded, in_background
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,6 @@ def test_errors_arrive_in_words(qtbot, wait, error, words):
     wait(lambda: bool(got))
     assert words in str(got[0])
     assert isinstance(got[0], StaError)
-
-
-def test_torch_out_of_memory_is_told_as_such():
-    import torch
-
-    assert "GPU ran out of memory" in str(in_words(torch.OutOfMemoryError("Tried to allocate")))
 
 
 def test_only_the_newest_request_is_answered(qtbot, wait):

@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_sta.data.progress import Progress
-from napari_sta.io.project import Project
+from napari_sta.io.project.project import Project
 from napari_sta.jobs._job import job_named
 from napari_sta.widgets import closing
 from napari_sta.widgets.closing import ClosingDialog

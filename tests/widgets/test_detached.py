@@ -9,9 +9,9 @@ import sys
 import pytest
 from qt_loop import settle
 
-from napari_sta.cli import words_of
 from napari_sta.data.errors import JobError
 from napari_sta.jobs._job import job_named
+from napari_sta.jobs._words import words_of
 from napari_sta.widgets._detached import Detached, resume_words, safe_environment
 from napari_sta.widgets.job_dock import JobDock
 

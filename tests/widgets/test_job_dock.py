@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
-from napari_sta.io.project import Project
+from napari_sta.io.project.project import Project
 from napari_sta.widgets.job_dock import CHECK_AFTER_MS, JobDock
 
 

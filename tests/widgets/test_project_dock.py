@@ -16,7 +16,8 @@ from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
 from qtpy.QtGui import QColor, QDropEvent, QGuiApplication
 
 from napari_sta.data.progress import Progress
-from napari_sta.io.project import PipelineNode, Project
+from napari_sta.io.project.project import Project
+from napari_sta.io.project.tables import PipelineNode
 from napari_sta.widgets.project_dock import ProjectDock
 from napari_sta.widgets.project_files import settings_of
 

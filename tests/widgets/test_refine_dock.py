@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from refinements import BOX_PX, PIXEL_ANGST, VALUES
 
-from napari_sta.cli import step_words
 from napari_sta.data.progress import Progress
 from napari_sta.io.mrc import read_volume
 from napari_sta.jobs._job import job_named
@@ -197,14 +196,6 @@ def test_resume_is_still_there_when_the_queue_has_gone_on(dock, bench, wait):
 
 
 # -- looking at what is there ----------------------------------------------------------------------
-
-
-def test_steps_are_said_in_plain_words():
-    data = {"iteration": 3, "phase": "expectation", "last": False}
-    assert step_words(Progress(4, 9, "iteration 3: expectation", data)) == "iteration 3, aligning particles"
-    last = data | {"last": True, "phase": "maximisation"}
-    assert step_words(Progress(9, 9, "x", last)) == "iteration 3 (the last), reconstructing"
-    assert step_words(Progress(0, 0, "reading")) == "reading"
 
 
 def test_bar_of_the_command_line_starts_anew_with_each_iteration(capsys):

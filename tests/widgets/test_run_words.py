@@ -6,7 +6,7 @@ import pytest
 from fake_jobs import Fine
 
 from napari_sta.data.errors import InputError
-from napari_sta.widgets._background import in_words
+from napari_sta.jobs._failures import in_words
 from napari_sta.widgets.run_queue import Ticket
 from napari_sta.widgets.run_words import failure_details, result_words, span
 

@@ -4,9 +4,10 @@ Numbers stay text here, so that what we do not touch is written back as it was: 
 zeros and ``-21.64652`` its five decimals. Written in RELION's own syntax (``# version 50001``,
 ``loop_``, ``_label #n``).
 
-The ``starfile`` package is the oracle of our tests but not the reader: it turns ``nan`` into a missing
-value, cuts values at ``#``, rewrites single quotes, and takes 2.5 s for 100,000 x 30 values as text
-where this takes 0.6 s.
+Every table is read and written here, those of results (post-processing, models of a refinement) as well as
+those of particles, tilt series and jobs. The ``starfile`` package is the oracle of our tests but reads
+nothing in the program: it turns ``nan`` into a missing value, cuts values at ``#``, rewrites single quotes,
+and takes 2.5 s for 100,000 x 30 values as text where this takes 0.6 s.
 """
 
 from __future__ import annotations

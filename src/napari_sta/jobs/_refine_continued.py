@@ -11,6 +11,7 @@ from napari_sta.data.errors import InputError
 from napari_sta.io.files import resolve
 from napari_sta.io.refinement.optimiser import Optimiser, read_optimiser
 from napari_sta.jobs import _refine_relion
+from napari_sta.jobs._records import read_record
 
 if TYPE_CHECKING:
     from napari_sta.engine.state import State
@@ -58,8 +59,6 @@ def _changed(kind: type[RefineOptions], values: Mapping[str, Any]) -> dict[str, 
 def _values_of(kind: type[RefineOptions], path: Path, optimiser: Optimiser) -> dict[str, Any]:
     """Values of the job that an optimiser file belongs to: from its job.json, else from RELION's files."""
     if (path.parent / "job.json").exists():
-        from napari_sta.jobs._run import read_record  # which imports all that runs a job
-
         written = read_record(path.parent)
         # A job that itself continues one says what it took over from it.
         values_are_complete = isinstance(written.get("complete_values"), dict)

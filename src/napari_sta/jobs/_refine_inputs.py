@@ -18,17 +18,9 @@ from napari_sta.engine.run import Run
 from napari_sta.engine.source import ImageOptions
 from napari_sta.engine.state import Settings
 from napari_sta.engine.workers import Workers
-from napari_sta.jobs._maps import (
-    CLAMP_RINGING,
-    Grid,
-    agreed_pixel_size,
-    half_of,
-    mask_warnings,
-    on_grid,
-    other_half,
-    read_mask,
-    read_reference,
-)
+from napari_sta.jobs._halves import agreed_pixel_size, half_of, other_half
+from napari_sta.jobs._maps import Grid, on_grid, read_reference
+from napari_sta.jobs._masks import CLAMP_RINGING, mask_warnings, read_mask
 from napari_sta.jobs._refine_options import RefineOptions, healpix_order
 from napari_sta.kernels.refine import control
 from napari_sta.kernels.refine.images import soft_disc

@@ -85,13 +85,13 @@ class MeasureOffset(Job):
 
     @property
     def _clamp(self) -> float:
-        from napari_sta.jobs._maps import CLAMP_ANY
+        from napari_sta.jobs._masks import CLAMP_ANY
 
         return CLAMP_ANY if self.clamp_mask else 0.0
 
     def warnings(self) -> list[str]:
         """Say what is assumed of map and mask, and what is done to the mask."""
-        from napari_sta.jobs._maps import mask_warnings
+        from napari_sta.jobs._masks import mask_warnings
 
         said: list[str] = []
         grid = self._grid(said)
@@ -106,7 +106,8 @@ class MeasureOffset(Job):
         return Grid(header.shape_zyx[0], pixel, header_angst=header.pixel_size_angst)
 
     def _read(self) -> tuple[Volume, Volume]:
-        from napari_sta.jobs._maps import read_map, read_mask
+        from napari_sta.jobs._maps import read_map
+        from napari_sta.jobs._masks import read_mask
 
         grid = self._grid([])
         reference = read_map(self.in_3dref, grid.pixel_size_angst)

@@ -124,7 +124,7 @@ class Postprocess(Job):
     def check(self) -> None:
         """Read both halves, the mask and the MTF."""
         from napari_sta.io.postprocess import read_mtf
-        from napari_sta.jobs._maps import check_bfactor, check_lowpass
+        from napari_sta.jobs._filter_limits import check_bfactor, check_lowpass
 
         first, _, _ = self._read()
         check_bfactor("adhoc_bfactor_angst2", self.adhoc_bfactor_angst2, first.pixel_size_angst)
@@ -134,13 +134,13 @@ class Postprocess(Job):
 
     @property
     def _clamp(self) -> float:
-        from napari_sta.jobs._maps import CLAMP_ANY
+        from napari_sta.jobs._masks import CLAMP_ANY
 
         return CLAMP_ANY if self.clamp_mask else 0.0
 
     def warnings(self) -> list[str]:
         """Say what is assumed of half maps and mask, and what is done to them."""
-        from napari_sta.jobs._maps import mask_warnings
+        from napari_sta.jobs._masks import mask_warnings
 
         grid, said = self._grid(*self._paths())
         if self.in_mask:
@@ -149,7 +149,7 @@ class Postprocess(Job):
 
     def _paths(self) -> tuple[str, str]:
         """Return the half maps, first half first: as named, or as given where both are."""
-        from napari_sta.jobs._maps import other_half
+        from napari_sta.jobs._halves import other_half
 
         if self.in_half_map2:
             return self.in_half_map, self.in_half_map2
@@ -161,7 +161,8 @@ class Postprocess(Job):
     def _grid(self, *paths: str) -> tuple[Grid, list[str]]:
         """Hold the half maps' headers against each other; also return what is assumed."""
         from napari_sta.io.mrc import read_header
-        from napari_sta.jobs._maps import Grid, agreed_pixel_size, say_order
+        from napari_sta.jobs._halves import agreed_pixel_size
+        from napari_sta.jobs._maps import Grid, say_order
 
         given = self.pixel_size_angst if self.pixel_size_angst and self.pixel_size_angst > 0 else None
         said: list[str] = []
@@ -176,7 +177,8 @@ class Postprocess(Job):
 
     def _read(self) -> tuple[Volume, Volume, Volume | None]:
         """Read the half maps, first half first, and the mask."""
-        from napari_sta.jobs._maps import read_map, read_mask
+        from napari_sta.jobs._maps import read_map
+        from napari_sta.jobs._masks import read_mask
 
         paths = self._paths()
         grid, _ = self._grid(*paths)

@@ -239,7 +239,8 @@ class ProcessMap(Job):
     def _grid(self, said: list[str]) -> tuple[float | None, float | None, int | None]:
         """Pixel size of the input and of the result (None: unknown), and the box after rescaling (None: as before)."""
         from napari_sta.io.mrc import read_header
-        from napari_sta.jobs._maps import check_bfactor, check_lowpass, pixel_size_if_needed
+        from napari_sta.jobs._filter_limits import check_bfactor, check_lowpass
+        from napari_sta.jobs._maps import pixel_size_if_needed
         from napari_sta.kernels.volumes import rescaled_size
 
         header = read_header(self.in_3dref)

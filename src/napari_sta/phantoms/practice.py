@@ -10,7 +10,7 @@ import numpy as np
 from napari_sta.data.volume import HalfMaps, Volume
 from napari_sta.io.files import write_text
 from napari_sta.io.mrc import write_volume
-from napari_sta.io.project import JobStar, write_job_star
+from napari_sta.io.project.job_star import JobStar, write_job_star
 from napari_sta.io.star import write_star
 from napari_sta.phantoms.averages import lattice_maps
 from napari_sta.phantoms.density import hexamer

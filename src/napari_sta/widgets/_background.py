@@ -17,39 +17,12 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QEventLoop, QObject, QTimer
 from superqt.utils import create_worker
 
-from napari_sta.data.errors import JobError, StaError, Stopped
+from napari_sta.data.errors import StaError, Stopped
 from napari_sta.data.progress import Progress
+from napari_sta.jobs._failures import in_words
 
 YIELD_EVERY_S = 0.05
 """Progress reaches the GUI at most this often; a job may yield thousands of times a second."""
-
-
-def in_words(error: BaseException) -> StaError:
-    """Turn any exception into one whose text a user can act on; ours pass through."""
-    if isinstance(error, StaError):
-        return error
-    kind = type(error).__name__
-    text = str(error).strip()
-    if kind == "OutOfMemoryError" or "CUDA out of memory" in text:
-        raised = JobError(
-            "The GPU ran out of memory. Files already finished are kept. Close other programs that use "
-            "it, or run on the CPU."
-        )
-    elif isinstance(error, MemoryError):
-        raised = JobError(
-            "The computer ran out of memory. Close other programs, or use a smaller box, a higher binning "
-            "or fewer threads."
-        )
-    elif isinstance(error, FileNotFoundError):
-        raised = JobError(f"{error.filename or text} is not there. Was it moved, or is the disk not mounted?")
-    elif isinstance(error, PermissionError):
-        raised = JobError(f"{error.filename or text} cannot be opened: no permission.")
-    elif isinstance(error, OSError) and error.errno == 28:
-        raised = JobError("The disk is full. Free some space, then press Retry.")
-    else:
-        raised = JobError(f"It stopped unexpectedly: {text or kind} ({kind}). The details are below.")
-    raised.__cause__ = error
-    return raised
 
 
 def in_background(

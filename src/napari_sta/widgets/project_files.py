@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_sta.data.errors import InputError, StaError
-from napari_sta.io.project import PIPELINE_FILE
+from napari_sta.io.project.pipeline_file import PIPELINE_FILE
 from napari_sta.jobs._job import Job, all_jobs, extra_of
 from napari_sta.layers.outputs import is_mask, newest_iteration_only, viewable_outputs
 from napari_sta.layers.star_files import star_kind
 
 if TYPE_CHECKING:
-    from napari_sta.io.project import Project, ProjectJob
+    from napari_sta.io.project.listing import ProjectJob
+    from napari_sta.io.project.project import Project
 
 KINDS = (
     "map", "mask", "particles", "tomograms", "optimisation_set", "trajectories", "star", "postprocess",
@@ -104,7 +105,7 @@ def read_project(path: str | Path) -> ProjectView:
     InputError
         If there is none, or its pipeline file cannot be read.
     """
-    from napari_sta.io.project import Project
+    from napari_sta.io.project.project import Project
 
     project = Project.find(path)
     if project is None:
@@ -133,7 +134,8 @@ def read_project(path: str | Path) -> ProjectView:
 
 def can_resume(folder: Path) -> bool:
     """Whether a refinement of ours was interrupted and can go on in its folder."""
-    from napari_sta.io.project import status_of, was_killed
+    from napari_sta.io.project.markers import status_of
+    from napari_sta.io.project.status import was_killed
 
     stopped = status_of(folder) in ("Failed", "Aborted") or was_killed(folder)
     return stopped and (folder / "job.json").is_file() and any(folder.glob("run_it*_checkpoint.npz"))
@@ -251,7 +253,7 @@ def settings_of(folder: Path) -> dict[str, str]:
 
     Paths are as written: relative to the project folder.
     """
-    from napari_sta.io.project import read_job_star
+    from napari_sta.io.project.job_star import read_job_star
 
     settings: dict[str, str] = {}
     try:

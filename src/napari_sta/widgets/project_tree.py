@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem
 
-from napari_sta.io.project import ProjectJob
+from napari_sta.io.project.listing import ProjectJob
 from napari_sta.widgets.project_files import ProjectView
 
 STATUS = {

@@ -137,7 +137,8 @@ def read_refinement(folder: str | Path) -> Refinement:
     InputError
         If the folder is none of a refinement.
     """
-    from napari_sta.io.project import status_of, was_killed
+    from napari_sta.io.project.markers import status_of
+    from napari_sta.io.project.status import was_killed
 
     folder = Path(folder)
     if not folder.is_dir():

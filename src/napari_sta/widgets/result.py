@@ -175,7 +175,7 @@ def _fit_of(tables: Any) -> GuinierFit | None:
 def _second_half(path: Path, general: Mapping[str, str | float]) -> str:
     """Return the second half map's name; empty if it follows from the first's."""
     from napari_sta.io.files import resolve
-    from napari_sta.jobs._maps import other_half
+    from napari_sta.jobs._halves import other_half
 
     half1, half2 = (str(general.get(key, "")) for key in ("half1", "half2"))
     try:

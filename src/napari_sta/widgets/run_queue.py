@@ -14,10 +14,10 @@ from qtpy.QtCore import QEventLoop, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 from superqt.utils import create_worker
 
-from napari_sta.cli import words_of
 from napari_sta.data.errors import InputError, JobError, StaError, Stopped
 from napari_sta.data.progress import Progress
 from napari_sta.jobs._job import Job
+from napari_sta.jobs._words import words_of
 from napari_sta.widgets._background import Outcome, guarded, in_background
 from napari_sta.widgets._detached import Detached, Line, resume_words
 from napari_sta.widgets.dock import PLUGIN
@@ -163,7 +163,7 @@ class RunQueue(OfViewer):
         failed
             Called with the error if the folder tells of no job.
         """
-        from napari_sta.jobs._run import job_from_record, read_record
+        from napari_sta.jobs._records import job_from_record, read_record
 
         folder = Path(folder)
 
@@ -230,7 +230,8 @@ class RunQueue(OfViewer):
 
         def start() -> Any:
             # Here, in the worker: choosing the folder and checking the input read files.
-            from napari_sta.jobs._run import JobRun, RunOptions, resume
+            from napari_sta.jobs._run import JobRun, resume
+            from napari_sta.jobs._run_options import RunOptions
 
             if ticket.resumes and ticket.out is not None:
                 run = resume(ticket.out, RunOptions(threads=ticket.threads, device=ticket.device))
@@ -352,7 +353,8 @@ class RunQueue(OfViewer):
     def abandon(self, ticket: Ticket) -> None:
         """Leave the marks of a stopped job whose thread is still at work; it does so itself when it ends."""
         from napari_sta.io.files import relative_to
-        from napari_sta.io.project import Project, mark
+        from napari_sta.io.project.markers import mark
+        from napari_sta.io.project.project import Project
 
         out = ticket.out
         ticket.state = "stopped"

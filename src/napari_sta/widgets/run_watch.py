@@ -8,7 +8,7 @@ import time
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QProgressBar, QVBoxLayout, QWidget
 
-from napari_sta.cli import step_words
+from napari_sta.jobs._words import step_words
 from napari_sta.widgets.command_line import fixed_font
 from napari_sta.widgets.pace import Pace
 from napari_sta.widgets.run_queue import Ticket

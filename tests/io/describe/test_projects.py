@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from napari_sta.io.describe import describe
-from napari_sta.io.project import JobStar, write_job_star
+from napari_sta.io.project.job_star import JobStar, write_job_star
 
 
 def test_job_folder(project):

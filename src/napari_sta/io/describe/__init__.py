@@ -12,7 +12,6 @@ from napari_sta.data.errors import InputError
 from napari_sta.io import mrc
 from napari_sta.io.describe.description import Description
 from napari_sta.io.describe.images import describe_mrc
-from napari_sta.io.describe.projects import describe_folder
 from napari_sta.io.describe.star_files import describe_star
 from napari_sta.io.files import check_is_file
 
@@ -29,6 +28,8 @@ def describe(path: str | Path) -> Description:
     if not os.path.exists(path):
         raise InputError(f"{path} does not exist; check the path")
     if path.is_dir():
+        from napari_sta.io.describe.projects import describe_folder  # most that is told of is no project
+
         return describe_folder(path)
     if path.suffix.lower() in (".mrc", ".mrcs", ".map", ".st", ".rec", ".ccp4"):
         return describe_mrc(path)

@@ -1,4 +1,4 @@
-"""Projects, the folders of jobs, and the files that belong to them."""
+"""Projects, and the folders of jobs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from pathlib import Path
 from napari_sta.data.errors import InputError
 from napari_sta.io.describe.description import Description, count, describe_tables
 from napari_sta.io.files import project_root
-from napari_sta.io.project import JOB_NAME, Project, read_job_star, status_of
+from napari_sta.io.project.folders import JOB_NAME
+from napari_sta.io.project.job_star import read_job_star
+from napari_sta.io.project.markers import status_of
+from napari_sta.io.project.project import Project
 from napari_sta.io.star import Table
-
-
-def describe_job_star(found: Description, path: Path, tables: dict[str, Table]) -> None:
-    """Tell the options of a job."""
-    job = read_job_star(path)
-    given = {name: value for name, value in job.options.items() if value}
-    found.lines.append(
-        f"{path.name}: settings of a {job.type_label} job, {count(len(given), 'option')} given"
-    )
-    found.lines += [f"  {name} = {value}" for name, value in sorted(given.items())]
 
 
 def describe_pipeline(found: Description, path: Path, tables: dict[str, Table]) -> None:
@@ -29,13 +22,6 @@ def describe_pipeline(found: Description, path: Path, tables: dict[str, Table]) 
         _tell_jobs(found, Project(path.parent))
     else:
         describe_tables(found, tables)
-
-
-def describe_output_nodes(found: Description, path: Path, tables: dict[str, Table]) -> None:
-    """Tell which files a job made."""
-    table = tables["output_nodes"]
-    found.lines.append(f"{path.name}: {count(len(table), 'file')} that a job made")
-    found.lines += [f"  {name}" for name in table.columns.get("rlnPipeLineNodeName", ())]
 
 
 def describe_folder(path: Path) -> Description:

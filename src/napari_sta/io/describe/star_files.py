@@ -7,8 +7,8 @@ from pathlib import Path
 
 from napari_sta.data.errors import InputError
 from napari_sta.io.describe.description import Description, describe_tables
+from napari_sta.io.describe.job_files import describe_job_star, describe_output_nodes
 from napari_sta.io.describe.particles import describe_particles
-from napari_sta.io.describe.projects import describe_job_star, describe_output_nodes, describe_pipeline
 from napari_sta.io.describe.results import (
     describe_model,
     describe_optimiser,
@@ -44,7 +44,7 @@ def describe_star(path: Path) -> Description:
         (lambda t: "particles" in t, describe_particles),
         (lambda t: "global" in t and "rlnTomoName" in t["global"], describe_tomograms),
         (lambda t: "job" in t and "joboptions_values" in t, describe_job_star),
-        (lambda t: "pipeline_general" in t, describe_pipeline),
+        (lambda t: "pipeline_general" in t, _describe_pipeline),
         (lambda t: "rlnParticleNumber" in t.get("general", ()), describe_trajectories),
         (lambda t: "general" in t and "fsc" in t, describe_postprocess),
         (lambda t: "model_general" in t, describe_model),
@@ -67,6 +67,12 @@ def describe_star(path: Path) -> Description:
             except InputError as error:
                 found.problems.append(str(error))
     return found
+
+
+def _describe_pipeline(found: Description, path: Path, tables: dict[str, Table]) -> None:
+    from napari_sta.io.describe.projects import describe_pipeline  # most that is told of is no project
+
+    describe_pipeline(found, path, tables)
 
 
 def _is_optimisation_set(tables: Mapping[str, Table]) -> bool:
