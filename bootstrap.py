@@ -33,6 +33,7 @@ TORCH = "torch==2.13.0"  # the release that the tests run with; any from 2.6 on 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SILENCE_S = 15  # a step that says nothing for so long is said to be still at work
 TEST_LIMIT_S = 1500  # for pytest; a hang must not eat CI's half hour
+TEST_PROCESSES = 2  # side by side; files stay whole, because what their tests share is made once a process
 
 # Debian's names; where a release renamed one, any of the names will do.
 SCREEN_LIBRARIES = (
@@ -412,7 +413,18 @@ def test(python: Path) -> int:
         "ruff format": [str(python), "-m", "ruff", "format", "--check", "."],
         "mypy": [str(python), "-m", "mypy"],
         "lint-imports": [str(scripts / "lint-imports")],
-        "pytest": [*under_xvfb, str(python), "-m", "pytest", "-q", "--timeout", "300", "--durations", "15"],
+        "pytest": [
+            *under_xvfb,
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "--timeout",
+            "300",
+            "--durations",
+            "15",
+            *("-n", str(TEST_PROCESSES), "--dist", "loadfile"),
+        ],
     }
     results = {}
     for name, command in steps.items():
