@@ -273,6 +273,7 @@ def _quality(folder: Path, mask_path: Path, truth_path: Path) -> dict[str, float
 
     from napari_sta.io.mrc import read_volume
     from napari_sta.kernels import fsc
+    from napari_sta.kernels.shells import resolution_angst
 
     mask = torch.from_numpy(read_volume(mask_path).data)
     half1, half2, merged = (
@@ -284,8 +285,8 @@ def _quality(folder: Path, mask_path: Path, truth_path: Path) -> dict[str, float
     halves = fsc.fourier_shell_correlation(half1, half2)
     against = fsc.fourier_shell_correlation(merged, torch.from_numpy(truth.data) * mask)
     return {
-        "half_maps_angst": float(fsc.resolution_angst(halves, box, pixel)),
-        "truth_angst": float(fsc.resolution_angst(against, box, pixel, 0.5)),
+        "half_maps_angst": float(resolution_angst(halves, box, pixel)),
+        "truth_angst": float(resolution_angst(against, box, pixel, 0.5)),
         "truth_mean_fsc": float(against[1:].mean()),
     }
 

@@ -32,7 +32,7 @@ from napari_sta.io.star import read_star, table, write_star
 from napari_sta.jobs._job import Context, job_named
 from napari_sta.jobs._run import JobRun, resume
 from napari_sta.jobs._run_options import RunOptions
-from napari_sta.kernels.ctf import zernike_phase
+from napari_sta.kernels.optics import zernike_phase
 from napari_sta.phantoms.density import Blobs
 from napari_sta.phantoms.project import write_project
 from napari_sta.phantoms.simulation import simulate

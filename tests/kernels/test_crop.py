@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from laws import assert_inputs_untouched
-from napari_sta.kernels.crop import (
-    circle_crop,
-    cut_windows,
-    window_corners,
-)
+from napari_sta.kernels.crop import circle_crop, cut_windows
+from napari_sta.kernels.windows import window_corners
 
 
 def test_the_particle_lies_at_centre_plus_offset():

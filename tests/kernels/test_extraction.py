@@ -9,15 +9,10 @@ from scipy.spatial.transform import Rotation
 
 import extraction_oracle as oracle
 from laws import assert_inputs_untouched
-from napari_sta.kernels.crop import circle_crop, cut_windows, window_corners
-from napari_sta.kernels.ctf import Defocus, Microscope, phase_coefficients, zernike_phase
-from napari_sta.kernels.extraction import (
-    Contrast,
-    contrast_spectra,
-    images_from,
-    middle_images,
-    pseudo_subtomograms,
-)
+from napari_sta.kernels.crop import circle_crop, cut_windows
+from napari_sta.kernels.extraction import contrast_spectra, images_from, middle_images, pseudo_subtomograms
+from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients, zernike_phase
+from napari_sta.kernels.windows import Contrast, window_corners
 
 PIXEL = 1.7
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from napari_sta.kernels.crop import cut_windows, window_corners
+from napari_sta.kernels.crop import cut_windows
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.optics import Defocus, Microscope, phase_coefficients
 from napari_sta.kernels.reconstruction import new_sums
@@ -16,7 +16,7 @@ from napari_sta.kernels.slices import (
     gather_slices_on_device,
     weigh_transforms,
 )
-from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices
+from napari_sta.kernels.windows import Contrast, add_slices, weighed_slices, window_corners
 
 AXES = Rotation.from_euler("z", 20, degrees=True).as_matrix()
 COVARIANCE = AXES @ np.diag([2.2, 1.2, 0.7]) @ AXES.T  # px², zyx; no two axes alike

@@ -216,9 +216,10 @@ class Cutter:
     ) -> None:
         import torch
 
-        from napari_sta.kernels.crop import circle_crop, cut_windows, window_corners
+        from napari_sta.kernels.crop import circle_crop, cut_windows
         from napari_sta.kernels.devices import HostCopies
         from napari_sta.kernels.extraction import contrast_spectra, images_from, middle_images
+        from napari_sta.kernels.windows import window_corners
 
         with HostCopies(self.device) as copies:
             for tilt in range(self.series.n_tilts):

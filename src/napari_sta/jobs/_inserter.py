@@ -166,8 +166,9 @@ class Inserter:
         import torch
 
         from napari_sta.kernels import slices
-        from napari_sta.kernels.crop import cut_windows, window_corners
+        from napari_sta.kernels.crop import cut_windows
         from napari_sta.kernels.devices import to_device
+        from napari_sta.kernels.windows import window_corners
 
         scale = 1 / (self.window * self.binning)  # unitary transform, mean-preserving binning
         for tilt in range(self.series.n_tilts):

@@ -209,6 +209,7 @@ class Postprocess(Job):
         from napari_sta.io import mrc
         from napari_sta.io.postprocess import read_mtf, write_fsc_xml, write_postprocess_star
         from napari_sta.kernels import filters, fourier, fsc
+        from napari_sta.kernels.shells import resolution_angst
 
         first, second, mask = self._read()
         pixel, box = first.pixel_size_angst, first.box_px
@@ -244,7 +245,7 @@ class Postprocess(Job):
             general |= {"randomised_from_angst": randomised_from, "mask_fraction": fraction}
             true_fsc = self._choose(curves, found.randomised, box, pixel, context)
             curves["corrected"] = true_fsc
-        resolution = fsc.resolution_angst(true_fsc, box, pixel)
+        resolution = resolution_angst(true_fsc, box, pixel)
         if not np.isfinite(resolution):
             raise InputError(
                 f"{first.path} and {second.path} have nothing in common: their FSC is below 0.143 from the first shell "
@@ -343,11 +344,11 @@ class Postprocess(Job):
         self, curves: dict[str, Tensor], randomised: Tensor, box: int, pixel: float, context: Context
     ) -> Tensor:
         """Use the unmasked FSC where it reaches further, as RELION does, and say so."""
-        from napari_sta.kernels import fsc
+        from napari_sta.kernels.shells import resolution_angst
 
         corrected, unmasked = curves["corrected"], curves["unmasked"]
-        with_mask = fsc.resolution_angst(corrected, box, pixel)
-        without = fsc.resolution_angst(unmasked, box, pixel)
+        with_mask = resolution_angst(corrected, box, pixel)
+        without = resolution_angst(unmasked, box, pixel)
         if without < with_mask and not self.force_mask:
             context.log.warning(
                 "the mask was ignored: without it the FSC reaches %.2f Å, with it %.2f Å. Usually the mask is too "

@@ -10,18 +10,7 @@ from torch import Tensor
 from napari_sta.kernels.windows import (
     CIRCLE_FALLOFF_PX,
     circle_factor_2d,
-    round_half_away,
-    window_corners,
 )
-
-__all__ = [
-    "CIRCLE_FALLOFF_PX",
-    "circle_crop",
-    "circle_factor",
-    "cut_windows",
-    "round_half_away",
-    "window_corners",
-]
 
 
 def cut_windows(

@@ -6,27 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from napari_sta.kernels.optics import (
-    DOSE_CUTOFF,
-    Defocus,
-    Microscope,
-    dose_weight,
-    phase_coefficients,
-    wavelength_angst,
-    zernike_phase,
-)
-
-__all__ = [
-    "DOSE_CUTOFF",
-    "Defocus",
-    "Microscope",
-    "ctf_2d",
-    "dose_weight",
-    "phase_coefficients",
-    "wavelength_angst",
-    "zernike_phase",
-]
-
 
 def ctf_2d(
     coefficients: Float[Tensor, "*n 5"],

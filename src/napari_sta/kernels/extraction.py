@@ -11,19 +11,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels import fourier
-from napari_sta.kernels.crop import CIRCLE_FALLOFF_PX, circle_factor
+from napari_sta.kernels.crop import circle_factor
 from napari_sta.kernels.ctf import ctf_2d
 from napari_sta.kernels.devices import run_each
-from napari_sta.kernels.windows import Contrast
-
-__all__ = [
-    "Contrast",
-    "PseudoSubtomogram",
-    "contrast_spectra",
-    "images_from",
-    "middle_images",
-    "pseudo_subtomograms",
-]
+from napari_sta.kernels.windows import CIRCLE_FALLOFF_PX, Contrast
 
 
 def contrast_spectra(

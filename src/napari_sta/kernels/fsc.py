@@ -11,18 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from napari_sta.kernels import fourier
-from napari_sta.kernels.shells import first_below, resolution_angst
-
-__all__ = [
-    "MaskedFsc",
-    "RelionRandom",
-    "first_below",
-    "fourier_shell_correlation",
-    "fsc_of_transforms",
-    "masked_fsc",
-    "randomise_phases",
-    "resolution_angst",
-]
+from napari_sta.kernels.shells import first_below
 
 
 def fourier_shell_correlation(

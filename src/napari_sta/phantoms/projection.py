@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 from scipy.fft import next_fast_len, rfftfreq
 
 from napari_sta.data.tilt_series import TiltSeries
-from napari_sta.kernels.ctf import (
-    Defocus,
-    Microscope,
-    ctf_2d,
-    dose_weight,
-    phase_coefficients,
-    wavelength_angst,
-)
+from napari_sta.kernels.ctf import ctf_2d
+from napari_sta.kernels.optics import Defocus, Microscope, dose_weight, phase_coefficients, wavelength_angst
 from napari_sta.kernels.projection import depth_angst, project, projection_matrices_zyx
 from napari_sta.kernels.rotations import euler_to_matrix_zyx
 from napari_sta.phantoms.density import Array, Blobs
