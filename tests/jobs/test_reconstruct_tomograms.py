@@ -121,3 +121,32 @@ def test_what_is_finished_is_kept(project, tmp_path):
 def test_what_is_refused(project, values, sentence):
     with pytest.raises(InputError, match=sentence):
         job(project, **values).check()
+
+
+def test_relion_is_told_all_it_asks_for(project):
+    """Its GUI knows no empty size, and its program does the same."""
+    from napari_sta.jobs._job_star import job_star
+
+    wanted = job(project, size_z_px=80)
+    options = job_star(wanted).options
+    assert [options[f"{axis}dim"] for axis in "xyz"] == ["100", "100", "80"]
+    assert options["do_proj"] == options["do_fourier"] == "No"
+    assert options["binned_angpix"] == "9"
+    command = wanted.relion_command("Tomograms/job050/")
+    assert "--w 100 --h 100 --d 80 --binned_angpix 9" in command
+    assert job_star(job(project, in_tomograms="not/there.star")).options["xdim"] == ""
+
+
+def test_check_warnings_and_run_share_what_was_read(project, tmp_path, monkeypatch):
+    from napari_sta.io.relion import tilt_series
+    from napari_sta.jobs._run import JobRun
+    from napari_sta.jobs._run_options import RunOptions
+
+    reads = []
+    plain = tilt_series.read_tilt_series_set
+    monkeypatch.setattr(
+        tilt_series, "read_tilt_series_set", lambda *a, **k: reads.append(a) or plain(*a, **k)
+    )
+    for _ in JobRun(job(project, tomogram_name="TS_01"), RunOptions(out=tmp_path / "out", threads=1)).steps():
+        pass
+    assert len(reads) == 2  # once more for RELION's command line, that of a copy with absolute paths

@@ -15,6 +15,7 @@ from napari_sta.data.memory import check_memory
 from napari_sta.data.progress import Progress
 from napari_sta.io.files import inside
 from napari_sta.jobs._job import Context, Job, Node, RunSteps, param
+from napari_sta.jobs._params import read_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,8 +172,7 @@ class ReconstructTomograms(Job):
 
     def relion_command(self, out: str) -> str | None:
         """Return the command of RELION's program that makes such tomograms."""
-        sizes = {series.size_zyx_px for series in self._load().values()}
-        z, y, x = max(sizes)
+        z, y, x = self._largest_zyx_px()
         words = [
             "relion_tomo_reconstruct_tomogram", "--t", self.in_tomograms, "--o", out, "--w", str(x), "--h", str(y),
             "--d", str(z), "--binned_angpix", f"{self.binned_pixel_size_angst:g}", "--SNR", f"{self.snr:g}",
@@ -185,10 +185,27 @@ class ReconstructTomograms(Job):
             words += ["--tiltangle_offset", f"{self.tilt_angle_offset_deg:g}"]
         return shlex.join(words)
 
+    def relion_switches(self) -> dict[str, str]:
+        """State the size, which RELION's GUI must be told, and that its other ways are not taken."""
+        switches = {"do_proj": "No", "do_fourier": "No"}
+        try:
+            sizes = zip("zyx", self._largest_zyx_px(), strict=True)
+        except InputError:
+            return switches  # a form that is still being filled
+        return switches | {f"{axis}dim": str(n) for axis, n in sizes}
+
     # ---- what is made
+
+    def _largest_zyx_px(self) -> tuple[int, int, int]:
+        sizes = [series.size_zyx_px for series in self._load().values()]
+        z, y, x = (max(size[axis] for size in sizes) for axis in range(3))
+        return z, y, x
 
     def _load(self) -> dict[str, TiltSeries]:
         """Return the series to do, with the size and the tilts that they are reconstructed with."""
+        return read_once(self, "tilt series", self._read)
+
+    def _read(self) -> dict[str, TiltSeries]:
         from napari_sta.io.relion.tilt_series import read_tilt_series_set
 
         names = None if self.tomogram_name is None else [self.tomogram_name]
