@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from napari_sta import layers
@@ -18,12 +19,14 @@ from napari_sta.io.mrc import read_volume, write_stack, write_volume
 from napari_sta.io.relion.optimisation_set import write_optimisation_set
 from napari_sta.io.relion.particles import read_particles
 from napari_sta.io.relion.tilt_series import read_tilt_series_set
+from napari_sta.jobs._job import job_named
 from napari_sta.layers.keywords import iteration_of, layer_name
 from napari_sta.layers.outputs import is_job_folder, is_project_folder, viewable_outputs
 from napari_sta.layers.particles import particle_layers, particles_from_layer, positions_and_axes
 from napari_sta.layers.read import read_layers
 from napari_sta.layers.star_files import star_kind
 from napari_sta.layers.volumes import display_range, map_layer, mask_layers, volume_from_layer
+from tiny_project import finish, make_project
 
 
 def world(meta: dict, index_zyx: tuple[float, float, float]) -> np.ndarray:
@@ -442,3 +445,53 @@ def test_a_jobs_alias_opens_as_the_job(tmp_path):
     (tmp_path / "Extract/good_ones").symlink_to("job024")
     assert is_job_folder(tmp_path / "Extract/good_ones")
     assert layers.get_reader(str(tmp_path / "Extract/good_ones")) is not None
+
+
+@pytest.fixture(scope="module")
+def reconstructed(tmp_path_factory):
+    """A project with its tomograms reconstructed."""
+    project = make_project(tmp_path_factory.mktemp("tomograms") / "project", n_tomograms=2)
+    star = str(project.paths.tomograms)
+    job = job_named("reconstruct_tomograms")(in_tomograms=star, binned_pixel_size_angst=9.0)
+    finish(job, project.paths.root / "Tomograms/job050")
+    return project
+
+
+def test_particles_lie_in_their_tomogram(reconstructed):
+    folder = reconstructed.paths.root / "Tomograms/job050"
+    made = read_layers(folder)
+    assert [meta["visible"] for _, meta, _ in made] == [True, False]
+    particles = reconstructed.phantom.particles
+    for (data, meta, kind), name in zip(made, ("TS_01", "TS_02"), strict=True):
+        ours = meta["metadata"]["napari_sta"]
+        assert (kind, ours["kind"], ours["tomogram"]) == ("image", "tomogram", name)
+        assert isinstance(data, np.memmap)
+        positions, _ = positions_and_axes(particles[particles.tomogram == name])
+        index = (positions - meta["translate"]) / meta["scale"]
+        dark = map_coordinates(np.asarray(data, float), index.T, order=1)
+        assert (data.mean() - dark).mean() > 3 * data.std()
+        assert meta["name"] == f"Tomograms/job050 · rec_{name}"
+
+
+def test_a_tomogram_opened_alone_lies_there_too(reconstructed):
+    folder = reconstructed.paths.root / "Tomograms/job050"
+    [_, second] = read_layers(folder / "tomograms.star")
+    [alone] = read_layers(folder / "tomograms/rec_TS_02.mrc")
+    assert alone[1]["visible"]
+    assert alone[1] | {"visible": False} == second[1]
+    assert folder / "tomograms/rec_TS_02.mrc" in viewable_outputs(folder)
+
+
+def test_a_volume_beside_a_harmed_set_is_a_map(reconstructed, tmp_path):
+    (tmp_path / "tomograms").mkdir()
+    shutil.copy(reconstructed.paths.root / "Tomograms/job050/tomograms/rec_TS_01.mrc", tmp_path / "tomograms")
+    (tmp_path / "tomograms.star").write_text("data_global\n\n_rlnTomoName TS_01\n")
+    [(_, meta, _)] = read_layers(tmp_path / "tomograms/rec_TS_01.mrc")
+    assert meta["metadata"]["napari_sta"]["kind"] == "map"
+
+
+def test_a_set_whose_tomograms_are_gone_shows_tilt_series(reconstructed, tmp_path):
+    root = shutil.copytree(reconstructed.paths.root, tmp_path / "project")
+    shutil.rmtree(root / "Tomograms/job050/tomograms")
+    made = read_layers(root / "Tomograms/job050/tomograms.star")
+    assert {meta["metadata"]["napari_sta"]["kind"] for _, meta, _ in made} == {"tilt_series"}

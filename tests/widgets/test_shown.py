@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from qt_loop import settle
 
+from napari_sta.layers.read import read_layers
 from napari_sta.widgets.shown import HAND
 from napari_sta.widgets.workbench import Workbench
 
@@ -115,6 +116,16 @@ def test_particles_are_seen_and_move_no_slider(make_napari_viewer, small_project
     assert [layer.visible for layer in points] == [True] + [False] * (len(points) - 1)
     assert f"tomogram {points[0].metadata['napari_sta']['tomogram']}" in told[0]
     assert f"{len(points[0].data)} of " in told[0]
+
+
+def test_a_tomogram_comes_behind_its_particles(viewer, small_project):
+    bench = Workbench.of(viewer)
+    bench.shown.add(read_layers(small_project.particles_path))
+    data, meta, kind = cube(24, "gray")
+    ours = {"kind": "tomogram", "path": "rec_TS_01.mrc", "tomogram": "TS_01"}
+    bench.shown.add([(data, meta | {"name": "tomogram", "metadata": {"napari_sta": ours}}, kind)])
+    assert viewer.layers[0].name == "tomogram"
+    assert len(viewer.layers) > 2
 
 
 def test_error_without_a_dock_is_a_notification(viewer, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def viewable_outputs(folder: Path) -> list[Path]:
         more = newest_iteration_only(more)
         more.sort(key=lambda path: (is_mask(path), "unfil" in path.stem, iteration_of(path) is not None))
     stars = [p for p in sorted(folder.glob("particles*.star")) if p not in found]
-    return found + more + stars
+    return found + more + stars + sorted(folder.glob("tomograms/rec_*.mrc"))
 
 
 def newest_iteration_only(paths: Sequence[Path]) -> list[Path]:

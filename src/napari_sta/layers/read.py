@@ -9,6 +9,7 @@ from napari_sta.data.errors import InputError
 from napari_sta.layers.keywords import LayerData, layer_name
 from napari_sta.layers.outputs import is_job_folder, is_mask, is_project_folder, viewable_outputs
 from napari_sta.layers.star_files import particles_of, star_kind, tilt_series_of
+from napari_sta.layers.tomograms import tomogram_of_file, tomograms_of
 from napari_sta.layers.volumes import map_layer, mask_layers, tilt_layer
 
 MAP_SUFFIXES = (".mrc", ".map", ".mrcs", ".rec", ".st")
@@ -60,6 +61,9 @@ def _read_mrc(path: Path) -> list[LayerData]:
     header = read_header(path)
     if header.is_image:
         return [tilt_layer(open_stack(path), header.pixel_size_angst, str(path), layer_name(path))]
+    tomogram = tomogram_of_file(path)
+    if tomogram is not None:
+        return [tomogram]
     volume = read_volume(path)
     if is_mask(path, volume):
         return mask_layers(volume)
@@ -87,7 +91,7 @@ def _read_star(path: Path) -> list[LayerData]:
     if kind == "postprocess":
         return _read_folder(path.parent)
     if kind == "tomograms":
-        return tilt_series_of(path)
+        return tomograms_of(path) or tilt_series_of(path)
     if kind == "optimiser":
         maps = sorted(path.parent.glob(path.name.replace("optimiser.star", "half[12]_class001.mrc")))
         if maps:

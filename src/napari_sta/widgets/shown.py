@@ -124,6 +124,8 @@ class Shown(OfViewer):
             self.viewer.add_layer(layer)
             if ours.get("kind") == "map":
                 self._put_below_masks(layer)
+            if ours.get("kind") == "tomogram":  # behind the particles in it
+                self.viewer.layers.move(self.viewer.layers.index(layer), 0)
             if kind == "image":
                 _note_limits(layer)
             added.append(layer)
