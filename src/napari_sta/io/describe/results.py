@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from napari_sta.io.describe.description import Description, exists
@@ -36,16 +37,16 @@ def describe_model(found: Description, path: Path, tables: dict[str, Table]) -> 
     """Tell what a half set has taught a refinement."""
     head = tables["model_general"].row()
     found.lines.append(f"{path.name}: model of a refinement")
-    for label, what, unit in (
+    _tell_numbers(
+        found,
+        head,
         ("rlnCurrentResolution", "resolution", " Å"),
         ("rlnPixelSize", "pixel size", " Å"),
         ("rlnOriginalImageSize", "box", " px"),
         ("rlnCurrentImageSize", "image size in use", " px"),
         ("rlnAveragePmax", "average Pmax", ""),
         ("rlnNrClasses", "classes", ""),
-    ):
-        if is_number(head.get(label, "")):
-            found.lines.append(f"  {what}: {float(head[label]):g}{unit}")
+    )
     classes = tables.get("model_classes")
     if classes is not None and len(classes):
         row = classes.row()
@@ -83,13 +84,20 @@ def describe_sampling(found: Description, path: Path, tables: dict[str, Table]) 
     """Tell which orientations and shifts are searched."""
     head = tables["sampling_general"].row()
     found.lines.append(f"{path.name}: orientations and shifts that a refinement searches")
-    for label, what, unit in (
+    _tell_numbers(
+        found,
+        head,
         ("rlnHealpixOrder", "HEALPix order", ""),
         ("rlnPsiStep", "in-plane step", "°"),
         ("rlnOffsetRange", "shift range", " Å"),
         ("rlnOffsetStep", "shift step", " Å"),
-    ):
-        if is_number(head.get(label, "")):
-            found.lines.append(f"  {what}: {float(head[label]):g}{unit}")
+    )
     if "rlnSymmetryGroup" in head:
         found.lines.append(f"  symmetry: {head['rlnSymmetryGroup']}")
+
+
+def _tell_numbers(found: Description, head: Mapping[str, str], *rows: tuple[str, str, str]) -> None:
+    """Tell those of the numbers that the head holds; a row is label, words and unit."""
+    for label, words, unit in rows:
+        if is_number(head.get(label, "")):
+            found.lines.append(f"  {words}: {float(head[label]):g}{unit}")
